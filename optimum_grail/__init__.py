@@ -1,0 +1,85 @@
+"""Structured compression of Hugging Face models without training.
+
+Importing the package is cheap: it loads neither torch nor transformers. Public names are imported when first used
+(PEP 562), and a small import hook teaches transformers to load checkpoints whose layers have widths of their own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from optimum_grail.models.hook import install
+
+if TYPE_CHECKING:
+    from optimum_grail.allocations import ALLOCATIONS
+    from optimum_grail.architectures import register_architecture
+    from optimum_grail.compensators import COMPENSATORS
+    from optimum_grail.compressor import GrailCompressor
+    from optimum_grail.config import GrailConfig
+    from optimum_grail.core.groups import ChannelGroup, Port, StreamFunction
+    from optimum_grail.core.plan import Plan
+    from optimum_grail.core.spec import ArchitectureSpec, Conv, Heads, Mlp
+    from optimum_grail.errors import GrailError
+    from optimum_grail.models.loading import load_compressed_
+    from optimum_grail.report.report import Report
+    from optimum_grail.selectors import SELECTORS
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GrailConfig",
+    "GrailCompressor",
+    "load_compressed_",
+    "register_architecture",
+    "ArchitectureSpec",
+    "Mlp",
+    "Heads",
+    "Conv",
+    "Port",
+    "ChannelGroup",
+    "StreamFunction",
+    "Plan",
+    "Report",
+    "SELECTORS",
+    "COMPENSATORS",
+    "ALLOCATIONS",
+    "GrailError",
+    "__version__",
+]
+
+_HOME = {
+    "GrailConfig": "config",
+    "GrailCompressor": "compressor",
+    "load_compressed_": "models.loading",
+    "register_architecture": "architectures",
+    "ArchitectureSpec": "core.spec",
+    "Mlp": "core.spec",
+    "Heads": "core.spec",
+    "Conv": "core.spec",
+    "Port": "core.groups",
+    "ChannelGroup": "core.groups",
+    "StreamFunction": "core.groups",
+    "Plan": "core.plan",
+    "Report": "report.report",
+    "SELECTORS": "selectors",
+    "COMPENSATORS": "compensators",
+    "ALLOCATIONS": "allocations",
+    "GrailError": "errors",
+}
+"""Public name to the module, below this package, that defines it."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
+
+
+install()

@@ -1,0 +1,8 @@
+"""One file per allocation; an allocation shares a budget out."""
+
+from __future__ import annotations
+
+from optimum_grail.core.problem import Allocation
+from optimum_grail.registry import Registry
+
+ALLOCATIONS: Registry[type[Allocation]] = Registry("allocation", __name__, "`optimum-cli grail list allocations` describes them.")

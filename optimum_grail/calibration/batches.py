@@ -1,0 +1,202 @@
+"""Calibration data as a value: batches of model inputs, and what the report needs to know about them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from optimum_grail.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Split = Literal["fit", "held", "halves"]
+Kind = Literal["text", "image", "pair"]
+
+HELD_EVERY = 5
+"""Every fifth sample is held out for choosing the ridge; below five samples there is nothing to hold out."""
+
+_GRAM = 32
+_KEEP_ONE_IN = 32
+_PAD_VALUES = {"labels": -100}
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples that go through the model together.
+
+    Attributes:
+        inputs: keyword arguments of the model, first axis = sample. Padded positions carry 0 in ``attention_mask``;
+            without that key every position counts.
+        split: ``"fit"`` (statistics), ``"held"`` (choice of the ridge), or ``"halves"`` (too few samples: the
+            statistics divide the rows of the batch into contiguous halves).
+    """
+
+    inputs: dict[str, Tensor]
+    split: Split
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationData:
+    """Everything the compression reads, and its provenance for the report.
+
+    Attributes:
+        batches: in a fixed order; each is wholly ``fit``, ``held`` or ``halves``.
+        source: where the samples come from, as the user wrote it.
+        sha256: hash of the selected samples' token ids and pixel values.
+        samples: number of samples.
+        tokens: number of unpadded text tokens; 0 for images.
+        seqlen: length of causal windows or the truncation limit; None for images.
+        kind: what a sample is.
+        fingerprints: hashes that evaluation data on the same material share (see :func:`overlap`).
+        notes: remarks for the report, for example that fewer rows were there than asked.
+    """
+
+    batches: tuple[Batch, ...]
+    source: str
+    sha256: str
+    samples: int
+    tokens: int
+    seqlen: int | None
+    kind: Kind
+    fingerprints: frozenset[str]
+    notes: tuple[str, ...] = ()
+
+
+def overlap(data: CalibrationData, fingerprints: Iterable[str]) -> int:
+    """Number of fingerprints the calibration data shares with ``fingerprints``; 0 means no common material."""
+    return len(data.fingerprints & frozenset(fingerprints))
+
+
+def splits_of(count: int, held_out: bool) -> list[Split]:
+    """The split of each of ``count`` samples: index % 5 == 4 is held out, all are halves below five samples."""
+    if not held_out:
+        return ["fit"] * count
+    if count < HELD_EVERY:
+        return ["halves"] * count
+    return ["held" if index % HELD_EVERY == HELD_EVERY - 1 else "fit" for index in range(count)]
+
+
+def make_batches(
+    samples: Sequence[Mapping[str, Tensor]], *, batch_size: int, held_out: bool = True, pad_id: int = 0
+) -> tuple[Batch, ...]:
+    """Group samples (tensors without a batch axis) into batches that each belong to one split, order kept.
+
+    Args:
+        samples: model inputs, all with the same keys; 1-D entries may differ in length and are padded on the right.
+        batch_size: most samples per batch.
+        held_out: whether to hold every fifth sample out.
+        pad_id: token id for padded positions of ``input_ids``.
+
+    Raises:
+        DataError: the samples have different keys, or shapes that cannot be padded.
+    """
+    samples = with_masks(samples)
+    splits = splits_of(len(samples), held_out)
+    batches: list[Batch] = []
+    for split in ("halves", "fit", "held"):
+        chosen = [sample for sample, name in zip(samples, splits, strict=True) if name == split]
+        for start in range(0, len(chosen), batch_size):
+            batches.append(Batch(collate(chosen[start : start + batch_size], pad_id), split))
+    return tuple(batches)
+
+
+def with_masks(samples: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Copies of the samples, with an ``attention_mask`` of ones added where token counts differ and none is given."""
+    lengths = {len(sample["input_ids"]) for sample in samples if "input_ids" in sample}
+    if len(lengths) < 2:
+        return [dict(sample) for sample in samples]
+    return [{"attention_mask": torch.ones_like(sample["input_ids"]), **sample} for sample in samples]
+
+
+def collate(samples: Sequence[Mapping[str, Tensor]], pad_id: int = 0) -> dict[str, Tensor]:
+    """Stack samples along a new first axis; 1-D tensors are padded on the right to the longest.
+
+    Raises:
+        DataError: the samples have different keys, or shapes that cannot be padded.
+    """
+    keys = list(samples[0])
+    for index, sample in enumerate(samples):
+        if set(sample) != set(keys):
+            raise DataError(
+                f"Calibration sample {index} has the inputs {sorted(sample)}, the first has {sorted(keys)}. "
+                "Give every sample the same inputs."
+            )
+    return {key: _stack(key, [sample[key] for sample in samples], pad_id) for key in keys}
+
+
+def _stack(key: str, tensors: Sequence[Tensor], pad_id: int) -> Tensor:
+    shapes = {tuple(tensor.shape) for tensor in tensors}
+    if len(shapes) == 1:
+        return torch.stack(list(tensors))
+    if any(len(shape) != 1 for shape in shapes):
+        raise DataError(
+            f"The samples' {key!r} have different shapes {sorted(shapes)}, and only token sequences can be padded. "
+            "Bring all samples to one size first, for example with the model's image processor."
+        )
+    value = pad_id if key == "input_ids" else _PAD_VALUES.get(key, 0)
+    return torch.nn.utils.rnn.pad_sequence(list(tensors), batch_first=True, padding_value=value)
+
+
+def count_tokens(samples: Sequence[Mapping[str, Tensor]]) -> int:
+    """Number of text tokens that are not padding, over all samples."""
+    return sum(
+        int(sample["attention_mask"].sum()) if "attention_mask" in sample else sample["input_ids"].numel()
+        for sample in samples
+        if "input_ids" in sample
+    )
+
+
+def digest(samples: Sequence[Mapping[str, Tensor]]) -> str:
+    """sha256 (hex) over names, shapes, dtypes and bytes of all inputs of all samples, in order."""
+    state = hashlib.sha256()
+    for sample in samples:
+        for key in sorted(sample):
+            tensor = sample[key].detach().cpu().contiguous()
+            state.update(f"{key}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
+            state.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
+
+
+def fingerprint_tensors(sample: Mapping[str, Tensor]) -> frozenset[str]:
+    """Fingerprints of a ready-made sample: of its tokens where it has enough, else one hash of the whole."""
+    if "input_ids" in sample and "pixel_values" not in sample:
+        grams = fingerprint_tokens(sample["input_ids"])
+        if grams:
+            return grams
+    return frozenset({f"tensor:{digest([sample])[:16]}"})
+
+
+def fingerprint_text(text: str) -> str:
+    """Fingerprint of one row of text; white space at its ends and runs of it do not matter."""
+    return f"text:{hashlib.sha256(' '.join(text.split()).encode()).hexdigest()[:16]}"
+
+
+def fingerprint_image(image: Image) -> str:
+    """Fingerprint of one decoded RGB image: its size and its pixels."""
+    return f"image:{hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()[:16]}"
+
+
+def fingerprint_tokens(ids: Tensor) -> frozenset[str]:
+    """Fingerprints of running text that do not depend on where its windows start.
+
+    Every run of 32 token ids is hashed and the hashes divisible by 32 are kept, so two windows cut from the same
+    text at different places share the fingerprints of their common part (winnowing).
+
+    Args:
+        ids: token ids, 1-D, or 2-D with one window per row.
+    """
+    rows = ids.reshape(1, -1) if ids.dim() == 1 else ids
+    if rows.shape[1] < _GRAM:
+        return frozenset()
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-(2**62), 2**62, (_GRAM,), generator=generator, dtype=torch.int64) | 1
+    # int64 products wrap around, which is what a multiplicative hash wants; the last shift takes the mixed high bits
+    hashes = ((rows.to(torch.int64) + 1).unfold(1, _GRAM, 1) * weight).sum(dim=-1).flatten()
+    kept = hashes[(hashes >> 40) % _KEEP_ONE_IN == 0]
+    return frozenset(f"gram:{value & (2**64 - 1):016x}" for value in kept.tolist())

@@ -1,0 +1,106 @@
+"""From records of block runs to statistics of groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from optimum_grail.calibration.probe import Record, features_of, rows_of
+from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.core.moments import Moments, Statistics, TargetMoments
+
+Split = Literal["fit", "held", "halves"]
+TINY_NORM_SCALE = 1e-3
+"""BatchNorm channels whose scale is below this fraction of the median scale use the self target: dividing the stream's
+drift by it would blow noise up."""
+
+
+def norm_scale(norm: nn.BatchNorm2d) -> Tensor:
+    """``γ / sqrt(σ² + ε)`` of a BatchNorm in eval mode, ``[C]``."""
+    if norm.running_var is None:
+        return torch.ones(norm.num_features)
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    return scale * norm.weight.detach() if norm.affine else scale
+
+
+def drift_of(dense: Record, student: Record, norm: nn.BatchNorm2d | None) -> Tensor | None:
+    """Rows ``[B, R, O]`` of ``d = y* - W s``: the gap of the residual streams, seen through a BatchNorm behind the
+    consumer if there is one; of the consumer's outputs where the group reaches no stream."""
+    if dense.stream is None or student.stream is None:
+        if dense.output is None or student.output is None:
+            return None
+        return rows_of(dense.output - student.output)
+    gap = rows_of(dense.stream - student.stream)
+    if norm is None:
+        return gap
+    scale = norm_scale(norm)
+    usable = scale.abs() > TINY_NORM_SCALE * scale.abs().median()
+    return torch.where(usable, gap / torch.where(usable, scale, torch.ones_like(scale)), torch.zeros_like(gap))
+
+
+@dataclass
+class Collector:
+    """Running sums of one group.
+
+    Args:
+        group: the group.
+        consumer: its consumer, still at full width.
+        norm: the BatchNorm behind it, or ``None``.
+        view: how a convolution's features are seen, ``"patch"`` or ``"shared"``.
+        held_out: keep the held-out rows apart.
+    """
+
+    group: ChannelGroup
+    consumer: nn.Module
+    norm: nn.BatchNorm2d | None
+    view: str
+    held_out: bool
+    moments: dict[str, Moments] = field(default_factory=dict)
+    targets: dict[str, TargetMoments] = field(default_factory=dict)
+
+    def add(self, student: Record, dense: Record | None, mask: Tensor | None, split: Split) -> None:
+        """Add one batch: ``mask`` ``[B, R]`` is non-zero on real rows, ``None`` where all are real."""
+        if student.features is None:
+            return
+        features = features_of(student.features, self.consumer, self.view)
+        drift = drift_of(dense, student, self.norm) if dense is not None and self.view != "shared" else None
+        if split != "halves" or not self.held_out:
+            self._add("held" if split == "held" and self.held_out else "fit", features, drift, mask)
+            return
+        middle = features.shape[1] // 2
+        for part, rows in (("fit", slice(0, middle)), ("held", slice(middle, None))):
+            half = None if mask is None else mask[:, rows]
+            self._add(part, features[:, rows], None if drift is None else drift[:, rows], half)
+
+    def _add(self, part: str, features: Tensor, drift: Tensor | None, mask: Tensor | None) -> None:
+        rows = _real(features, mask)
+        if part not in self.moments:
+            self.moments[part] = Moments.zero(rows.shape[1], rows.device)
+        self.moments[part] = self.moments[part].plus_rows(rows)
+        if drift is not None:
+            gaps = _real(drift, mask)
+            if part not in self.targets:
+                self.targets[part] = TargetMoments.zero(gaps.shape[1], rows.shape[1], rows.device)
+            self.targets[part] = self.targets[part].plus_rows(gaps, rows)
+
+    def statistics(self) -> Statistics:
+        """The sums so far.
+
+        Raises:
+            StatisticsError: no rows, or activations that are not finite.
+        """
+        fit = self.moments.get("fit") or Moments.zero(0)
+        fit.check(self.group.name)
+        held = self.moments.get("held")
+        if held is not None:
+            held.check(self.group.name)
+        return Statistics(fit, held, self.targets.get("fit"), self.targets.get("held"))
+
+
+def _real(rows: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None or rows.shape[:2] != mask.shape:
+        return rows.flatten(0, 1)
+    return rows[mask.bool()]

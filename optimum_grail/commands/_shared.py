@@ -1,0 +1,162 @@
+"""What the subcommands share: flags, the console, and how an error ends a command."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import traceback
+import warnings
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
+
+from optimum_grail.errors import GrailError
+from optimum_grail.values import Option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+BAD_INPUT, FAILURE = 2, 1
+
+
+@dataclass
+class Session:
+    """One command's run.
+
+    Args:
+        console: for people: standard output, or standard error with ``--json``.
+        result: what ``--json`` prints.
+    """
+
+    console: Console
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def session(args: Namespace) -> Iterator[Session]:
+    """Run a command's body: prints its JSON, turns errors into one line and an exit code.
+
+    Raises:
+        SystemExit: 2 for bad input (a ``GrailError``), 1 for anything else that fails, Ctrl-C included.
+    """
+    stdout = sys.stdout
+    try:
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr if args.json else stdout):
+            warnings.showwarning = _one_line(warnings.showwarning)
+            from rich.console import Console  # costs more than every other import of a plain --help
+
+            current = Session(Console())
+            yield current
+        if args.json:
+            stdout.write(json.dumps(current.result, indent=2, allow_nan=False) + "\n")
+    except GrailError as error:
+        _fail(args, str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        _fail(args, "interrupted; no output folder was written or changed.", FAILURE)
+    except Exception as error:  # the last resort of a program: one line instead of a traceback
+        _fail(args, f"{type(error).__name__}: {error} (--debug shows where)", FAILURE)
+
+
+def _fail(args: Namespace, message: str, code: int) -> None:
+    if args.debug:
+        traceback.print_exc()
+    sys.stderr.write(f"Error: {message}\n")
+    raise SystemExit(code)
+
+
+def _one_line(fallback: Callable[..., None]) -> Callable[..., None]:
+    """Show the warnings that are meant for users as one line, and the others as usual."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if category is UserWarning:
+            sys.stderr.write(f"Warning: {message}\n")
+        else:
+            fallback(message, category, filename, lineno, file, line)
+
+    return show
+
+
+def describe(parser: ArgumentParser, description: str, examples: str) -> None:
+    """Give ``parser`` its text and examples, line breaks kept."""
+    parser.description = description
+    parser.epilog = f"examples:\n{examples}"
+    parser.formatter_class = RawDescriptionHelpFormatter
+
+
+def add_model_flag(parser: ArgumentParser) -> None:
+    """``--model``."""
+    parser.add_argument("-m", "--model", required=True, metavar="MODEL", help="Model folder or Hub id.")
+
+
+def add_loading_flags(parser: ArgumentParser) -> None:
+    """How the model is loaded."""
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="Type of the weights; auto: the checkpoint's.")
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="Torch device, for example cpu or cuda:0; by default chosen."
+    )
+    add_trust_flag(parser)
+
+
+def add_trust_flag(parser: ArgumentParser) -> None:
+    """``--trust-remote-code``."""
+    parser.add_argument("--trust-remote-code", action="store_true", help="Run code that the model's repository brings.")
+
+
+def add_output_flags(parser: ArgumentParser) -> None:
+    """``--json`` and ``--debug``."""
+    parser.add_argument("--json", action="store_true", help="Print one JSON object and nothing else on stdout.")
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+
+
+def add_option(group: argparse._ArgumentGroup, option: Option) -> None:
+    """Add one configuration field as a flag; a flag that is not given leaves no trace in the namespace."""
+    notes = [option.accepted] if option.kind in NUMBERS else []
+    notes += [f"default {option.default}"] if option.default else []
+    text = option.help + (f" ({'; '.join(notes)})" if notes else "")
+    settings: dict[str, Any] = {"help": text.replace("%", "%%"), "default": argparse.SUPPRESS, "dest": option.name}
+    if option.kind == "switch":
+        group.add_argument(option.flag, action=argparse.BooleanOptionalAction, **settings)
+    elif option.kind == "flag":
+        group.add_argument(option.flag, action="store_true", **settings)
+    else:
+        metavar = "|".join(option.choices) or METAVARS[option.kind]
+        group.add_argument(option.flag, type=reader(option), metavar=metavar, **settings)
+
+
+NUMBERS = ("fraction", "amount", "share", "count", "seed")
+METAVARS: Mapping[str, str] = {
+    "preset": "NAME",
+    "fraction": "FRACTION",
+    "amount": "auto|FLOAT",
+    "share": "auto|FLOAT",
+    "count": "N",
+    "seed": "N",
+    "method": "NAME[:k=v,...]",
+    "text": "NAME",
+    "data": "SRC",
+}
+
+
+def reader(option: Option, flag: str = "") -> Callable[[str], Any]:
+    """An ``argparse`` type that reads ``option`` and keeps its message; ``flag``: what else the message shall name."""
+    named = dataclasses.replace(option, name=flag) if flag else option
+
+    def read(text: str) -> Any:
+        try:
+            return named.parse(text)
+        except GrailError as error:
+            raise ArgumentTypeError(str(error)) from None
+
+    return read

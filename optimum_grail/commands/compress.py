@@ -1,0 +1,95 @@
+"""``optimum-cli grail compress``: compress a model, save it, evaluate it."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from typing import Any
+
+from optimum.commands.base import BaseOptimumCLICommand
+
+from optimum_grail.commands._shared import (
+    add_loading_flags,
+    add_model_flag,
+    add_option,
+    add_output_flags,
+    describe,
+    session,
+)
+from optimum_grail.options import BUDGETS, BY_NAME, OPTIONS
+from optimum_grail.output import check_output
+from optimum_grail.presets import PRESETS
+
+EXAMPLES = """\
+  optimum-cli grail compress -m meta-llama/Llama-3.2-1B -o small
+      half of the blocks' parameters; the model writes its own calibration text
+  optimum-cli grail compress -m MODEL -o small --sparsity 0.3 --dataset corpus.txt --eval-dataset test.txt
+      calibrate on your own text, print perplexity before and after
+  optimum-cli grail compress -m google/vit-base-patch16-224 -o small --dataset photos/ --ffn-sparsity 0.7
+      drop 70 % of the feed-forward channels and leave the heads whole
+  optimum-cli grail compress -m MODEL -o small --preset grail --compensator grail:ridge=0.01
+      the published method with another ridge
+  optimum-cli grail compress -m MODEL -o again --config small/grail_config.json --seed 7
+      repeat a run, with one change; flags win over the file, the file wins over the preset"""
+
+
+class CompressCommand(BaseOptimumCLICommand):
+    """Flags are the rows of the option table, plus model, output and evaluation."""
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Add the flags."""
+        describe(parser, "Remove parameters without training, and give the quality back in closed form.", EXAMPLES)
+        add_model_flag(parser)
+        parser.add_argument("-o", "--output", required=True, metavar="DIR", help="Folder to write; complete or absent.")
+        parser.add_argument(
+            "--overwrite", action="store_true", help="Replace a checkpoint that is in --output already."
+        )
+        parser.add_argument("--config", metavar="FILE", help="JSON with any of the fields below; flags win over it.")
+        parser.add_argument("--eval-dataset", metavar="SRC", help="Evaluate before and after on this data.")
+        add_loading_flags(parser)
+        add_output_flags(parser)
+        groups = {name: parser.add_argument_group(name) for name in dict.fromkeys(option.group for option in OPTIONS)}
+        for option in OPTIONS:
+            add_option(groups[option.group], option)
+
+    def run(self) -> None:
+        """Check what can be checked at once, then compress, save and report."""
+        with session(self.args) as out:
+            args = self.args
+            target = check_output(args.output, args.overwrite, source=args.model)
+            from optimum_grail.compressor import GrailCompressor
+            from optimum_grail.config import GrailConfig, read_json
+            from optimum_grail.report.progress import RichProgress
+            from optimum_grail.report.table import print_report
+
+            config = GrailConfig.from_dict(settings(args, read_json(args.config) if args.config else {}))
+            config.methods()  # a misspelt method is told before the model is loaded
+            compressor = GrailCompressor.from_pretrained(
+                args.model, config, dtype=args.dtype, device=args.device, trust_remote_code=args.trust_remote_code
+            )
+            progress = RichProgress()
+            try:
+                compressor.compress(
+                    save_directory=target, eval_dataset=args.eval_dataset, overwrite=args.overwrite, progress=progress
+                )
+            finally:
+                progress.finish()
+            print_report(compressor.report, out.console)
+            out.console.print(f"Written to {target}", markup=False, highlight=False, soft_wrap=True)
+            out.result = {"output": str(target), "report": compressor.report.to_dict()}
+
+
+def settings(args: Namespace, file: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration's keyword arguments: flags that were given win over ``file``.
+
+    A sparsity flag replaces every sparsity of the file, since the two ways to state a budget exclude each other.
+    """
+    flags = {name: value for name, value in vars(args).items() if name in BY_NAME}
+    kept = {key: value for key, value in file.items() if not (key in BUDGETS and set(flags) & set(BUDGETS))}
+    preset = str(flags.get("preset", file.get("preset")))
+    shadowed = [key for key in PRESETS[preset].values if kept.get(key) is not None] if preset in PRESETS else []
+    if shadowed and preset != file.get("preset"):
+        sys.stderr.write(f"Warning: {args.config} sets {', '.join(shadowed)}, which wins over --preset {preset}.\n")
+    return {**kept, **flags}

@@ -1,0 +1,74 @@
+"""``optimum-cli grail evaluate``: measure a dense or compressed model."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+from optimum.commands.base import BaseOptimumCLICommand
+
+from optimum_grail.commands._shared import (
+    add_loading_flags,
+    add_model_flag,
+    add_output_flags,
+    describe,
+    reader,
+    session,
+)
+from optimum_grail.options import BY_NAME
+
+METRICS = "perplexity|accuracy|spearman|retrieval"
+EXAMPLES = """\
+  optimum-cli grail evaluate -m small --dataset test.txt --metric perplexity
+  optimum-cli grail evaluate -m small --dataset images/ --metric accuracy --label-column label
+  optimum-cli grail evaluate -m small --dataset stsb.csv --metric spearman
+  optimum-cli grail evaluate -m small --dataset pairs.parquet --metric retrieval --json"""
+COLUMNS = {
+    "--text-column": "Column that holds the text; the first of a pair (spearman: sentence1).",
+    "--text-pair-column": "Column that holds the second text of a pair (spearman: sentence2).",
+    "--image-column": "Column that holds the images.",
+    "--label-column": "Column that holds the label or the score (accuracy: label; spearman: score).",
+}
+SIZES = {
+    "--seqlen": "Tokens per window or row; the metric's own by default.",
+    "--num-samples": "First rows or windows only.",
+    "--max-tokens": "First tokens only (perplexity).",
+    "--batch-size": "Rows per forward pass.",
+}
+
+
+class EvaluateCommand(BaseOptimumCLICommand):
+    """One metric on one data set."""
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Add the flags."""
+        describe(parser, "Measure a model, dense or compressed: one metric on one data set.", EXAMPLES)
+        add_model_flag(parser)
+        parser.add_argument("--dataset", required=True, metavar="SRC", help=BY_NAME["dataset"].help)
+        parser.add_argument("--metric", required=True, metavar=METRICS, help="What to measure.")
+        for name in ("dataset_config_name", "split"):
+            parser.add_argument(BY_NAME[name].flag, metavar="NAME", help=BY_NAME[name].help)
+        for flag, text in COLUMNS.items():
+            parser.add_argument(flag, metavar="NAME", help=text)
+        for flag, text in SIZES.items():
+            parser.add_argument(flag, type=reader(BY_NAME["num_samples"], flag), metavar="N", help=text)
+        add_loading_flags(parser)
+        add_output_flags(parser)
+
+    def run(self) -> None:
+        """Load, measure, print one line per result."""
+        with session(self.args) as out:
+            from optimum_grail.evaluation.evaluate import evaluate_path
+            from optimum_grail.report.table import number
+
+            args = vars(self.args)
+            names = [flag[2:].replace("-", "_") for flag in (*COLUMNS, *SIZES)]
+            out.result = evaluate_path(
+                args["model"],
+                args["dataset"],
+                args["metric"],
+                config_name=args["dataset_config_name"],
+                **{name: args[name] for name in (*names, "split", "dtype", "device", "trust_remote_code")},
+            )
+            for key, value in out.result.items():
+                out.console.print(f"{key:>12}  {number(value, 6)}", markup=False, highlight=False, soft_wrap=True)

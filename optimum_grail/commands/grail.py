@@ -1,0 +1,38 @@
+"""``optimum-cli grail``, the parent of the subcommands; light, because every ``optimum-cli`` call imports it."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
+
+from optimum_grail.commands._shared import describe
+from optimum_grail.commands.compress import CompressCommand
+from optimum_grail.commands.evaluate import EvaluateCommand
+from optimum_grail.commands.inspect_model import InspectCommand
+from optimum_grail.commands.list_methods import ListCommand
+
+EXAMPLES = """\
+  optimum-cli grail compress -m MODEL -o small                 half of the blocks' parameters, default method
+  optimum-cli grail evaluate -m small --dataset text.txt --metric perplexity
+  optimum-cli grail inspect -m MODEL                           what can shrink, and how far
+  optimum-cli grail list presets                               the methods"""
+
+
+class GrailCommand(BaseOptimumCLICommand):
+    """Prints help; the work is in the subcommands."""
+
+    COMMAND = CommandInfo(
+        name="grail", help="Make models smaller without training: structured pruning with closed-form compensation."
+    )
+    SUBCOMMANDS = (
+        CommandInfo("compress", "Compress a model, save it and evaluate it.", CompressCommand),
+        CommandInfo("evaluate", "Measure a dense or compressed model.", EvaluateCommand),
+        CommandInfo("inspect", "Show what of a model can shrink, and how far.", InspectCommand),
+        CommandInfo("list", "List presets, methods and architectures.", ListCommand),
+    )
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Text only."""
+        describe(parser, str(GrailCommand.COMMAND.help), EXAMPLES)

@@ -1,0 +1,74 @@
+"""``optimum-cli grail inspect``: what of a model can shrink, and how far; no weights are loaded."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from optimum.commands.base import BaseOptimumCLICommand
+
+from optimum_grail.commands._shared import add_model_flag, add_output_flags, add_trust_flag, describe, session
+
+LISTED = 12
+HEADINGS = ("stack", "kind", "groups", "units", "per unit", "parameters", "plain transformers")
+EXAMPLES = """\
+  optimum-cli grail inspect -m meta-llama/Llama-3.2-1B
+  optimum-cli grail inspect -m my-model --json        every group with its modules"""
+
+
+class InspectCommand(BaseOptimumCLICommand):
+    """Groups, units, parameters, and the widths that a stock config can express."""
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Add the flags."""
+        describe(parser, "Show what of a model can shrink, and how far. Reads its config, not its weights.", EXAMPLES)
+        add_model_flag(parser)
+        add_trust_flag(parser)
+        add_output_flags(parser)
+
+    def run(self) -> None:
+        """Build the model without storage and print one row per family of groups."""
+        with session(self.args) as out:
+            from rich.table import Table
+            from rich.text import Text
+
+            from optimum_grail.commands._inspection import inspect_model, load_skeleton
+
+            model = load_skeleton(self.args.model, self.args.trust_remote_code)
+            found = inspect_model(model)
+            out.result = {"model": self.args.model, **found}
+            table = Table(title=Text(f"{found['class']}: what can shrink"), title_justify="left")
+            for heading in HEADINGS:
+                table.add_column(heading, overflow="fold")
+            for row in found["families"]:
+                cells = [_cell(value) for key, value in row.items() if key != "expressible"]
+                table.add_row(*map(Text, cells), Text(_widths(row["expressible"], row["units"])))
+            out.console.print(table)
+            for line in _lines(found):
+                out.console.print(line, markup=False, highlight=False)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _widths(widths: list[int], units: int) -> str:
+    """The widths that the stock config can say, in few words."""
+    if len(widths) == units:
+        return "any width"
+    if len(widths) == 1:
+        return "whole only"
+    return ", ".join(map(str, widths[:LISTED])) + (", ..." if len(widths) > LISTED else "")
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    """What a person should know besides the table."""
+    share = found["block_parameters"] / found["parameters"]
+    return [
+        f"{found['parameters']:,} parameters, {found['block_parameters']:,} ({share:.1%}) of them inside the blocks.",
+        f"Sparsity can reach {found['largest_sparsity']:.1%} of the blocks' parameters, and "
+        f"{found['largest_standalone_sparsity']:.1%} where plain transformers must load the result.",
+        "Last column: widths, the same in every layer, that its config can say.",
+        *(["This checkpoint is compressed already."] if found["compressed"] else []),
+    ]

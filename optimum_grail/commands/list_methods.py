@@ -1,0 +1,91 @@
+"""``optimum-cli grail list``: what there is to choose from."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from argparse import ArgumentParser
+from typing import Any
+
+from optimum.commands.base import BaseOptimumCLICommand
+
+from optimum_grail.commands._shared import add_output_flags, describe, session
+from optimum_grail.presets import PRESETS
+
+TOPICS = ("presets", "selectors", "compensators", "allocations", "architectures")
+EXAMPLES = """\
+  optimum-cli grail list                      everything
+  optimum-cli grail list selectors            with their options, as in --selector magnitude:p=2
+  optimum-cli grail list presets --json"""
+
+
+class ListCommand(BaseOptimumCLICommand):
+    """Names, first line of the documentation, options with defaults."""
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """One optional topic."""
+        describe(parser, "List presets, methods and architectures, with what they do and their options.", EXAMPLES)
+        parser.add_argument("topic", nargs="?", choices=TOPICS, help="What to list; everything when not given.")
+        add_output_flags(parser)
+
+    def run(self) -> None:
+        """Print one table per topic."""
+        with session(self.args) as out:
+            from rich import box
+            from rich.table import Table
+            from rich.text import Text
+
+            from optimum_grail.architectures import ARCHITECTURES
+            from optimum_grail.methods import REGISTRIES, method_options
+
+            found: dict[str, list[dict[str, Any]]] = {"presets": [_preset(name) for name in PRESETS]}
+            for part, registry in REGISTRIES.items():
+                found[f"{part}s"] = [
+                    {"name": name, "summary": first_line(entry), "options": _defaults(method_options(entry))}
+                    for name, entry in registry
+                ]
+            found["architectures"] = [_architecture(name, spec) for name, spec in ARCHITECTURES]
+            out.result = {topic: found[topic] for topic in ([self.args.topic] if self.args.topic else TOPICS)}
+            for topic, rows in out.result.items():
+                table = Table(title=topic, title_justify="left", box=box.SIMPLE_HEAD)
+                for heading in rows[0]:
+                    table.add_column(heading, overflow="fold")
+                for row in rows:
+                    table.add_row(*(Text(_words(value)) for value in row.values()))
+                out.console.print(table)
+
+
+def _preset(name: str) -> dict[str, Any]:
+    preset = PRESETS[name]
+    return {
+        "name": name,
+        "summary": preset.summary,
+        "needs": preset.needs,
+        "methods": " + ".join(preset.values.values()),
+    }
+
+
+def _defaults(options: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    return {key: default for key, (_, default) in options.items()}
+
+
+def _architecture(name: str, spec: Any) -> dict[str, Any]:
+    module = sys.modules.get(getattr(spec.example, "__module__", ""))
+    return {
+        "name": name,
+        "summary": first_line(module),
+        "groups": ", ".join(type(group).__name__.lower() for group in spec.groups),
+    }
+
+
+def first_line(item: Any) -> str:
+    """First line of the documentation of a class or module; empty if it has none."""
+    text = (inspect.getdoc(item) or "") if item is not None else ""
+    return text.partition("\n")[0].replace("``", "")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={item}" for key, item in value.items()) or "-"
+    return str(value)

@@ -1,0 +1,48 @@
+"""GRAIL as published: one uncentred ridge solve on the compressed model's own features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from optimum_grail.compensators import COMPENSATORS
+from optimum_grail.core.problem import Compensation, GroupProblem, Need
+from optimum_grail.core.reduction import Reduction
+from optimum_grail.core.solve import NormalEquations
+from optimum_grail.errors import ConfigError
+
+
+@COMPENSATORS.register
+@dataclass(frozen=True)
+class Grail:
+    """``B = G Eᵀ (E G Eᵀ + λI)⁻¹``, ``W' = W B`` (GRAIL, eq. 2): self target, zero anchor, all rows, no gate, no bias.
+
+    Args:
+        ridge: ``λ`` relative to the mean of the kept features' second moments; the authors' default is 1e-3.
+
+    Raises:
+        ConfigError: ``ridge`` is negative or not a number.
+    """
+
+    ridge: float = 1e-3
+    refits_whole_groups: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.ridge, (int, float)) or not self.ridge >= 0:
+            raise ConfigError(f"grail ridge is {self.ridge!r}; expected a number of at least 0, for example 1e-3.")
+
+    def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:
+        """The readout of the published formula."""
+        equations = NormalEquations.of(problem.weight, problem.measured.moments, None, reduction)
+        family = equations.fit(self.ridge, "mean", "zero", affine=False)
+        readout = family.at(0.0)
+        scale = max(equations.variance, 1e-300)
+        return Compensation(
+            readout,
+            {
+                "plain_error": equations.loss(equations.plain) / scale,
+                "fit_error": equations.loss(readout) / scale,
+                "ridge": family.ridge,
+            },
+        )

@@ -1,0 +1,24 @@
+"""None: plain pruning or folding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from optimum_grail.compensators import COMPENSATORS
+from optimum_grail.core.problem import Compensation, GroupProblem, Need
+from optimum_grail.core.readout import Readout
+from optimum_grail.core.reduction import Reduction
+
+
+@COMPENSATORS.register
+@dataclass(frozen=True)
+class NoCompensation:
+    """Leave the consumer's kept columns as they are (folding: sum the columns of a cluster). Needs no data."""
+
+    refits_whole_groups: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:
+        """The untouched columns."""
+        return Compensation(Readout(reduction.lift_columns(problem.weight, problem.span)))

@@ -1,0 +1,1 @@
+"""Pure values and linear algebra; imports torch only."""

@@ -1,0 +1,93 @@
+"""Where a model has a hidden width: ports of producers and consumers, and the groups that shrink together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["mlp", "heads", "conv"]
+Side = Literal["out", "in"]
+KINDS: tuple[Kind, ...] = ("mlp", "heads", "conv")
+
+
+@dataclass(frozen=True)
+class Port:
+    """A strip of one weight axis: unit ``u`` owns elements ``[offset + u * span, offset + (u + 1) * span)``.
+
+    Args:
+        module: dotted path of the module from the model's root.
+        side: ``"out"`` for rows (output features, filters, BatchNorm channels), ``"in"`` for columns.
+        span: elements per unit.
+        offset: first element of unit 0; what lies outside ``[offset, offset + units * span)`` is left alone.
+    """
+
+    module: str
+    side: Side
+    span: int = 1
+    offset: int = 0
+
+    def elements(self, units: Tensor) -> Tensor:
+        """Indices of the elements that ``units`` (int64, shape ``[k]``) own, in order; int64, shape ``[k * span]``."""
+        return (self.offset + units[:, None] * self.span + torch.arange(self.span, device=units.device)).flatten()
+
+
+@dataclass(frozen=True)
+class StreamFunction:
+    """A residual sum that no submodule sees: computed from the block's input and records of submodule outputs.
+
+    Args:
+        function: ``(block, block_input, records) -> Tensor``, pure; ``records`` maps a submodule path (relative to
+            the block) to a clone of its output.
+        records: the submodule paths that ``function`` reads.
+    """
+
+    function: Callable[[torch.nn.Module, Tensor, Mapping[str, Tensor]], Tensor]
+    records: tuple[str, ...] = ()
+
+
+Stream = str | StreamFunction | None
+"""Where the residual sum after a sub-block is seen, relative to the block: ``"name"`` is that submodule's input,
+``"name:output"`` its output, ``"@block"`` the block's output; ``None``: the group reaches no residual sum."""
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Everything that shrinks together: producers' rows, BatchNorm channels in between, one consumer's columns.
+
+    Args:
+        name: unique within the model, for example ``"model.layers.0.mlp"``.
+        kind: ``"mlp"``, ``"heads"`` or ``"conv"``.
+        units: how many units there are (channels, KV groups, filters).
+        producers: the strips whose rows go (BatchNorm modules included).
+        consumer: the strip whose columns go.
+        block: path of the repeated block that owns the group.
+        layer: position of the block, the pattern's index levels joined by dots: ``"3"`` or ``"0.1"``.
+        owner: path of the (sub-)model whose config describes the width; ``""`` is the root.
+        stage: order within the block: groups of stage 0 are compressed before those of stage 1.
+        stream: where the residual sum behind the consumer is seen.
+        tie: groups of equal ``tie`` get the same width under allocations of one width per kind.
+        cost: parameters that one unit costs, over all ports.
+        norm: path of the BatchNorm right behind the consumer, if any.
+        fields: config field (or, for tables only, local name) and its elements per unit.
+        attributes: path of an integer module attribute that follows the width, and its elements per unit.
+    """
+
+    name: str
+    kind: Kind
+    units: int
+    producers: tuple[Port, ...]
+    consumer: Port
+    block: str
+    layer: str
+    owner: str
+    stage: int
+    stream: Stream
+    tie: str
+    cost: int
+    norm: str | None = None
+    fields: tuple[tuple[str, int], ...] = ()
+    attributes: tuple[tuple[str, int], ...] = ()

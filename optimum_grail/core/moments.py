@@ -1,0 +1,142 @@
+"""Streaming second-order statistics: sums only, so that shards and batches add up in any order.
+
+Products run in float32 over chunks of rows, sums in float64 (GRAIL accumulates in float32 throughout, which
+loses digits beyond about 1e5 rows).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from optimum_grail.errors import StatisticsError
+
+CHUNK_ROWS = 32768
+"""Rows per float32 product; the sum over chunks is float64."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over calibration rows ``s`` of the features entering a consumer; a commutative monoid under ``+``.
+
+    Args:
+        count: number of rows.
+        total: ``Σ s``, float64, shape ``[F]``.
+        gram: ``Σ s sᵀ``, float64, shape ``[F, F]``.
+    """
+
+    count: int
+    total: Tensor
+    gram: Tensor
+
+    @classmethod
+    def zero(cls, width: int, device: torch.device | str = "cpu") -> Moments:
+        """The neutral element for ``width`` features."""
+        options = {"dtype": torch.float64, "device": device}
+        return cls(0, torch.zeros(width, **options), torch.zeros(width, width, **options))
+
+    @classmethod
+    def of(cls, rows: Tensor) -> Moments:
+        """Moments of ``rows``, shape ``[N, F]``, any float dtype."""
+        return cls.zero(rows.shape[1], rows.device).plus_rows(rows)
+
+    def plus_rows(self, rows: Tensor) -> Moments:
+        """These moments with ``rows`` added; the sums are updated in place to save memory, so drop the old value."""
+        for chunk in rows.detach().split(CHUNK_ROWS):
+            chunk = chunk.float()
+            self.gram.add_(chunk.T @ chunk)
+            self.total.add_(chunk.sum(0, dtype=torch.float64))
+        return Moments(self.count + len(rows), self.total, self.gram)
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.count + other.count, self.total + other.total, self.gram + other.gram)
+
+    @property
+    def energy(self) -> Tensor:
+        """``Σ s²`` per feature, float64, shape ``[F]``."""
+        return self.gram.diagonal()
+
+    def covariance(self, affine: bool) -> Tensor:
+        """``G - μμᵀ/n`` if ``affine``, else ``G``; float64, shape ``[F, F]`` (not divided by the count)."""
+        return self.gram - torch.outer(self.total, self.total) / max(self.count, 1) if affine else self.gram
+
+    def check(self, name: str) -> None:
+        """Refuse statistics that no solve can use.
+
+        Raises:
+            StatisticsError: no rows, or a sum that is not finite; names the group and what to look at.
+        """
+        if self.count == 0:
+            raise StatisticsError(f"Group {name!r} saw no calibration rows. Check the attention masks of the dataset.")
+        if not bool(torch.isfinite(self.gram).all()):
+            raise StatisticsError(
+                f"The activations entering group {name!r} are not finite (NaN or infinite) on the calibration data. "
+                "Check the checkpoint for NaN weights, or compute in float32 (--dtype float32)."
+            )
+
+
+@dataclass(frozen=True)
+class TargetMoments:
+    """Sums over the *drift* ``d = y* - W s``: what the consumer should output beyond what it does output.
+
+    Summing the drift instead of ``y*`` keeps full precision where ``y*`` and ``W s`` nearly agree, makes the self
+    target the special case of no drift, and turns the drift strength ``τ`` into a scalar: ``y*_τ = W s + τ d``.
+
+    Args:
+        total: ``Σ d``, float64, shape ``[O]``.
+        cross: ``Σ d sᵀ``, float64, shape ``[O, F]``.
+        energy: ``Σ ‖d‖²``, float64 scalar tensor.
+    """
+
+    total: Tensor
+    cross: Tensor
+    energy: Tensor
+
+    @classmethod
+    def zero(cls, outputs: int, width: int, device: torch.device | str = "cpu") -> TargetMoments:
+        """The neutral element for ``outputs`` consumer outputs and ``width`` features."""
+        options = {"dtype": torch.float64, "device": device}
+        return cls(torch.zeros(outputs, **options), torch.zeros(outputs, width, **options), torch.zeros((), **options))
+
+    def plus_rows(self, drift: Tensor, rows: Tensor) -> TargetMoments:
+        """These moments with drift ``[N, O]`` on features ``rows`` ``[N, F]`` added in place; drop the old value."""
+        for d, s in zip(drift.detach().split(CHUNK_ROWS), rows.detach().split(CHUNK_ROWS), strict=True):
+            d, s = d.float(), s.float()
+            self.cross.add_(d.T @ s)
+            self.total.add_(d.sum(0, dtype=torch.float64))
+            self.energy.add_(d.square().sum(dtype=torch.float64))
+        return self
+
+    def __add__(self, other: TargetMoments) -> TargetMoments:
+        return TargetMoments(self.total + other.total, self.cross + other.cross, self.energy + other.energy)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Everything the calibration measured for one group.
+
+    Args:
+        fit: moments of the rows readouts are fitted on.
+        held: moments of the held-out rows, or ``None`` when nobody asked for them.
+        fit_target: drift of the fit rows, or ``None`` for the self target.
+        held_target: drift of the held-out rows, or ``None``.
+    """
+
+    fit: Moments
+    held: Moments | None = None
+    fit_target: TargetMoments | None = None
+    held_target: TargetMoments | None = None
+
+    @property
+    def moments(self) -> Moments:
+        """Moments of all rows."""
+        return self.fit if self.held is None else self.fit + self.held
+
+    @property
+    def target(self) -> TargetMoments | None:
+        """Drift of all rows."""
+        if self.fit_target is None or self.held_target is None:
+            return self.fit_target
+        return self.fit_target + self.held_target

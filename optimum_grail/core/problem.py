@@ -1,0 +1,126 @@
+"""What selectors, compensators and allocations see, and what they are: values in, values out, no ``nn.Module``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+from torch import Tensor
+
+from optimum_grail.core.budget import Budget, WidthClass
+from optimum_grail.core.moments import Statistics
+from optimum_grail.core.readout import Readout
+from optimum_grail.core.reduction import Reduction
+from optimum_grail.errors import StatisticsError
+
+Need = Literal["gram", "held_out", "drift", "dense", "curves"]
+"""What a method asks the calibration for: second moments, their held-out part, the residual stream's drift, the
+dense consumer output, error curves with sensitivities."""
+
+
+@dataclass(frozen=True)
+class GroupProblem:
+    """One group as numbers.
+
+    Args:
+        name: the group's name, for messages and seeds.
+        units: number of units.
+        weight: the consumer's 2-D weight ``[O, F]``, float64; unit ``u`` owns columns ``[u * span, (u + 1) * span)``.
+        producers: one matrix ``[units, …]`` per producer, float64: all the rows of a unit, flattened.
+        statistics: what calibration measured, or ``None`` for data-free methods.
+        owns_bias: whether the consumer can take a bias (its own, or a BatchNorm's behind it).
+        norm: for a consumer followed by BatchNorm: the mean and variance that it expects, ``[O]``, and its epsilon.
+        seed: seed of this group's random choices.
+    """
+
+    name: str
+    units: int
+    weight: Tensor
+    producers: tuple[Tensor, ...] = ()
+    statistics: Statistics | None = None
+    owns_bias: bool = False
+    norm: tuple[Tensor, Tensor, float] | None = None
+    seed: int = 0
+
+    @property
+    def span(self) -> int:
+        """Features per unit at the consumer."""
+        return self.weight.shape[1] // self.units
+
+    @property
+    def measured(self) -> Statistics:
+        """The statistics.
+
+        Raises:
+            StatisticsError: there are none; the method should declare that it needs them.
+        """
+        if self.statistics is None:
+            raise StatisticsError(f"Group {self.name!r} has no calibration statistics, but the method reads them.")
+        return self.statistics
+
+    def per_unit(self, features: Tensor) -> Tensor:
+        """Sum a per-feature vector ``[F]`` over the features of each unit; ``[units]``."""
+        return features.reshape(self.units, self.span).sum(1)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a selector returns.
+
+    Args:
+        reduction: which units stay, or how they merge.
+        order: removal order, int64: at least ``units - slots`` entries, first removed first; or ``None`` (folding).
+        curve: float64, ``curve[t]`` is the relative error after ``t`` removals (``curve[0] = 0``), or ``None``.
+    """
+
+    reduction: Reduction
+    order: Tensor | None = None
+    curve: Tensor | None = None
+
+    @classmethod
+    def by_score(cls, scores: Tensor, keep: int) -> Selection:
+        """Keep the ``keep`` units of largest score ``[units]``; of equal scores the earlier unit stays."""
+        order = scores.flip(0).argsort(stable=True).cpu()
+        order = len(scores) - 1 - order
+        return cls(Reduction.prune(len(scores), order[len(scores) - keep :]), order)
+
+
+class Selector(Protocol):
+    """Chooses what stays. A frozen dataclass whose fields are its options."""
+
+    needs: ClassVar[frozenset[Need]]
+
+    def __call__(self, problem: GroupProblem, keep: int) -> Selection:
+        """Reduce ``problem`` to ``keep`` units."""
+
+
+class Compensator(Protocol):
+    """Computes the consumer's new weight. A frozen dataclass whose fields are its options."""
+
+    refits_whole_groups: ClassVar[bool]
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the calibration has to gather."""
+
+    def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:
+        """The readout of ``problem`` after ``reduction``."""
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """A readout and what is worth telling about it (JSON values)."""
+
+    readout: Readout
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Allocation(Protocol):
+    """Shares a budget out. A frozen dataclass whose fields are its options (``round_to`` among them)."""
+
+    needs: ClassVar[frozenset[Need]]
+    tied: ClassVar[bool]
+
+    def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
+        """Units to keep in each group of each class, by class name."""

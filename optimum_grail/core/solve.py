@@ -1,0 +1,147 @@
+"""One ridge problem behind every compensator.
+
+For kept features ``z = E s`` and target ``y*_τ = W s + τ d`` the readout solves
+
+    min ‖Y*_τ - Z W'ᵀ - 1 cᵀ‖² + λ ‖(W' - W₀) D^½‖²      (c = 0 unless affine)
+
+with ``D = diag(E G Eᵀ)`` or its mean, and the anchor ``W₀`` zero (GRAIL) or what plain pruning leaves (OBS, SlimGPT).
+``W'`` is affine in ``τ``; the held-out loss is therefore quadratic in ``τ`` and minimised in closed form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from optimum_grail.core.linalg import RidgeScale, factorise
+from optimum_grail.core.moments import Moments, TargetMoments
+from optimum_grail.core.readout import Readout
+from optimum_grail.core.reduction import Reduction
+
+Anchor = Literal["zero", "naive"]
+
+
+@dataclass(frozen=True)
+class NormalEquations:
+    """A group's statistics seen from one reduction: all that fitting and judging a readout needs.
+
+    Shapes: ``K`` kept features, ``O`` outputs; float64.
+
+    Args:
+        count: rows.
+        mean: ``Σ z``, ``[K]``.
+        gram: ``Σ z zᵀ``, ``[K, K]``.
+        cross: ``Σ (W s) zᵀ``, ``[O, K]``.
+        output: ``Σ W s``, ``[O]``.
+        drift_cross: ``Σ d zᵀ``, ``[O, K]``, or ``None`` without drift.
+        drift: ``Σ d``, ``[O]``, or ``None``.
+        energy: ``Σ ‖W s + d‖²``.
+        variance: the same after the best constant is taken off: the error of dropping everything.
+        naive: what plain pruning or folding leaves of the consumer, ``[O, K]``.
+    """
+
+    count: int
+    mean: Tensor
+    gram: Tensor
+    cross: Tensor
+    output: Tensor
+    drift_cross: Tensor | None
+    drift: Tensor | None
+    energy: float
+    variance: float
+    naive: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, moments: Moments, target: TargetMoments | None, reduction: Reduction) -> NormalEquations:
+        """Reduce the statistics of a consumer ``weight`` ``[O, F]`` (no bias in it) by ``reduction``."""
+        weight = weight.to(moments.gram)
+        span = weight.shape[1] // len(reduction.assignment)
+        outer = weight @ moments.gram
+        output = weight @ moments.total
+        energy = (outer * weight).sum()
+        cross = drift = None
+        total = output
+        if target is not None:
+            cross, drift = reduction.encode_columns(target.cross, span), target.total
+            energy = energy + 2 * (target.cross * weight).sum() + target.energy
+            total = output + target.total
+        half = reduction.encode_rows(moments.gram, span)
+        return cls(
+            count=moments.count,
+            mean=reduction.encode_rows(moments.total, span),
+            gram=reduction.encode_columns(half, span),
+            cross=reduction.encode_columns(outer, span),
+            output=output,
+            drift_cross=cross,
+            drift=drift,
+            energy=float(energy),
+            variance=float(energy - total.square().sum() / max(moments.count, 1)),
+            naive=reduction.lift_columns(weight, span),
+        )
+
+    def _target(self, tau: float) -> tuple[Tensor, Tensor]:
+        if self.drift_cross is None or self.drift is None:
+            return self.cross, self.output
+        return self.cross + tau * self.drift_cross, self.output + tau * self.drift
+
+    def loss(self, readout: Readout) -> float:
+        """``Σ ‖y* - W' z - c‖²`` with the whole drift (``τ = 1``): what a readout is judged by."""
+        cross, output = self._target(1.0)
+        w = readout.weight
+        value = self.energy - 2 * (w * cross).sum() + ((w @ self.gram) * w).sum()
+        if readout.bias is not None:
+            c = readout.bias
+            value = value + 2 * c @ (w @ self.mean - output) + self.count * c @ c
+        return max(float(value), 0.0)
+
+    def fit(self, ridge: float, scale: RidgeScale, anchor: Anchor, affine: bool) -> Family:
+        """Solve for all ``τ`` at once; see the module's docstring. ``ridge`` is relative, at least 0."""
+        n = max(self.count, 1)
+        gram = self.gram - torch.outer(self.mean, self.mean) / n if affine else self.gram
+        cross = self.cross - torch.outer(self.output, self.mean) / n if affine else self.cross
+        factor = factorise(gram, ridge, scale)
+        start = self.naive if anchor == "naive" else torch.zeros_like(self.naive)
+        base = start + factor.solve(cross - start @ gram)
+        slope = None
+        if self.drift_cross is not None and self.drift is not None:
+            centred = self.drift_cross - torch.outer(self.drift, self.mean) / n if affine else self.drift_cross
+            slope = factor.solve(centred)
+        return Family(self, base, slope, affine, factor.ridge)
+
+    @property
+    def plain(self) -> Readout:
+        """Plain pruning or folding: no compensation."""
+        return Readout(self.naive)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Readouts ``W'(τ) = base + τ slope`` of one ridge; ``equations`` are those they were fitted on."""
+
+    equations: NormalEquations
+    base: Tensor
+    slope: Tensor | None
+    affine: bool
+    ridge: float
+
+    def at(self, tau: float) -> Readout:
+        """The readout for drift strength ``tau``."""
+        weight = self.base if self.slope is None else self.base + tau * self.slope
+        if not self.affine:
+            return Readout(weight)
+        output = self.equations._target(tau)[1]
+        return Readout(weight, (output - weight @ self.equations.mean) / max(self.equations.count, 1))
+
+    def best_tau(self, judge: NormalEquations) -> float:
+        """The ``τ`` in [0, 1] of least loss on ``judge``; the loss is a parabola in ``τ``, so three points tell."""
+        if self.slope is None:
+            return 0.0
+        low, middle, high = (judge.loss(self.at(tau)) for tau in (0.0, 0.5, 1.0))
+        curvature = 2 * (low - 2 * middle + high)
+        slope = 4 * middle - 3 * low - high
+        if curvature <= 0:
+            return 0.0 if low <= high else 1.0
+        return min(max(-slope / (2 * curvature), 0.0), 1.0)

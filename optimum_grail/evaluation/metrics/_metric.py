@@ -1,0 +1,169 @@
+"""What every metric offers, and the checks that metrics share."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from optimum_grail.calibration.rows import Rows, read_rows
+from optimum_grail.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+EVALUATION_SPLITS = ("test", "validation", "train")
+"""Splits to evaluate on, the first that exists, unless one is named."""
+
+
+class Metric(ABC):
+    """Base of all metrics. Subclasses are frozen dataclasses whose fields are the options.
+
+    Attributes:
+        headline: key of the most telling number in the result.
+        higher_is_better: whether a larger headline is a better model.
+        documents: whether a ``.txt`` file is running text rather than one row per line.
+    """
+
+    headline: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
+    documents: ClassVar[bool] = False
+
+    def read(self, dataset: Any, *, config_name: str | None = None, split: str | None = None) -> Rows:
+        """Read evaluation data of any form that calibration takes, preferring the test split.
+
+        Raises:
+            DataError: it is missing, out of reach, unreadable or empty.
+        """
+        if isinstance(dataset, Rows):
+            return dataset
+        return read_rows(
+            dataset,
+            config_name=config_name,
+            split=split,
+            documents=self.documents,
+            prefer=EVALUATION_SPLITS,
+        )
+
+    @abstractmethod
+    def check(self, model_class: type, config: Any, tokenizer: Any, processor: Any, dataset_rows: Any) -> None:
+        """Find out what is wrong before any long work.
+
+        Args:
+            model_class: class of the model.
+            config: its configuration.
+            tokenizer: or None.
+            processor: or None.
+            dataset_rows: as for the call.
+
+        Raises:
+            DataError: columns, tokenizer or processor are missing, or the model is of another kind.
+        """
+
+    @abstractmethod
+    def fingerprints(self, tokenizer: Any, dataset_rows: Any, config: Any = None) -> frozenset[str]:
+        """Fingerprints of the rows that the metric would use, to compare with those of calibration data.
+
+        Args:
+            tokenizer: for running text.
+            dataset_rows: as for the call.
+            config: the model's, for the length of windows.
+        """
+
+    @abstractmethod
+    def __call__(
+        self, model: nn.Module, tokenizer: Any, processor: Any, dataset_rows: Any, *, progress: bool = True
+    ) -> dict[str, float | int | str]:
+        """Measure ``model``.
+
+        Args:
+            model: put into eval mode for the time of the call; runs where it is, in its dtype.
+            tokenizer: for text.
+            processor: for images.
+            dataset_rows: a ``datasets.Dataset``, or anything :meth:`read` takes.
+            progress: show a bar on stderr.
+
+        Returns:
+            the numbers (fractions, not percent), the counts of rows or tokens, and ``protocol`` in words.
+
+        Raises:
+            DataError: as :meth:`check`, or a row is unusable.
+        """
+
+
+@contextlib.contextmanager
+def inference(model: nn.Module) -> Iterator[torch.device]:
+    """Eval mode without gradients; the device of the model's first parameter."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield next(model.parameters()).device
+    finally:
+        model.train(training)
+
+
+def positive(metric: Metric, *names: str) -> None:
+    """Check that the named options are None or at least 1.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name in names:
+        value = getattr(metric, name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name}={value!r}: expected a whole number of at least 1. Leave it out or raise it.")
+
+
+def need_tokenizer(tokenizer: Any, config: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer.
+
+    Raises:
+        DataError: there is none; the message names the model folder.
+    """
+    if tokenizer is None:
+        name = getattr(config, "name_or_path", "") or "the model"
+        raise DataError(
+            f"Text must be tokenized, but {name!r} has no tokenizer (tokenizer.json is missing). "
+            "Put the tokenizer's files into the model folder."
+        )
+    return tokenizer
+
+
+def table(rows: Rows) -> Dataset:
+    """The rows as a ``datasets.Dataset``.
+
+    Raises:
+        DataError: they are ready-made model inputs.
+    """
+    if rows.ready:
+        raise DataError(
+            f"{rows.source} holds model inputs already; this metric needs rows of text or images. Give those."
+        )
+    return rows.data
+
+
+def to_device(inputs: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Inputs on ``device``, those of floating point in the model's ``dtype``."""
+    return {
+        key: value.to(device, dtype) if value.is_floating_point() else value.to(device) for key, value in inputs.items()
+    }
+
+
+def model_dtype(model: nn.Module) -> torch.dtype:
+    """dtype of the model's first parameter."""
+    return next(model.parameters()).dtype
+
+
+def batches(count: int, size: int, *, progress: bool, what: str) -> Iterator[range]:
+    """Ranges of up to ``size`` row numbers below ``count``, behind a progress bar."""
+    from tqdm.auto import tqdm
+
+    starts = range(0, count, size)
+    for start in tqdm(starts, desc=what, unit="batch", disable=not progress):
+        yield range(start, min(start + size, count))

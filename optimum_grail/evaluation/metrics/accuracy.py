@@ -1,0 +1,158 @@
+"""Top-1 accuracy of a classifier of images or texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from optimum_grail.calibration.batches import collate, fingerprint_image, fingerprint_text
+from optimum_grail.calibration.images import encode_images, image_column, image_processor, read_images
+from optimum_grail.calibration.text import default_seqlen, encode_rows, require_column, text_column
+from optimum_grail.errors import DataError
+from optimum_grail.evaluation.metrics import METRICS
+from optimum_grail.evaluation.metrics._metric import (
+    Metric,
+    batches,
+    inference,
+    model_dtype,
+    need_tokenizer,
+    positive,
+    table,
+    to_device,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@METRICS.register
+@dataclass(frozen=True)
+class Accuracy(Metric):
+    """Fraction of rows whose label has the highest logit.
+
+    Labels are class numbers, or names that the model's ``label2id`` knows; where a dataset names its classes and the
+    model knows all these names, names count and not numbers.
+
+    Args:
+        label_column: column of the labels.
+        image_column: default the first column of images; for models of images.
+        text_column: default ``text`` or the first column of strings; for models of text.
+        seqlen: truncation of texts, default as in calibration.
+        num_samples: use the first rows only.
+        batch_size: rows per forward pass.
+
+    Raises:
+        ConfigError: a number below 1.
+    """
+
+    headline: ClassVar[str] = "accuracy"
+
+    label_column: str = "label"
+    image_column: str | None = None
+    text_column: str | None = None
+    seqlen: int | None = None
+    num_samples: int | None = None
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        positive(self, "seqlen", "num_samples", "batch_size")
+
+    def check(self, model_class: type, config: Any, tokenizer: Any, processor: Any, dataset_rows: Any) -> None:
+        """See :class:`Metric`."""
+        rows = table(self.read(dataset_rows))
+        self._labels(rows, config)
+        if _sees(model_class):
+            image_column(rows, self.image_column)
+            image_processor(processor, repr(getattr(config, "name_or_path", "") or model_class.__name__))
+        else:
+            text_column(rows, self.text_column)
+            default_seqlen(config, need_tokenizer(tokenizer, config), self.seqlen)
+
+    def _count(self, rows: Dataset) -> int:
+        return min(len(rows), self.num_samples or len(rows))
+
+    def _labels(self, rows: Dataset, config: Any) -> Tensor:
+        """Class numbers, int64 ``[rows]``."""
+        require_column(rows, self.label_column, "--label-column")
+        feature = rows.features[self.label_column]
+        values = rows[: self._count(rows)][self.label_column]
+        known = {str(name).casefold(): number for name, number in (getattr(config, "label2id", None) or {}).items()}
+        names = getattr(feature, "names", None)
+        if names and all(str(name).casefold() in known for name in names):
+            values = [None if value is None else names[value] for value in values]
+        numbers = [_number(value, known, index, self.label_column) for index, value in enumerate(values)]
+        classes = getattr(config, "num_labels", None)
+        if classes is not None and numbers and not 0 <= min(numbers) <= max(numbers) < classes:
+            raise DataError(
+                f"Column {self.label_column!r} has labels from {min(numbers)} to {max(numbers)}, and the model has "
+                f"{classes} classes. Choose the data the model was trained for, or another --label-column."
+            )
+        return torch.tensor(numbers, dtype=torch.int64)
+
+    def fingerprints(self, tokenizer: Any, dataset_rows: Any, config: Any = None) -> frozenset[str]:
+        """See :class:`Metric`; of images where the rows have a column of them, else of texts."""
+        rows = table(self.read(dataset_rows))
+        used = range(self._count(rows))
+        if self.text_column is None:
+            try:
+                column = image_column(rows, self.image_column)
+            except DataError:
+                pass
+            else:
+                return frozenset(map(fingerprint_image, read_images(rows.select_columns([column]), column, used)))
+        column = text_column(rows, self.text_column)
+        return frozenset(fingerprint_text(text or "") for text in rows[: len(used)][column])
+
+    def __call__(
+        self, model: nn.Module, tokenizer: Any, processor: Any, dataset_rows: Any, *, progress: bool = True
+    ) -> dict[str, float | int | str]:
+        """See :class:`Metric`. Keys: accuracy, correct, rows, protocol."""
+        rows = table(self.read(dataset_rows))
+        config = getattr(model, "config", None)
+        self.check(type(model), config, tokenizer, processor, rows)
+        labels = self._labels(rows, config)
+        correct = 0
+        with inference(model) as device:
+            for chunk in batches(len(labels), self.batch_size, progress=progress, what="accuracy"):
+                inputs = self._inputs(type(model), config, tokenizer, processor, rows, chunk)
+                logits = model(**to_device(inputs, device, model_dtype(model))).logits
+                correct += int((logits.argmax(dim=-1).cpu() == labels[chunk.start : chunk.stop]).sum())
+        return {
+            "accuracy": correct / len(labels),
+            "correct": correct,
+            "rows": len(labels),
+            "protocol": f"top-1 against column {self.label_column!r}, {len(labels)} rows",
+        }
+
+    def _inputs(
+        self, model_class: type, config: Any, tokenizer: Any, processor: Any, rows: Dataset, chunk: Sequence[int]
+    ) -> dict[str, Tensor]:
+        if _sees(model_class):
+            column = image_column(rows, self.image_column)
+            pictures = list(read_images(rows.select_columns([column]), column, chunk))
+            return encode_images(pictures, image_processor(processor, model_class.__name__))
+        texts = [text or "" for text in rows[chunk.start : chunk.stop][text_column(rows, self.text_column)]]
+        samples = encode_rows(texts, tokenizer, default_seqlen(config, tokenizer, self.seqlen))
+        return collate(samples, tokenizer.pad_token_id or 0)
+
+
+def _sees(model_class: type) -> bool:
+    return getattr(model_class, "main_input_name", "input_ids") == "pixel_values"
+
+
+def _number(value: Any, known: dict[str, int], index: int, column: str) -> int:
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, str):
+        if value.casefold() in known:
+            return known[value.casefold()]
+        if value.strip().isdigit():
+            return int(value)
+    raise DataError(
+        f"Row {index} of column {column!r} is {value!r}, expected a class number or one of the model's labels "
+        f"{list(known)[:10]}. Name the right column with --label-column."
+    )

@@ -1,0 +1,140 @@
+"""Perplexity of a causal language model on running text, in consecutive windows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from optimum_grail.calibration.batches import fingerprint_tokens
+from optimum_grail.calibration.rows import Rows, ready_samples
+from optimum_grail.calibration.text import default_seqlen, first_tokens, text_column
+from optimum_grail.errors import DataError
+from optimum_grail.evaluation.metrics import METRICS
+from optimum_grail.evaluation.metrics._metric import Metric, batches, inference, need_tokenizer, positive
+
+_TOKENS_PER_BATCH = 4096
+_LOGITS_BYTES = 2**28
+
+
+@METRICS.register
+@dataclass(frozen=True)
+class Perplexity(Metric):
+    """exp of the mean negative log-likelihood of all predicted tokens, in windows of ``seqlen`` tokens.
+
+    Rows are joined by blank lines and tokenized without special tokens; the windows are consecutive and do not
+    overlap, each predicts its tokens 2 to ``seqlen``, and what remains after the last full window is left out. Rows
+    of ``input_ids`` of one length are windows already.
+
+    Args:
+        text_column: default ``text`` or the first column of strings.
+        seqlen: default min(2048, the model's positions, the tokenizer's limit).
+        num_samples: use the first windows only.
+        max_tokens: use the first tokens only.
+        batch_size: windows per forward pass; default as many as make 4096 tokens and 256 MiB of logits.
+
+    Raises:
+        ConfigError: a number below 1.
+    """
+
+    headline: ClassVar[str] = "perplexity"
+    higher_is_better: ClassVar[bool] = False
+    documents: ClassVar[bool] = True
+
+    text_column: str | None = None
+    seqlen: int | None = None
+    num_samples: int | None = None
+    max_tokens: int | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, "seqlen", "num_samples", "max_tokens", "batch_size")
+
+    def check(self, model_class: type, config: Any, tokenizer: Any, processor: Any, dataset_rows: Any) -> None:
+        """See :class:`Metric`."""
+        can_generate = getattr(model_class, "can_generate", lambda: True)()
+        if not can_generate or getattr(config, "is_encoder_decoder", False):
+            raise DataError(
+                f"Perplexity needs a causal language model, and {model_class.__name__} is none. "
+                "Choose another --metric, such as accuracy, spearman or retrieval."
+            )
+        default_seqlen(config, tokenizer, self.seqlen)
+        rows = self.read(dataset_rows)
+        if not rows.ready:
+            text_column(rows.data, self.text_column)
+            need_tokenizer(tokenizer, config)
+
+    def windows(self, config: Any, tokenizer: Any, dataset_rows: Any) -> Tensor:
+        """The token windows, int64 ``[windows, seqlen]``.
+
+        Raises:
+            DataError: there is less text than one window.
+        """
+        rows = self.read(dataset_rows)
+        if rows.ready:
+            return self._ready(rows)
+        seqlen = default_seqlen(config, tokenizer, self.seqlen)
+        column = text_column(rows.data, self.text_column)
+        limits = [limit for limit in (self.max_tokens, self.num_samples and self.num_samples * seqlen) if limit]
+        ids = first_tokens(rows.data, column, need_tokenizer(tokenizer, config), min(limits, default=None))
+        count = len(ids) // seqlen
+        if count == 0:
+            raise DataError(
+                f"{rows.source} gives {len(ids)} tokens, less than one window of seqlen={seqlen}. "
+                f"Give more text, or choose --seqlen {max(len(ids), 2)} or less."
+            )
+        return ids[: count * seqlen].view(count, seqlen)
+
+    def _ready(self, rows: Rows) -> Tensor:
+        samples = [
+            sample["input_ids"] for sample in ready_samples(rows.data, ("input_ids",), self.num_samples or 2**31)
+        ]
+        lengths = sorted({len(sample) for sample in samples})
+        if len(lengths) > 1 or lengths[0] < 2:
+            raise DataError(
+                f"The tokenized rows have lengths from {lengths[0]} to {lengths[-1]}; expected one length of at least "
+                "2 for all. Give text, or windows of one length."
+            )
+        return torch.stack(samples)
+
+    def fingerprints(self, tokenizer: Any, dataset_rows: Any, config: Any = None) -> frozenset[str]:
+        """See :class:`Metric`; of running text, so windows cut at other places are recognised."""
+        return fingerprint_tokens(self.windows(config, tokenizer, dataset_rows))
+
+    def __call__(
+        self, model: nn.Module, tokenizer: Any, processor: Any, dataset_rows: Any, *, progress: bool = True
+    ) -> dict[str, float | int | str]:
+        """See :class:`Metric`. Keys: perplexity, loss (nats per token), tokens, predicted_tokens, windows, protocol."""
+        config = getattr(model, "config", None)
+        rows = self.read(dataset_rows)
+        self.check(type(model), config, tokenizer, processor, rows)
+        windows = self.windows(config, tokenizer, rows)
+        loss = self._loss(model, windows, progress)
+        count, seqlen = windows.shape
+        return {
+            "perplexity": math.exp(loss) if loss < 700 else loss if math.isnan(loss) else math.inf,
+            "loss": loss,
+            "tokens": windows.numel(),
+            "predicted_tokens": count * (seqlen - 1),
+            "windows": count,
+            "protocol": f"rows joined by a blank line, no special tokens, {count} consecutive windows of {seqlen} "
+            "tokens, exp of the mean negative log-likelihood of all predicted tokens",
+        }
+
+    def _loss(self, model: nn.Module, windows: Tensor, progress: bool) -> float:
+        seqlen = windows.shape[1]
+        size = self.batch_size
+        total = torch.zeros((), dtype=torch.float64)
+        with inference(model) as device:
+            if size is None:
+                vocabulary = model(input_ids=windows[:1, :2].to(device), use_cache=False).logits.shape[-1]
+                size = max(1, min(_TOKENS_PER_BATCH // seqlen, _LOGITS_BYTES // (4 * seqlen * vocabulary)))
+            for chunk in batches(len(windows), size, progress=progress, what="perplexity"):
+                ids = windows[chunk.start : chunk.stop].to(device)
+                logits = model(input_ids=ids, use_cache=False).logits.float()
+                picked = logits[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2)
+                total += (logits.logsumexp(dim=2)[:, :-1] - picked).sum(dtype=torch.float64).cpu()
+        return float(total / (len(windows) * (seqlen - 1)))

@@ -1,0 +1,1 @@
+"""What knows the structure of modules: maps resolved, weights changed, checkpoints loaded."""

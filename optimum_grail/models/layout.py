@@ -1,0 +1,107 @@
+"""The places of a model where widths can shrink, with exact parameter counts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.core.spec import ArchitectureSpec, GroupSpec
+from optimum_grail.errors import UnknownNameError
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The repeated blocks of one (sub-)model that share a config.
+
+    Args:
+        name: for display and report: the owner's path, or its model type if the owner is the root.
+        owner: path of the (sub-)model whose config describes the widths; ``""`` is the root.
+        spec: the map that found the blocks.
+        blocks: paths of the blocks from the root, in order.
+        layers: for each block its key in the per-layer table: the pattern's index levels joined by dots (``"3"``,
+            ``"0.1"``), or the path relative to the owner if the spec has several patterns.
+    """
+
+    name: str
+    owner: str
+    spec: ArchitectureSpec
+    blocks: tuple[str, ...]
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Sizes of one module that a group touches: a matrix ``rows x columns x taps`` and vectors along the rows.
+
+    ``columns`` is 0 for a BatchNorm; ``vectors`` counts bias, or a BatchNorm's weight and bias.
+    """
+
+    rows: int
+    columns: int
+    taps: int
+    vectors: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What :func:`optimum_grail.models.resolve.resolve` found; it describes the model at that moment.
+
+    Args:
+        stacks: one per sub-model with blocks of its own.
+        groups: all groups, block by block, by stage within a block.
+        specs: the declaration behind each group, by group name.
+        weights: sizes of every module that a group touches, by path.
+        block_parameters: parameters inside the repeated blocks (what sparsity is a fraction of).
+        total_parameters: parameters of the whole model, tied ones once.
+    """
+
+    stacks: tuple[Stack, ...]
+    groups: tuple[ChannelGroup, ...]
+    specs: Mapping[str, GroupSpec]
+    weights: Mapping[str, Weights]
+    block_parameters: int
+    total_parameters: int
+
+    def group(self, name: str) -> ChannelGroup:
+        """The group called ``name``.
+
+        Raises:
+            UnknownNameError: there is none; the message names the nearest.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise UnknownNameError.among("group", name, [group.name for group in self.groups])
+
+    def of_block(self, block: str) -> tuple[ChannelGroup, ...]:
+        """The groups of one block, by stage."""
+        return tuple(group for group in self.groups if group.block == block)
+
+    def of_stack(self, stack: Stack) -> tuple[ChannelGroup, ...]:
+        """The groups of one stack, in order."""
+        return tuple(group for group in self.groups if group.owner == stack.owner)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Units of every group, by name."""
+        return {group.name: group.units for group in self.groups}
+
+    def removed_parameters(self, widths: Mapping[str, int]) -> int:
+        """Parameters that go when the groups named in ``widths`` keep that many units; exact.
+
+        Differs from the sum of :attr:`ChannelGroup.cost` where two groups meet in one module (the middle convolution
+        of a bottleneck block loses rows to one group and columns to the other).
+        """
+        gone: dict[tuple[str, str], int] = defaultdict(int)
+        for group in self.groups:
+            lost = group.units - widths.get(group.name, group.units)
+            for port in (*group.producers, group.consumer):
+                gone[port.module, port.side] += lost * port.span
+        total = 0
+        for path, size in self.weights.items():
+            out, into = gone[path, "out"], gone[path, "in"]
+            left = (size.rows - out) * (size.columns - into)
+            total += (size.rows * size.columns - left) * size.taps + out * size.vectors
+        return total

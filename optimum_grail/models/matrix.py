@@ -1,0 +1,143 @@
+"""What the algebra sees of a module: two-dimensional weights, widths, and whether it can take a bias.
+
+Linear layers, transformers' ``Conv1D`` (a linear layer stored transposed), convolutions and BatchNorm are understood;
+anything else is an :class:`ArchitectureError`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.errors import ArchitectureError
+
+View = Literal["patch", "shared"]
+"""How a convolution becomes a matrix. ``"patch"``: ``[O, I·kh·kw]``, unit ``u`` owns the columns
+``[u·kh·kw, (u + 1)·kh·kw)``. ``"shared"``: ``[O·kh·kw, I]``, a column per input channel, a row per output and tap."""
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether ``module`` is a BatchNorm of torch."""
+    return isinstance(module, _BatchNorm)
+
+
+def axes(module: nn.Module, path: str = "") -> tuple[int, int]:
+    """Axes of ``module.weight`` that hold output and input features.
+
+    Raises:
+        ArchitectureError: the module is no linear layer, ungrouped 2-D convolution or transformers Conv1D.
+    """
+    if isinstance(module, nn.Conv2d):
+        if module.groups != 1:
+            raise ArchitectureError(
+                f"{path or 'A convolution'} has groups={module.groups}; only ungrouped convolutions can be compressed. "
+                "Leave it out of the architecture's groups."
+            )
+        return 0, 1
+    if isinstance(module, nn.Linear):
+        return 0, 1
+    transformers = sys.modules.get("transformers.pytorch_utils")  # loaded if the model has such a layer
+    if transformers is not None and isinstance(module, transformers.Conv1D):
+        return 1, 0
+    raise ArchitectureError(
+        f"{path or 'A module'} is a {type(module).__name__}; expected a Linear, Conv2d, Conv1D or BatchNorm. Point the "
+        "architecture's map at such a module, and compress before adding adapters or quantizing."
+    )
+
+
+def rows(module: nn.Module, path: str = "") -> int:
+    """Output features (channels for a BatchNorm)."""
+    if isinstance(module, _BatchNorm):
+        return module.num_features
+    axis, _ = axes(module, path)
+    return int(module.get_parameter("weight").shape[axis])
+
+
+def columns(module: nn.Module, path: str = "") -> int:
+    """Input features, or input channels of a convolution."""
+    _, axis = axes(module, path)
+    return int(module.get_parameter("weight").shape[axis])
+
+
+def taps(module: nn.Module) -> int:
+    """Weights per pair of output and input feature: the kernel's area for a convolution, else 1."""
+    return module.kernel_size[0] * module.kernel_size[1] if isinstance(module, nn.Conv2d) else 1
+
+
+def features_per_unit(group: ChannelGroup, module: nn.Module, view: View = "patch") -> int:
+    """Columns of the consumer's matrix that one unit of ``group`` owns."""
+    return group.consumer.span * (taps(module) if view == "patch" else 1)
+
+
+def to_matrix(module: nn.Module, view: View = "patch", dtype: torch.dtype = torch.float64) -> Tensor:
+    """The weight of ``module`` as a matrix, a copy detached from the graph.
+
+    Args:
+        module: linear layer or convolution.
+        view: for convolutions, see :data:`View`.
+        dtype: of the result.
+
+    Returns:
+        shape ``[O, F]``; for the shared view of a convolution ``[O * kh * kw, I]``.
+
+    Raises:
+        ArchitectureError: the module is of another kind.
+    """
+    out, _ = axes(module)
+    weight = module.get_parameter("weight").detach().to(dtype, copy=True)
+    if not isinstance(module, nn.Conv2d):
+        return weight if out == 0 else weight.T.contiguous()
+    return weight.flatten(1) if view == "patch" else weight.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
+
+
+def from_matrix(matrix: Tensor, module: nn.Module, view: View = "patch") -> Tensor:
+    """The inverse of :func:`to_matrix`: a tensor laid out as the weight of ``module``, dtype of ``matrix``.
+
+    The number of columns is free (a narrowed consumer); kernel size and orientation come from ``module``.
+
+    Raises:
+        ArchitectureError: the module is no linear layer or convolution.
+    """
+    out, _ = axes(module)
+    if not isinstance(module, nn.Conv2d):
+        return matrix if out == 0 else matrix.T.contiguous()
+    kernel = (module.kernel_size[0], module.kernel_size[1])
+    if view == "patch":
+        return matrix.unflatten(1, (-1, *kernel))
+    return matrix.unflatten(0, (-1, *kernel)).permute(0, 3, 1, 2).contiguous()
+
+
+def shared_to_patch(matrix: Tensor, module: nn.Module) -> Tensor:
+    """Turn a shared-tap matrix ``[O * kh * kw, I]`` of ``module`` into the patch view ``[O, I * kh * kw]``."""
+    return from_matrix(matrix, module, "shared").flatten(1) if isinstance(module, nn.Conv2d) else matrix
+
+
+def producer_matrix(model: nn.Module, group: ChannelGroup, index: int) -> Tensor:
+    """All that producer ``index`` holds of each unit: float64 ``[units, span * (inputs + bias)]``.
+
+    For a BatchNorm the row is (weight, bias) of the channel.
+    """
+    port = group.producers[index]
+    module = model.get_submodule(port.module)
+    parts = []
+    if isinstance(module, _BatchNorm):
+        parts = [tensor.detach().double()[:, None] for tensor in (module.weight, module.bias) if tensor is not None]
+    else:
+        parts = [to_matrix(module)]
+        if module._parameters.get("bias") is not None:
+            parts.append(module.get_parameter("bias").detach().double()[:, None])
+    elements = port.elements(torch.arange(group.units, device=parts[0].device))
+    return torch.cat(parts, 1)[elements].reshape(group.units, -1)
+
+
+def owns_bias(model: nn.Module, group: ChannelGroup) -> bool:
+    """Whether the consumer of ``group`` can take a bias: its own, or the running mean of the BatchNorm behind it."""
+    consumer = model.get_submodule(group.consumer.module)
+    if consumer._parameters.get("bias") is not None:
+        return True
+    return group.norm is not None and model.get_submodule(group.norm)._buffers.get("running_mean") is not None

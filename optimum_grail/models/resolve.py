@@ -1,0 +1,172 @@
+"""Find the places of a model where widths can shrink, and check that the map fits the modules."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+
+from torch import nn
+
+from optimum_grail.architectures import ARCHITECTURES
+from optimum_grail.core.groups import ChannelGroup, Port
+from optimum_grail.core.spec import ArchitectureSpec, GroupSpec
+from optimum_grail.errors import ArchitectureError, UnknownNameError
+from optimum_grail.models.grouping import GroupBuilder, weights_of
+from optimum_grail.models.layout import Layout, Stack, Weights
+
+
+def resolve(model: nn.Module, spec: ArchitectureSpec | None = None) -> Layout:
+    """Apply the architecture maps to ``model``; works on the meta device too.
+
+    Args:
+        model: a transformers model, or any module if ``spec`` describes it.
+        spec: the map to use; by default the registered maps of the model's (sub-)configs.
+
+    Returns:
+        the layout; every sub-model with blocks of its own is one stack.
+
+    Raises:
+        UnknownNameError: no map serves the model's type.
+        ArchitectureError: blocks or modules of the map are absent, widths of producers and consumer differ, a module
+            is of the wrong kind, or modules that shrink share weights with others.
+    """
+    stacks = _stacks(model, spec)
+    groups: list[ChannelGroup] = []
+    specs: dict[str, GroupSpec] = {}
+    for stack in stacks:
+        for block, layer in zip(stack.blocks, stack.layers, strict=True):
+            for declared in _declared(stack, block, model.get_submodule(block)):
+                group = GroupBuilder(model, stack.owner, block, layer).build(declared)
+                if group.name in specs:
+                    raise ArchitectureError(f"The map has two groups called {group.name!r}. Give each its own name.")
+                groups.append(group)
+                specs[group.name] = declared
+    touched = {port.module: weights_of(model, port.module) for group in groups for port in _ports(group)}
+    _check_overlaps(groups)
+    _check_sharing(model, touched)
+    inside = {id(p): p.numel() for stack in stacks for block in stack.blocks for p in _parameters(model, block)}
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return Layout(tuple(stacks), tuple(groups), specs, touched, sum(inside.values()), total)
+
+
+def _ports(group: ChannelGroup) -> tuple[Port, ...]:
+    return (*group.producers, group.consumer)
+
+
+def _parameters(model: nn.Module, path: str) -> Iterator[nn.Parameter]:
+    return model.get_submodule(path).parameters()
+
+
+def model_type(module: nn.Module) -> str | None:
+    """``config.model_type`` of a transformers (sub-)model, or ``None``."""
+    found = getattr(getattr(module, "config", None), "model_type", None)
+    return found if isinstance(found, str) else None
+
+
+def expand(root: nn.Module, pattern: str) -> list[tuple[str, str]]:
+    """All ``(path, index levels joined by dots)`` below ``root`` that match ``pattern``; empty if any branch ends."""
+    found = [(root, "", "")]
+    for part in pattern.split("."):
+        grown = []
+        for module, path, index in found:
+            children = dict(module.named_children())
+            names = list(children) if part == "*" else [part]
+            if not names or any(name not in children for name in names):
+                return []
+            for name in names:
+                level = f"{index}.{name}".lstrip(".") if part == "*" else index
+                grown.append((children[name], f"{path}.{name}".lstrip("."), level))
+        found = grown
+    return [(path, index) for _, path, index in found]
+
+
+def _stacks(model: nn.Module, spec: ArchitectureSpec | None) -> list[Stack]:
+    families = dict.fromkeys(spec.model_types, spec) if spec else dict(ARCHITECTURES)
+    stacks: list[Stack] = []
+    unmet: dict[str, ArchitectureSpec] = {}
+    met: set[str] = set()
+    for path, module in model.named_modules():
+        name = model_type(module) or ""
+        if name not in families:
+            continue
+        unmet[name] = families[name]
+        if stack := _stack(module, path, families[name]):
+            stacks.append(stack)
+            met.add(name)
+    if spec and not stacks:  # a module without a transformers config is its own owner
+        own = _stack(model, "", spec)
+        stacks, unmet = ([own], {}) if own else ([], {model_type(model) or type(model).__name__: spec})
+    for name in unmet.keys() - met:
+        raise ArchitectureError(
+            f"No part of {type(model).__name__} has the blocks {', '.join(unmet[name].blocks)} that the map of "
+            f"{name!r} expects. Load the model with its backbone, or correct the patterns of the map."
+        )
+    if not stacks:
+        _refuse(model)
+    return stacks
+
+
+def _refuse(model: nn.Module) -> None:
+    name = model_type(model)
+    if name is None:
+        raise ArchitectureError(
+            f"{type(model).__name__} has no config with a model_type, so no registered map can be looked up. Describe "
+            "its blocks with an ArchitectureSpec and pass it as spec=…."
+        )
+    raise UnknownNameError.among("architecture", name, ARCHITECTURES.names(), ARCHITECTURES.remedy)
+
+
+def _stack(module: nn.Module, path: str, spec: ArchitectureSpec) -> Stack | None:
+    matches = [expand(module, pattern) for pattern in spec.blocks]
+    if not matches or not all(matches):
+        return None
+    several = len(matches) > 1
+    pairs = [(below, below if several else index) for match in matches for below, index in match]
+    name = path or model_type(module) or type(module).__name__
+    blocks = tuple(f"{path}.{below}".lstrip(".") for below, _ in pairs)
+    return Stack(name, path, spec, blocks, tuple(layer for _, layer in pairs))
+
+
+def _declared(stack: Stack, path: str, block: nn.Module) -> list[GroupSpec]:
+    """The group declarations that hold in ``block``, by stage."""
+    classes = {cls.__name__ for cls in type(block).__mro__}
+    found = [spec for spec in stack.spec.groups if spec.block_class is None or spec.block_class in classes]
+    if not found:
+        expected = sorted({str(spec.block_class) for spec in stack.spec.groups})
+        raise ArchitectureError(
+            f"Block {path} is a {type(block).__name__}; the map knows {', '.join(expected) or 'no group at all'}. Add "
+            "groups for this class of block."
+        )
+    return sorted(found, key=lambda spec: spec.stage)
+
+
+def _check_overlaps(groups: list[ChannelGroup]) -> None:
+    """No element of a weight axis may belong to two groups: they could not shrink independently."""
+    strips = defaultdict(list)
+    for group in groups:
+        for port in _ports(group):
+            strips[port.module, port.side].append((port.offset, port.offset + group.units * port.span, group.name))
+    for (path, side), found in strips.items():
+        found.sort()
+        for (_, end, first), (start, _, second) in pairwise(found):
+            if start < end:
+                raise ArchitectureError(
+                    f"Groups {first!r} and {second!r} both own elements of {path} ({side}). Let each strip of a weight "
+                    "belong to one group of the map."
+                )
+
+
+def _check_sharing(model: nn.Module, touched: dict[str, Weights]) -> None:
+    """A weight that also lives elsewhere cannot shrink in one place only."""
+    homes = defaultdict(list)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        homes[id(parameter)].append(name)
+    for path in touched:
+        for name, parameter in model.get_submodule(path).named_parameters(recurse=False):
+            others = [home for home in homes[id(parameter)] if home != f"{path}.{name}"]
+            if others:
+                raise ArchitectureError(
+                    f"{path}.{name} is shared with {others[0]}, so it cannot shrink alone. Models that share weights "
+                    "between blocks are not supported: untie them first."
+                )

@@ -1,0 +1,243 @@
+"""The only place where a weight changes: :func:`apply_` for a plan, :func:`narrow_` for empty shapes while loading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from optimum_grail.core.groups import ChannelGroup, Port
+from optimum_grail.core.plan import GroupPlan
+from optimum_grail.core.readout import Readout
+from optimum_grail.errors import ArchitectureError, StatisticsError
+from optimum_grail.models.matrix import axes, columns, from_matrix, owns_bias, rows, taps
+
+Encode = Callable[[Tensor, int], Tensor]
+"""``(rows of all units, span) -> rows of the kept slots``."""
+
+
+def apply_(model: nn.Module, plan: Mapping[str, GroupPlan]) -> None:
+    """Give the modules of ``model`` the shapes and values of ``plan``.
+
+    Everything is validated before the first write. Parameters become new objects of the same dtype, device and
+    ``requires_grad``; a group that keeps everything with an unchanged readout stays bit-identical.
+
+    Args:
+        model: the model that the plan's groups were resolved on, with values in memory.
+        plan: group name to its reduction and readout, for instance a :class:`~optimum_grail.core.plan.Plan`.
+
+    Raises:
+        ArchitectureError: a module is absent, of the wrong kind or width, quantized or offloaded; a readout has the
+            wrong shape, or a bias that its consumer cannot take.
+        StatisticsError: a readout is not finite in the dtype of its consumer.
+    """
+    ordered = _in_order(plan.values())
+    sizes: dict[tuple[str, str], int] = {}
+    for item in ordered:
+        _validate(model, item, sizes)
+    for item in ordered:
+        _apply_one_(model, item)
+
+
+def narrow_(model: nn.Module, group: ChannelGroup, units: int) -> None:
+    """Give the modules of ``group`` the shapes of ``units`` units; the values are those of the first ones.
+
+    For loaders, before a checkpoint fills the modules; works on the meta device.
+
+    Raises:
+        ArchitectureError: ``units`` is outside ``[1, group.units]``.
+    """
+    if not 1 <= units <= group.units:
+        raise ArchitectureError(f"Group {group.name!r} has {group.units} units; cannot keep {units}.")
+    port, consumer = group.consumer, model.get_submodule(group.consumer.module)
+    _, axis = axes(consumer, port.module)
+    left = consumer.get_parameter("weight").detach().narrow(axis, port.offset, units * port.span)
+    _rewrite_(model, group, units, lambda strip, span: strip[: units * span].clone(), left.clone())
+
+
+def check_weights(model: nn.Module, groups: Iterable[ChannelGroup]) -> None:
+    """Refuse weights that cannot be compressed, before any work is spent on them.
+
+    Raises:
+        ArchitectureError: a weight of the groups is quantized, offloaded or on the meta device.
+        StatisticsError: a weight holds NaN or infinity.
+    """
+    for group in groups:
+        for port in (*group.producers, group.consumer):
+            _check_values(model.get_submodule(port.module), port.module)
+            for name, parameter in model.get_submodule(port.module).named_parameters(recurse=False):
+                if not bool(torch.isfinite(parameter).all()):
+                    raise StatisticsError(
+                        f"{port.module}.{name} holds NaN or infinite values. Repair the checkpoint before compressing."
+                    )
+
+
+def _in_order(items: Iterable[GroupPlan]) -> list[GroupPlan]:
+    """Blocks as they come, stages ascending within a block: a consumer loses its columns before its rows."""
+    blocks: dict[str, list[GroupPlan]] = {}
+    for item in items:
+        blocks.setdefault(item.group.block, []).append(item)
+    return [item for block in blocks.values() for item in sorted(block, key=lambda item: item.group.stage)]
+
+
+def _module(model: nn.Module, path: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError as error:
+        raise ArchitectureError(f"The plan names {path}, which the model lacks. Apply it to its own model.") from error
+
+
+def _check_values(module: nn.Module, path: str) -> None:
+    for name, parameter in module.named_parameters(recurse=False):
+        if parameter.device.type == "meta":
+            raise ArchitectureError(
+                f"{path}.{name} is on the meta device or offloaded, so it has no values to change. Load the model into "
+                "memory (no device_map with disk or cpu offload) before compressing it."
+            )
+        if not parameter.is_floating_point() or type(parameter) is not nn.Parameter:
+            raise ArchitectureError(
+                f"{path}.{name} is quantized ({type(parameter).__name__}, {parameter.dtype}). Compress the unquantized "
+                "model, then quantize the result."
+            )
+
+
+def _validate(model: nn.Module, item: GroupPlan, sizes: dict[tuple[str, str], int]) -> None:
+    """Check one group against the sizes that the groups before it leave behind, and update these."""
+    group, reduction = item.group, item.reduction
+    if len(reduction.assignment) != group.units or not 1 <= reduction.slots <= group.units:
+        raise ArchitectureError(
+            f"The plan of {group.name!r} reduces {len(reduction.assignment)} units to {reduction.slots}; the group has "
+            f"{group.units}. Make the plan for this model."
+        )
+    for port in (*_from_the_end(group.producers), group.consumer):
+        module = _module(model, port.module)
+        width = rows(module, port.module) if port.side == "out" else columns(module, port.module)
+        left = sizes.setdefault((port.module, port.side), width)
+        if left < port.offset + group.units * port.span:
+            raise ArchitectureError(
+                f"{port.module} has width {left}, but {group.name!r} needs {port.offset + group.units * port.span}. "
+                "The plan belongs to another model, or was applied already."
+            )
+        _check_values(module, port.module)
+        sizes[port.module, port.side] = left - (group.units - reduction.slots) * port.span
+    for path, per_unit in group.attributes:
+        owner, _, name = path.rpartition(".")
+        if getattr(_module(model, owner), name, None) != group.units * per_unit:
+            raise ArchitectureError(f"{path} is not {group.units * per_unit}, as {group.name!r} expects.")
+    _validate_readout(model, item, sizes)
+
+
+def _validate_readout(model: nn.Module, item: GroupPlan, sizes: dict[tuple[str, str], int]) -> None:
+    group, readout, path = item.group, _readout(item), item.group.consumer.module
+    consumer = model.get_submodule(path)
+    out = sizes.get((path, "out"), rows(consumer, path))
+    expected = (out, item.reduction.slots * group.consumer.span * taps(consumer))
+    if tuple(readout.weight.shape) != expected:
+        raise ArchitectureError(
+            f"The readout of {group.name!r} has shape {tuple(readout.weight.shape)}, expected {expected}."
+        )
+    dtype = consumer.get_parameter("weight").dtype
+    if not bool(torch.isfinite(readout.weight.to(dtype)).all()):
+        raise StatisticsError(
+            f"The readout of {group.name!r} is not finite in {dtype}. Raise the ridge, or compress in a wider dtype."
+        )
+    bias = readout.bias
+    if bias is None:
+        return
+    if not owns_bias(model, group):
+        raise ArchitectureError(
+            f"The readout of {group.name!r} has a bias, but {path} has none and no BatchNorm follows. Use "
+            "affine=False, or add biases first where the stock config can express them."
+        )
+    if tuple(bias.shape) != (out,) or not bool(torch.isfinite(bias.to(dtype)).all()):
+        raise StatisticsError(f"The readout bias of {group.name!r} must be {out} finite numbers in {dtype}.")
+
+
+def _readout(item: GroupPlan) -> Readout:
+    if item.readout is None:
+        raise ArchitectureError(
+            f"The plan of {item.group.name!r} has no readout: it was applied already. Apply a plan to the dense model "
+            "before its readouts are let go."
+        )
+    return item.readout
+
+
+def _apply_one_(model: nn.Module, item: GroupPlan) -> None:
+    group, reduction, readout = item.group, item.reduction, _readout(item)
+    consumer = model.get_submodule(group.consumer.module)
+    weight = consumer.get_parameter("weight")
+    columns_left = from_matrix(readout.weight.to(weight.device, weight.dtype), consumer)
+    _rewrite_(model, group, reduction.slots, reduction.encode_rows, columns_left)
+    if readout.bias is None:
+        return
+    if consumer._parameters.get("bias") is not None:
+        bias = consumer.get_parameter("bias")
+        _set_(consumer, "bias", bias.detach().double() + readout.bias.to(bias.device))
+        return
+    norm = model.get_submodule(str(group.norm))
+    mean = norm.get_buffer("running_mean")  # adding b in front of a BatchNorm is taking b from its mean
+    _set_(norm, "running_mean", mean.double() - readout.bias.to(mean.device))
+
+
+def _rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, consumer_strip: Tensor) -> None:
+    for port in _from_the_end(group.producers):
+        module = model.get_submodule(port.module)
+        axis = 0 if isinstance(module, _BatchNorm) else axes(module, port.module)[0]
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if tensor.dim() == 0:  # BatchNorm's num_batches_tracked
+                continue
+            along = axis if tensor.dim() > 1 else 0
+            strip = tensor.detach().narrow(along, port.offset, group.units * port.span).movedim(along, 0)
+            _set_(module, name, _splice(tensor, port, group.units, along, encode(strip, port.span).movedim(0, along)))
+        _sync_sizes_(module)
+    consumer = model.get_submodule(group.consumer.module)
+    weight = consumer.get_parameter("weight")
+    _, axis = axes(consumer, group.consumer.module)
+    _set_(consumer, "weight", _splice(weight, group.consumer, group.units, axis, consumer_strip))
+    _sync_sizes_(consumer)
+    for path, per_unit in group.attributes:
+        owner, _, name = path.rpartition(".")
+        setattr(model.get_submodule(owner), name, slots * per_unit)
+
+
+def _from_the_end(ports: Sequence[Port]) -> list[Port]:
+    """Ports of one fused module last strip first, so that the offsets of the others stay true."""
+    return sorted(ports, key=lambda port: -port.offset)
+
+
+def _splice(tensor: Tensor, port: Port, units: int, axis: int, strip: Tensor) -> Tensor:
+    """Replace the strip that ``port`` owns along ``axis``; what lies outside stays."""
+    end = port.offset + units * port.span
+    rest = tensor.shape[axis] - end
+    if port.offset == 0 and rest == 0:
+        return strip
+    whole = tensor.detach()
+    return torch.cat([whole.narrow(axis, 0, port.offset), strip, whole.narrow(axis, end, rest)], axis)
+
+
+def _set_(module: nn.Module, name: str, value: Tensor) -> None:
+    """Replace a parameter or buffer, keeping dtype, device, ``requires_grad`` and what others noted on it."""
+    old = getattr(module, name)
+    value = value.detach().to(old.device, old.dtype).contiguous()
+    if not isinstance(old, nn.Parameter):
+        setattr(module, name, value)
+        return
+    new = nn.Parameter(value, requires_grad=old.requires_grad)
+    vars(new).update(vars(old))
+    setattr(module, name, new)
+
+
+def _sync_sizes_(module: nn.Module) -> None:
+    """Make the size attributes of ``module`` say what its tensors are."""
+    if isinstance(module, _BatchNorm):
+        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        module.num_features = next((tensor.shape[0] for _, tensor in tensors if tensor.dim()), module.num_features)
+    elif isinstance(module, nn.Conv2d):
+        module.out_channels, module.in_channels = rows(module), columns(module)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = rows(module), columns(module)
+    else:  # transformers' Conv1D
+        sizes = {"nf": rows(module), "nx": columns(module)}
+        vars(module).update(sizes)

@@ -1,0 +1,1 @@
+"""The stages of a compression: survey, allocate, fit; and the estimate printed before them."""

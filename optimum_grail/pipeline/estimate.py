@@ -1,0 +1,151 @@
+"""What a run will cost, told before it starts."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optimum_grail.calibration.batches import Batch
+from optimum_grail.calibration.stream import first, on_device
+from optimum_grail.models.layout import Layout
+from optimum_grail.pipeline.methods import Methods
+from optimum_grail.pipeline.problems import view_of
+
+STUDENT_PASSES = 2.5
+"""Student forwards per block: half of one for the attention's statistics, one for the FFN's, one to move on."""
+RATE_SIZE = 768
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of a run beyond the loaded model.
+
+    Args:
+        seconds: expected wall time of survey and fit.
+        memory: bytes of streams, one block's statistics and one block's copies.
+        forward_flops: floating point operations of one pass over the calibration data through all blocks.
+        gram_flops: of all Gram products, once.
+    """
+
+    seconds: float
+    memory: int
+    forward_flops: float
+    gram_flops: float
+
+    def line(self, samples: int, tokens: int) -> str:
+        """One line for people."""
+        data = f"{samples:,} samples" + (f", {tokens:,} tokens" if tokens else "")
+        return f"Needs about {_span(self.seconds)} and {self.memory / 2**30:.2f} GiB beyond the model ({data})."
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+@torch.no_grad()
+def estimate(model: nn.Module, layout: Layout, methods: Methods, batches: Sequence[Batch]) -> Estimate:
+    """Count one sample's operations with hooks, measure this machine's matrix-product rate, multiply."""
+    batch = batches[0]
+    probe = Batch({name: tensor[:1] for name, tensor in batch.inputs.items()}, batch.split)
+    samples = sum(len(next(iter(item.inputs.values()))) for item in batches)
+    with _counting(model, layout) as counted:
+        model(**on_device(model, probe))
+    forward = counted.flops * samples
+    rows = {name: count * samples for name, count in counted.rows.items()}
+    widths = {group.name: _features(model, layout, group.name) for group in layout.groups}
+    gram = sum(2.0 * rows.get(name, 0) * width**2 for name, width in widths.items())
+    target = sum(
+        2.0 * rows.get(g.name, 0) * widths[g.name] * layout.weights[g.consumer.module].rows for g in layout.groups
+    )
+    solve = sum(4.0 * width**3 for width in widths.values())
+    fit = forward * (STUDENT_PASSES + methods.two_streams) + gram + target * methods.two_streams + 4 * solve
+    survey = (forward * (1 + len(layout.groups) / 16) + gram + 3 * solve) if "curves" in methods.needs else 0.0
+    copies = 2 if methods.two_streams else 1
+    statistics = max(
+        (sum(8 * widths[g.name] ** 2 * 4 for g in layout.of_block(stack_block)) for stack in layout.stacks for stack_block in stack.blocks),
+        default=0,
+    )
+    block = max((_bytes(model.get_submodule(path)) for stack in layout.stacks for path in stack.blocks), default=0)
+    memory = counted.stream * samples * 4 * (2 * copies) + statistics + block
+    return Estimate((fit + survey) / matmul_rate(next(model.parameters()).device), int(memory), forward, gram)
+
+
+def matmul_rate(device: torch.device | str = "cpu", repeats: int = 4) -> float:
+    """Floating point operations per second of a float32 matrix product on ``device``, measured now."""
+    matrix = torch.ones(RATE_SIZE, RATE_SIZE, device=device)
+    best = 0.0
+    for _ in range(repeats):
+        start = time.perf_counter()
+        float((matrix @ matrix)[0, 0])
+        best = max(best, 2.0 * RATE_SIZE**3 / (time.perf_counter() - start))
+    return best
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Free bytes on ``device``; ``None`` where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _features(model: nn.Module, layout: Layout, name: str) -> int:
+    group = layout.group(name)
+    weights = layout.weights[group.consumer.module]
+    taps = weights.taps if view_of(model, group) == "patch" else 1
+    return group.units * group.consumer.span * taps
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(parameter.numel() * 4 for parameter in module.parameters())
+
+
+@dataclass
+class _Counted:
+    """Counts of one sample: operations in blocks, rows per group, elements of the widest hidden state."""
+
+    flops: float
+    rows: dict[str, int]
+    stream: int
+
+
+@contextmanager
+def _counting(model: nn.Module, layout: Layout) -> Iterator[_Counted]:
+    counted = _Counted(0.0, {}, 0)
+
+    def layer(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        weight = module.get_parameter("weight")
+        counted.flops += 2.0 * output.numel() * weight.numel() / weight.shape[0]
+
+    def consumer(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            counted.rows[name] = output.numel() // (output.shape[1] if output.dim() == 4 else output.shape[-1])
+
+        return hook
+
+    def block(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        counted.stream = max(counted.stream, first(output).numel())
+
+    handles = []
+    for stack in layout.stacks:
+        for path in stack.blocks:
+            handles.append(model.get_submodule(path).register_forward_hook(block))
+            for module in model.get_submodule(path).modules():
+                if isinstance(module, (nn.Linear, nn.Conv2d)):
+                    handles.append(module.register_forward_hook(layer))
+    for group in layout.groups:
+        handles.append(model.get_submodule(group.consumer.module).register_forward_hook(consumer(group.name)))
+    try:
+        yield counted
+    finally:
+        for handle in handles:
+            handle.remove()

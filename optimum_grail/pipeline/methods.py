@@ -1,0 +1,43 @@
+"""The three methods of a run, and what they ask of the calibration together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from optimum_grail.core.problem import Allocation, Compensator, Need, Selector
+
+WithinBlock = Literal["sequential", "joint"]
+
+
+@dataclass(frozen=True)
+class Methods:
+    """Selector, compensator and allocation of a run.
+
+    Args:
+        selector: chooses units.
+        compensator: computes readouts.
+        allocation: shares the budget out.
+        within_block: ``"sequential"``: a block's groups one stage after the other; ``"joint"``: all from one pass
+            over the uncompressed block, as the GRAIL authors do.
+    """
+
+    selector: Selector
+    compensator: Compensator
+    allocation: Allocation
+    within_block: WithinBlock = "sequential"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Everything any of them asks for."""
+        return self.selector.needs | self.compensator.needs | self.allocation.needs
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether calibration data has to be there at all."""
+        return bool(self.needs)
+
+    @property
+    def two_streams(self) -> bool:
+        """Whether the dense model runs beside the student during the fit."""
+        return bool(self.compensator.needs & {"drift", "dense"})

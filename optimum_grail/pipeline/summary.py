@@ -1,0 +1,126 @@
+"""From a finished run to its :class:`Report`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from optimum_grail.calibration.batches import CalibrationData
+from optimum_grail.core.plan import Plan
+from optimum_grail.hub.card import hub_id
+from optimum_grail.models.layout import Layout
+from optimum_grail.pipeline.allocate import Widths
+from optimum_grail.report.environment import hardware, peak_memory, versions
+from optimum_grail.report.report import Calibration, GroupRow, Report
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of a model at one moment.
+
+    Args:
+        parameters: of the whole model, tied ones once.
+        blocks: inside the repeated blocks.
+        bytes: of all parameters in the checkpoint's dtype.
+    """
+
+    parameters: int
+    blocks: int
+    bytes: int
+
+    @classmethod
+    def of(cls, model: nn.Module, layout: Layout, dtype: torch.dtype) -> Size:
+        """Measure ``model``, whose blocks are where ``layout`` says."""
+        inside = {id(p): p for s in layout.stacks for path in s.blocks for p in model.get_submodule(path).parameters()}
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        width = torch.empty(0, dtype=dtype).element_size()
+        return cls(parameters, sum(parameter.numel() for parameter in inside.values()), parameters * width)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything the report of a run is made from.
+
+    Args:
+        source: where the model came from.
+        revision: its commit, if known.
+        config: resolved configuration, JSON.
+        layout: the layout before compression.
+        before: size of the dense model.
+        after: size of the compressed model.
+        plan: what was done.
+        widths: what the allocation decided and predicted.
+        data: calibration data, or ``None``.
+        evaluation: results, dense and compressed.
+        standalone: whether plain transformers loads the result.
+        notes: what the user should know.
+        seconds: wall time per stage.
+    """
+
+    source: str
+    revision: str | None
+    config: Mapping[str, Any]
+    layout: Layout
+    before: Size
+    after: Size
+    plan: Plan
+    widths: Widths
+    data: CalibrationData | None
+    evaluation: Sequence[Mapping[str, Any]]
+    standalone: bool
+    notes: Sequence[str]
+    seconds: Mapping[str, float]
+
+    def report(self, model: nn.Module) -> Report:
+        """The report; ``model`` tells its class, type and device."""
+        asked = ("sparsity", "ffn_sparsity", "head_sparsity", "channel_sparsity")
+        return Report(
+            model=self.source,
+            model_type=getattr(getattr(model, "config", None), "model_type", "") or "",
+            model_class=type(model).__name__,
+            base_model=hub_id(self.source),
+            revision=self.revision,
+            asked={key: self.config[key] for key in asked if self.config.get(key) is not None},
+            parameters_before=self.before.parameters,
+            parameters_after=self.after.parameters,
+            block_parameters_before=self.before.blocks,
+            block_parameters_after=self.after.blocks,
+            bytes_before=self.before.bytes,
+            bytes_after=self.after.bytes,
+            groups=self._groups(),
+            calibration=self._calibration(),
+            config=self.config,
+            standalone=self.standalone,
+            free_width_gain=self._gain(),
+            evaluation=tuple(self.evaluation),
+            seconds=dict(self.seconds),
+            peak_memory=peak_memory(),
+            versions=versions(),
+            hardware=hardware(str(next(model.parameters()).device)),
+            warnings=tuple(self.notes),
+            command=" ".join(sys.argv) if sys.argv and "optimum-cli" in sys.argv[0] else "",
+        )
+
+    def _groups(self) -> tuple[GroupRow, ...]:
+        rows = []
+        for group in self.layout.groups:
+            item = self.plan.get(group.name)
+            diagnostics = {} if item is None else item.diagnostics
+            rows.append(GroupRow.of(group.name, group.kind, group.units, self.widths.kept[group.name], diagnostics))
+        return tuple(rows)
+
+    def _calibration(self) -> Calibration | None:
+        data = self.data
+        if data is None:
+            return None
+        return Calibration(data.source, data.sha256, data.samples, data.tokens, data.seqlen, data.notes)
+
+    def _gain(self) -> float | None:
+        """Share of the predicted damage that free widths per layer would save."""
+        ours, free = self.widths.predicted, self.widths.predicted_free
+        return None if ours is None or free is None or ours <= 0 else max(0.0, 1 - free / ours)

@@ -1,0 +1,259 @@
+"""``Report``: everything that one run asked, did and measured, as a value; JSON both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optimum_grail.errors import CheckpointError
+
+FILE_NAME = "grail_report.json"
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """What happened to one group. Errors are squared, relative to the target's variance; ``None``: not measured.
+
+    Args:
+        name: the group's name.
+        kind: ``"mlp"``, ``"heads"`` or ``"conv"``.
+        units_before: units of the dense model.
+        units_after: units kept.
+        plain_error: error of plain pruning on all calibration rows.
+        fit_error: error of the chosen readout on all calibration rows.
+        plain_held_error: error of plain pruning on the held-out rows.
+        held_error: error of the choice on the held-out rows, as it was fitted on the others.
+        ridge: the ridge used, relative.
+        tau: the share of the stream's drift that was corrected.
+        chosen: which candidate won: ``"fit"``, ``"batch-norm"`` (fitted, BatchNorm re-estimated) or ``"plain"``.
+    """
+
+    name: str
+    kind: str
+    units_before: int
+    units_after: int
+    plain_error: float | None = None
+    fit_error: float | None = None
+    plain_held_error: float | None = None
+    held_error: float | None = None
+    ridge: float | None = None
+    tau: float | None = None
+    chosen: str | None = None
+
+    @classmethod
+    def of(cls, name: str, kind: str, before: int, after: int, diagnostics: Mapping[str, Any]) -> GroupRow:
+        """Build a row from a plan's diagnostics; what a row has no field for is left out."""
+        known = {item.name for item in dataclasses.fields(cls)} - {"name", "kind", "units_before", "units_after"}
+        return cls(name, kind, before, after, **{key: diagnostics[key] for key in known & set(diagnostics)})
+
+    @property
+    def gated(self) -> bool:
+        """Whether the held-out gate kept plain pruning, because no fit was better."""
+        return self.chosen == "plain"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The data the statistics came from.
+
+    Args:
+        source: path, Hub id, ``"self"`` or a description of the live object.
+        sha256: hash of the samples as the model saw them.
+        samples: how many.
+        tokens: rows that entered the statistics (tokens, patches or positions, without padding).
+        seqlen: tokens per sample, where there are tokens.
+        notes: what a reader should know, for example that streams ran in a reduced dtype.
+    """
+
+    source: str
+    sha256: str = ""
+    samples: int = 0
+    tokens: int = 0
+    seqlen: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One run.
+
+    Args:
+        model: what was compressed: a Hub id, a folder's name or a class name.
+        model_type: the config's ``model_type``; empty for a module of the user's own.
+        model_class: name of the model's class, for example ``"LlamaForCausalLM"``.
+        base_model: Hub id of the dense model, if it has one.
+        revision: its commit, if known.
+        asked: the request: ``{"sparsity": 0.5}``, or the fractions of units per kind.
+        parameters_before: parameters of the whole dense model.
+        parameters_after: of the whole compressed model.
+        block_parameters_before: parameters inside the repeated blocks, dense.
+        block_parameters_after: the same, compressed.
+        bytes_before: bytes of all parameters in the checkpoint's dtype, dense.
+        bytes_after: the same, compressed.
+        groups: one row per group, in the order of the model.
+        calibration: the data; ``None`` for data-free methods.
+        config: the resolved configuration.
+        standalone: whether plain transformers loads the result without this package.
+        free_width_gain: predicted share of the damage that free widths per layer would save; ``None``: not predicted.
+        evaluation: results, each with ``metric``, ``dataset``, ``dense``, ``compressed``, and ``plain`` (pruned without
+            compensation) where measured.
+        seconds: wall time per stage.
+        peak_memory: bytes, highest resident memory of the process.
+        versions: of Python and the libraries.
+        hardware: processor, cores, memory, device.
+        warnings: what the run warned about.
+        command: the command line, if there was one.
+        extra: keys of a report file that this version does not know.
+    """
+
+    model: str
+    model_type: str = ""
+    model_class: str = ""
+    base_model: str | None = None
+    revision: str | None = None
+    asked: Mapping[str, float] = field(default_factory=dict)
+    parameters_before: int
+    parameters_after: int
+    block_parameters_before: int
+    block_parameters_after: int
+    bytes_before: int
+    bytes_after: int
+    groups: tuple[GroupRow, ...] = ()
+    calibration: Calibration | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    standalone: bool = True
+    free_width_gain: float | None = None
+    evaluation: tuple[Mapping[str, Any], ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_memory: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    command: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def achieved(self) -> float:
+        """Fraction of the blocks' parameters that went: what ``sparsity`` asks for."""
+        return _gone(self.block_parameters_before, self.block_parameters_after)
+
+    @property
+    def achieved_model(self) -> float:
+        """Fraction of the whole model's parameters that went."""
+        return _gone(self.parameters_before, self.parameters_after)
+
+    @property
+    def achieved_units(self) -> dict[str, float]:
+        """Fraction of the units that went, per kind."""
+        kinds = dict.fromkeys(row.kind for row in self.groups)
+        return {
+            kind: _gone(
+                sum(row.units_before for row in self.groups if row.kind == kind),
+                sum(row.units_after for row in self.groups if row.kind == kind),
+            )
+            for kind in kinds
+        }
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """Names of the groups that lost nothing."""
+        return tuple(row.name for row in self.groups if row.units_after == row.units_before)
+
+    def evaluated(self, *results: Mapping[str, Any]) -> Report:
+        """The same report with more evaluation results."""
+        return dataclasses.replace(self, evaluation=(*self.evaluation, *results))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, with the achieved fractions; non-finite numbers become ``"inf"``, ``"-inf"``, ``"nan"``."""
+        values = dataclasses.asdict(self)
+        extra = values.pop("extra")
+        achieved = {"blocks": self.achieved, "model": self.achieved_model, "units": self.achieved_units}
+        return dict(_finite({**values, "achieved": achieved, **extra}))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Report:
+        """Inverse of :meth:`to_dict`; unknown keys go to ``extra``.
+
+        Raises:
+            CheckpointError: a key is missing or has another shape.
+        """
+        known = {item.name for item in dataclasses.fields(cls)} - {"extra"}
+        data = {key: _infinite(value) for key, value in values.items() if key != "achieved"}
+        extra = {key: data.pop(key) for key in tuple(data) if key not in known}
+        try:
+            data["groups"] = tuple(GroupRow(**row) for row in data.get("groups", ()))
+            calibration = data.get("calibration")
+            if calibration is not None:
+                data["calibration"] = Calibration(**{**calibration, "notes": tuple(calibration.get("notes", ()))})
+            for key in ("evaluation", "warnings"):
+                data[key] = tuple(data.get(key, ()))
+            return cls(**data, extra=extra)
+        except (TypeError, AttributeError) as error:
+            raise CheckpointError(f"This is no report of a compression: {error}.") from error
+
+    def to_json(self) -> str:
+        """Indented JSON that every parser reads."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            CheckpointError: it is no JSON object, or no report.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"The report is not JSON: {error}.") from error
+        if not isinstance(values, dict):
+            raise CheckpointError(f"The report is a {type(values).__name__}; expected a JSON object.")
+        return cls.from_dict(values)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``grail_report.json`` into ``folder`` and return its path."""
+        path = Path(folder) / FILE_NAME
+        path.write_text(self.to_json(), encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Report:
+        """Read ``grail_report.json`` from ``folder``.
+
+        Raises:
+            CheckpointError: there is none, or it is corrupt.
+        """
+        path = Path(folder) / FILE_NAME
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"Cannot read the report {str(path)!r}: {error}.") from error
+
+
+def _gone(before: int, after: int) -> float:
+    return 1 - after / before if before else 0.0
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinities: write them as words; mappings and tuples become dicts and lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _infinite(value: Any) -> Any:
+    """Inverse of :func:`_finite` for numbers."""
+    if isinstance(value, dict):
+        return {key: _infinite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_infinite(item) for item in value]
+    return float(value) if value in ("inf", "-inf", "nan") else value

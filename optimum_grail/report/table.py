@@ -1,0 +1,153 @@
+"""A report as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from optimum_grail.report.report import GroupRow, Report
+
+MISSING = "-"
+ASKED_NAMES: Mapping[str, str] = {
+    "sparsity": "of the blocks' parameters",
+    "ffn_sparsity": "of the FFN channels",
+    "head_sparsity": "of the heads",
+    "channel_sparsity": "of the inner channels",
+}
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A measured value for people: whole numbers with thousands separators, others with ``digits`` digits."""
+    if value is None:
+        return MISSING
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as ``"49.9 %"``."""
+    return MISSING if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def change(before: Any, after: Any) -> str:
+    """The relative change from ``before`` to ``after``, signed, or a dash."""
+    if not isinstance(before, int | float) or not isinstance(after, int | float) or before == 0:
+        return MISSING
+    return f"{100 * (after - before) / before:+.1f} %"
+
+
+def comparison_rows(report: Report) -> list[tuple[str, Any, Any, Any]]:
+    """Rows of ``(quantity, dense, plainly pruned or None, compressed)``: sizes, then evaluation results."""
+    sizes: list[tuple[str, Any, Any, Any]] = [
+        ("parameters", report.parameters_before, None, report.parameters_after),
+        ("parameters of the blocks", report.block_parameters_before, None, report.block_parameters_after),
+        ("bytes", report.bytes_before, None, report.bytes_after),
+    ]
+    results = [
+        (_result_name(row), row.get("dense"), row.get("plain"), row.get("compressed")) for row in report.evaluation
+    ]
+    return sizes + results
+
+
+def _result_name(row: Mapping[str, Any]) -> str:
+    name = str(row.get("metric", "result"))
+    return f"{name} on {row['dataset']}" if row.get("dataset") else name
+
+
+def asked_lines(report: Report) -> list[str]:
+    """One line per request, with what was achieved, and one for the whole model."""
+    kinds = {"ffn_sparsity": "mlp", "head_sparsity": "heads", "channel_sparsity": "conv"}
+    lines = []
+    for name, asked in report.asked.items():
+        achieved = report.achieved if name == "sparsity" else report.achieved_units.get(kinds.get(name, ""))
+        lines.append(f"asked {percent(asked)} {ASKED_NAMES.get(name, name)}, achieved {percent(achieved)}")
+    return [*lines, f"{percent(report.achieved_model)} of the whole model's parameters gone"]
+
+
+def comparison_table(report: Report) -> Table:
+    """Sizes and evaluation results, dense against compressed; a column for plain pruning if it was measured."""
+    rows = comparison_rows(report)
+    plain = any(row[2] is not None for row in rows)
+    table = Table(title=Text(f"{report.model}: before and after"), title_justify="left")
+    table.add_column("")
+    for heading in ("dense", *(["plainly pruned"] if plain else []), "compressed", "change"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, dense, pruned, compressed in rows:
+        cells = [number(dense), *([number(pruned)] if plain else []), number(compressed), change(dense, compressed)]
+        table.add_row(Text(name), *cells)
+    if not report.evaluation:
+        table.caption = "Quality was not evaluated (--eval-dataset, or `optimum-cli grail evaluate`)."
+    return table
+
+
+def groups_table(report: Report) -> Table:
+    """One row per group: units kept, relative errors of plain pruning and of the fit, what was chosen."""
+    table = Table(
+        title="Groups", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True
+    )
+    table.add_column("group", overflow="fold")
+    for heading in ("kept", "plain", "fitted", "held", "ridge", "tau", "chosen"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in report.groups:
+        table.add_row(Text(row.name), *_group_cells(row))
+    table.caption = (
+        "plain, fitted: relative squared error on the calibration rows; held: of the choice on held-out rows"
+    )
+    return table
+
+
+def _group_cells(row: GroupRow) -> list[str]:
+    errors = (number(value, 3) for value in (row.plain_error, row.fit_error, row.held_error))
+    ridge = MISSING if row.ridge is None else f"{row.ridge:.0e}"
+    return [f"{row.units_after}/{row.units_before}", *errors, ridge, number(row.tau, 2), row.chosen or MISSING]
+
+
+def width_lines(report: Report) -> list[str]:
+    """One line per kind: units before and after, as a range where the groups differ."""
+    lines = []
+    for kind in dict.fromkeys(row.kind for row in report.groups):
+        rows = [row for row in report.groups if row.kind == kind]
+        before, after = ({getattr(row, name) for row in rows} for name in ("units_before", "units_after"))
+        lines.append(f"{kind}: {_range(before)} -> {_range(after)} units in {len(rows)} group{'s' * (len(rows) > 1)}")
+    return lines
+
+
+def _range(values: set[int]) -> str:
+    return f"{min(values):,}" if len(values) == 1 else f"{min(values):,}..{max(values):,}"
+
+
+def run_lines(report: Report) -> list[str]:
+    """What the run was calibrated on, how long it took and how much memory."""
+    lines = []
+    if report.calibration is not None:
+        data = report.calibration
+        lines.append(f"calibrated on {data.source}: {data.samples:,} samples, {data.tokens:,} rows")
+    stages = [f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items()]
+    memory = [] if report.peak_memory is None else [f"peak memory {report.peak_memory / 2**30:.2f} GiB"]
+    return [*lines, *([", ".join(stages + memory)] if stages or memory else [])]
+
+
+def print_report(report: Report, console: Console, groups: bool = False) -> None:
+    """Print what was asked and achieved, the comparison, the run, the warnings and, if ``groups``, every group."""
+    for line in (*asked_lines(report), *width_lines(report)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(comparison_table(report))
+    for line in run_lines(report):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if groups:
+        console.print(groups_table(report))
+    if report.whole:
+        console.print(f"Left whole: {', '.join(report.whole)}", markup=False, highlight=False, soft_wrap=True)
+    if report.standalone and report.free_width_gain:
+        gain = percent(report.free_width_gain)
+        console.print(
+            f"Free widths per layer (--allocation knapsack --no-standalone) should save {gain} of the damage."
+        )
+    for warning in report.warnings:
+        console.print(f"Warning: {warning}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,8 @@
+"""One file per selector; a selector chooses what stays."""
+
+from __future__ import annotations
+
+from optimum_grail.core.problem import Selector
+from optimum_grail.registry import Registry
+
+SELECTORS: Registry[type[Selector]] = Registry("selector", __name__, "`optimum-cli grail list selectors` describes them.")

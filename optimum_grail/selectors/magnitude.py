@@ -1,0 +1,52 @@
+"""Magnitude: norms of the weights alone (Li et al. 2017, "Pruning Filters for Efficient ConvNets", L1 of a filter)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from optimum_grail.core.problem import GroupProblem, Need, Selection
+from optimum_grail.errors import ConfigError
+from optimum_grail.selectors import SELECTORS
+
+
+@SELECTORS.register
+@dataclass(frozen=True)
+class Magnitude:
+    """Keep the units of largest weight norm. Needs no data.
+
+    Args:
+        p: 1 for the sum of absolute values, 2 for the Euclidean norm.
+        side: ``"producer"`` (rows that make the unit), ``"consumer"`` (columns that read it), or ``"coupled"`` (the
+            product of both).
+
+    Raises:
+        ConfigError: another ``p`` or ``side``.
+    """
+
+    p: int = 1
+    side: Literal["producer", "consumer", "coupled"] = "producer"
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.p not in (1, 2):
+            raise ConfigError(f"magnitude p is {self.p!r}; expected 1 or 2.")
+        if self.side not in ("producer", "consumer", "coupled"):
+            raise ConfigError(f"magnitude side is {self.side!r}; expected 'producer', 'consumer' or 'coupled'.")
+
+    def _norm(self, rows: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(rows, ord=self.p, dim=1)
+
+    def __call__(self, problem: GroupProblem, keep: int) -> Selection:
+        """Reduce ``problem`` to the ``keep`` units of largest norm."""
+        columns = problem.weight.reshape(len(problem.weight), problem.units, -1).transpose(0, 1).flatten(1)
+        rows = torch.cat([matrix.flatten(1) for matrix in problem.producers], 1) if problem.producers else columns
+        score = {
+            "producer": lambda: self._norm(rows),
+            "consumer": lambda: self._norm(columns),
+            "coupled": lambda: self._norm(rows) * self._norm(columns),
+        }[self.side]()
+        return Selection.by_score(score, keep)

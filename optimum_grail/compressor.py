@@ -78,9 +78,9 @@ class GrailCompressor:
         self._report: Report | None = None
         self._layout: Layout | None = None
         self._seconds: dict[str, float] = {}
+        self._settings = self.config.resolved().to_dict()
         selector, compensator, allocation = self.config.methods()
-        within_block = cast(Any, self.config.resolved().within_block)
-        self.methods = Methods(selector, compensator, allocation, within_block)
+        self.methods = Methods(selector, compensator, allocation, self._settings["within_block"])
         self._refuse_compressed()
 
     @classmethod
@@ -162,7 +162,7 @@ class GrailCompressor:
             check_output(save_directory, overwrite, source=self.source if Path(self.source).exists() else None)
         progress = progress or Silent()
         layout = self._prepare_()
-        comparison = Comparison.prepare(self.model, eval_dataset, self.tokenizer, self.processor, self.config)
+        comparison = Comparison.prepare(self.model, eval_dataset, self.tokenizer, self.processor, self._settings)
         data = self._calibration(layout, calibration_dataset, progress)
         notes = list(comparison.warnings(data)) + self._warn_cost(layout, data, progress)
         with self._timed("evaluation"):
@@ -183,7 +183,7 @@ class GrailCompressor:
         self._report = Outcome(
             source=self.source,
             revision=self.revision,
-            config=self.config.resolved().to_dict(),
+            config=self._settings,
             layout=layout,
             before=before,
             after=Size.of(self.model, layout, self._dtype),
@@ -220,7 +220,7 @@ class GrailCompressor:
             self._layout,
             self.plan,
             report,
-            self.config.resolved().to_dict(),
+            self._settings,
             companions,
             overwrite=overwrite,
             licence=licence_of(self.source),
@@ -317,7 +317,7 @@ class GrailCompressor:
         """Write the widths into the config; returns whether plain transformers can load the result."""
         if not isinstance(self.model, PreTrainedModel):
             return False
-        provenance = {**self.config.resolved().to_dict(), "widths": current_widths(self.model, layout)}
+        provenance = {**self._settings, "widths": current_widths(self.model, layout)}
         provenance.pop("quant_method", None)
         return is_standalone(write_config_(self.model, layout, provenance))
 

@@ -110,7 +110,11 @@ def staged_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _publish_(staging: Path, target: Path) -> None:
-    """Put ``staging`` at ``target``; what was there comes back if that fails."""
+    """Put ``staging`` at ``target``, readable as the umask says; what was there comes back if that fails."""
+    mode = staging.stat().st_mode & 0o666
+    for file in staging.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)  # safetensors writes files that only their owner may read
     if not target.exists():
         staging.rename(target)
         return

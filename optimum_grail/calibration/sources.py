@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SELF = "self"
-_TOKENS_PER_BATCH = 4096
+_TOKENS_PER_BATCH = 2048
 _ROWS_PER_BATCH = 32
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "tekken.json")
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -112,7 +112,7 @@ def load_calibration(
         image_column: default the first column of images, image bytes or paths.
         num_samples: windows or rows to use; fewer rows than that are a note, fewer windows an error.
         seqlen: default min(2048, the model's positions, the tokenizer's limit).
-        batch_size: default 32 rows, for text as many as make 4096 tokens.
+        batch_size: default 32 rows, for text as many as make 2048 tokens.
         seed: of every random choice.
         causal: text becomes windows of exactly ``seqlen`` tokens instead of one padded sample per row.
         main_input: what a sample is.

@@ -206,16 +206,28 @@ def load_model(
     if trust_remote_code:
         arguments["trust_remote_code"] = True
     try:
-        model, report = kind.from_pretrained(str(path), output_loading_info=True, **arguments)
-    except GrailError:
+        model, report = kind.from_pretrained(
+            str(path), output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+        )
+    except (GrailError, MemoryError):
         raise
     except Exception as error:  # safetensors, torch and json have unrelated exceptions for broken files
         raise CheckpointError(
             f"The weights in {str(path)!r} cannot be loaded ({_reason(error)}). The files are missing, corrupt or "
             "truncated, or do not fit config.json; fetch or write them again."
         ) from error
+    _refuse_misfit(path, sorted(report["mismatched_keys"]))  # ignored above only to be told which
     _refuse_missing(path, sorted(report["missing_keys"]))
     return model.to(place).eval()
+
+
+def _refuse_misfit(path: str | Path, misfits: list[tuple[str, Any, Any]]) -> None:
+    if misfits:
+        name, stored, expected = misfits[0]
+        raise CheckpointError(
+            f"{len(misfits)} weights in {str(path)!r} do not fit config.json: {name!r} has the shape {tuple(stored)}, "
+            f"the configuration asks for {tuple(expected)}. Restore the file that was changed."
+        )
 
 
 def _refuse_missing(path: str | Path, missing: list[str]) -> None:

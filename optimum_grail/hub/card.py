@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from importlib.resources import files
@@ -74,8 +75,8 @@ def build_card(report: Report, *, licence: str | None = None, title: str | None 
     Raises:
         jinja2.UndefinedError: the template names something the report does not have (a defect, never silent).
     """
+    report = public(report)
     auto_class, task = _task(report.model_class)
-    name = report.base_model or Path(report.model).name  # a path tells strangers about the author's disk
     data = ModelCardData(
         library_name="transformers" if report.standalone and report.model_type else "optimum-grail",
         base_model=report.base_model,
@@ -90,15 +91,14 @@ def build_card(report: Report, *, licence: str | None = None, title: str | None 
     template = files("optimum_grail.hub").joinpath("card.md.jinja").read_text(encoding="utf-8")
     body = environment.from_string(template).render(
         report=report,
-        name=name,
-        title=title or f"{name}, compressed",
+        title=title or f"{report.name}, compressed",
         auto_class=auto_class,
         processor=PROCESSORS.get(report.model_type, "AutoTokenizer"),
         generates=task == "text-generation",
         asked=asked_lines(report),
         rows=_table(report),
         plain_measured=any(row.get("plain") is not None for row in report.evaluation),
-        config={key: value for key, value in report.config.items() if value is not None},
+        config={key: value for key, value in report.config.items() if value is not None and key != "quant_method"},
         papers=citations(report.config),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
@@ -109,6 +109,23 @@ def write_card(report: Report, folder: str | Path, *, licence: str | None = None
     path = Path(folder) / FILE_NAME
     build_card(report, licence=licence, title=title).save(path)
     return path
+
+
+def public(report: Report) -> Report:
+    """``report`` with absolute paths cut to their last part: the rest tells strangers about the author's disk."""
+    data = report.calibration
+    return dataclasses.replace(
+        report,
+        model=report.name,
+        calibration=None if data is None else dataclasses.replace(data, source=_last_part(data.source)),
+        config={key: _last_part(value) for key, value in report.config.items()},
+        evaluation=tuple({key: _last_part(value) for key, value in row.items()} for row in report.evaluation),
+        command=" ".join(_last_part(word) for word in report.command.split(" ")),
+    )
+
+
+def _last_part(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def cell(value: Any) -> str:

@@ -138,6 +138,11 @@ class Report:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def name(self) -> str:
+        """What to call the model in public: its Hub id or its folder's name, never a path of the author's disk."""
+        return self.base_model or Path(self.model).name
+
+    @property
     def achieved(self) -> float:
         """Fraction of the blocks' parameters that went: what ``sparsity`` asks for."""
         return _gone(self.block_parameters_before, self.block_parameters_after)

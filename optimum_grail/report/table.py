@@ -74,15 +74,13 @@ def comparison_table(report: Report) -> Table:
     """Sizes and evaluation results, dense against compressed; a column for plain pruning if it was measured."""
     rows = comparison_rows(report)
     plain = any(row[2] is not None for row in rows)
-    table = Table(title=Text(f"{report.model}: before and after"), title_justify="left")
+    table = Table(title=Text(f"{report.name}: before and after"), title_justify="left")
     table.add_column("")
     for heading in ("dense", *(["plainly pruned"] if plain else []), "compressed", "change"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, dense, pruned, compressed in rows:
         cells = [number(dense), *([number(pruned)] if plain else []), number(compressed), change(dense, compressed)]
         table.add_row(Text(name), *cells)
-    if not report.evaluation:
-        table.caption = "Quality was not evaluated (--eval-dataset, or `optimum-cli grail evaluate`)."
     return table
 
 
@@ -128,7 +126,7 @@ def run_lines(report: Report) -> list[str]:
     if report.calibration is not None:
         data = report.calibration
         lines.append(f"calibrated on {data.source}: {data.samples:,} samples, {data.tokens:,} rows")
-    stages = [f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items()]
+    stages = [f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items() if seconds >= 0.05]
     memory = [] if report.peak_memory is None else [f"peak memory {report.peak_memory / 2**30:.2f} GiB"]
     return [*lines, *([", ".join(stages + memory)] if stages or memory else [])]
 
@@ -138,6 +136,8 @@ def print_report(report: Report, console: Console, groups: bool = False) -> None
     for line in (*asked_lines(report), *width_lines(report)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(comparison_table(report))
+    if not report.evaluation:
+        console.print("Quality was not evaluated: see --eval-dataset, or `optimum-cli grail evaluate`.", soft_wrap=True)
     for line in run_lines(report):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if groups:
@@ -146,8 +146,7 @@ def print_report(report: Report, console: Console, groups: bool = False) -> None
         console.print(f"Left whole: {', '.join(report.whole)}", markup=False, highlight=False, soft_wrap=True)
     if report.standalone and report.free_width_gain:
         gain = percent(report.free_width_gain)
-        console.print(
-            f"Free widths per layer (--allocation knapsack --no-standalone) should save {gain} of the damage."
-        )
+        text = f"Free widths per layer (--allocation knapsack --no-standalone) should save {gain} of the damage."
+        console.print(text, highlight=False, soft_wrap=True)
     for warning in report.warnings:
         console.print(f"Warning: {warning}", markup=False, highlight=False, soft_wrap=True)

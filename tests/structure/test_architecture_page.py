@@ -35,7 +35,7 @@ def test_identifiers_exist(names: list[str]) -> None:
     identifiers = [name for name in names if IDENTIFIER.fullmatch(name) and not name.endswith(FILE_ENDINGS)]
     assert len(identifiers) > 5
     for name in identifiers:
-        pkgutil.resolve_name(f"optimum_grail.{name}")
+        pkgutil.resolve_name(f"optimum_grail.{name.removeprefix('optimum_grail.')}")
 
 
 def test_every_folder_of_the_package_is_named(names: list[str]) -> None:

@@ -34,11 +34,13 @@ def test_new_folder_appears_at_the_end_only(tmp_path):
     assert names(target.parent) == ["b"]
 
 
-def test_mode_follows_the_umask(tmp_path):
+def test_modes_follow_the_umask(tmp_path):
     (tmp_path / "plain").mkdir()
-    with staged_folder(tmp_path / "out"):
-        pass
-    assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "plain" / "x").touch()
+    with staged_folder(tmp_path / "out") as folder:
+        (folder / "x").touch(mode=0o600)
+    for path in (".", "x"):
+        assert (tmp_path / "out" / path).stat().st_mode == (tmp_path / "plain" / path).stat().st_mode
 
 
 def test_empty_folder_needs_no_permission(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -129,7 +128,7 @@ class Accuracy(Metric):
         }
 
     def _inputs(
-        self, model_class: type, config: Any, tokenizer: Any, processor: Any, rows: Dataset, chunk: Sequence[int]
+        self, model_class: type, config: Any, tokenizer: Any, processor: Any, rows: Dataset, chunk: range
     ) -> dict[str, Tensor]:
         if _sees(model_class):
             column = image_column(rows, self.image_column)

@@ -16,7 +16,8 @@ from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
 from optimum_grail.evaluation.metrics._metric import Metric, batches, inference, need_tokenizer, positive
 
-_TOKENS_PER_BATCH = 4096
+_TOKENS_PER_BATCH = {"cpu": 1024}  # what stays in the processor's cache is fastest there
+_MANY_TOKENS = 8192
 _LOGITS_BYTES = 2**28
 
 
@@ -34,7 +35,8 @@ class Perplexity(Metric):
         seqlen: default min(2048, the model's positions, the tokenizer's limit).
         num_samples: use the first windows only.
         max_tokens: use the first tokens only.
-        batch_size: windows per forward pass; default as many as make 4096 tokens and 256 MiB of logits.
+        batch_size: windows per forward pass; default as many as make 8192 tokens (1024 on CPU) and 256 MiB of
+            logits.
 
     Raises:
         ConfigError: a number below 1.
@@ -131,7 +133,8 @@ class Perplexity(Metric):
         with inference(model) as device:
             if size is None:
                 vocabulary = model(input_ids=windows[:1, :2].to(device), use_cache=False).logits.shape[-1]
-                size = max(1, min(_TOKENS_PER_BATCH // seqlen, _LOGITS_BYTES // (4 * seqlen * vocabulary)))
+                most = _TOKENS_PER_BATCH.get(device.type, _MANY_TOKENS)
+                size = max(1, min(most // seqlen, _LOGITS_BYTES // (4 * seqlen * vocabulary)))
             for chunk in batches(len(windows), size, progress=progress, what="perplexity"):
                 ids = windows[chunk.start : chunk.stop].to(device)
                 logits = model(input_ids=ids, use_cache=False).logits.float()

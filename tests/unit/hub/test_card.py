@@ -25,8 +25,24 @@ def test_front_matter(report):
 
 def test_base_model_is_linked_if_it_is_on_the_hub(report):
     card = build_card(dataclasses.replace(report, base_model="org/some-model"))
+    assert card.text.lstrip().startswith("# org/some-model, compressed")
     assert card.data.base_model == "org/some-model"
     assert "(https://huggingface.co/org/some-model)" in card.text
+
+
+def test_paths_of_the_authors_disk_stay_private(report):
+    private = dataclasses.replace(
+        report,
+        model="/home/someone/models/mine",
+        calibration=dataclasses.replace(report.calibration, source="/home/someone/rows.txt"),
+        config={"dataset": "/home/someone/rows.txt"},
+        evaluation=({"metric": "perplexity", "dataset": "/home/someone/test.txt", "dense": 1.0, "compressed": 2.0},),
+        command="/home/someone/bin/optimum-cli grail compress -m /home/someone/models/mine -o out",
+    )
+    text = str(build_card(private))
+    assert "/home" not in text
+    for words in ("# mine, compressed", "| dataset | rows.txt |", "perplexity on test.txt", "compress -m mine -o out"):
+        assert words in text
 
 
 def test_tables_need_the_package(report):

@@ -73,7 +73,7 @@ def test_groups(report):
 
 
 def test_markup_in_names_is_text(report):
-    assert "[red]x[/red]" in shown(dataclasses.replace(report, model="[red]x[/red]"))
+    assert "[red]x: before" in shown(dataclasses.replace(report, model="[red]x"))
 
 
 @pytest.mark.parametrize(

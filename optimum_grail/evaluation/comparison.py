@@ -1,0 +1,125 @@
+"""The dense and the compressed model on the same evaluation data, in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from optimum_grail.calibration.batches import CalibrationData, overlap
+from optimum_grail.calibration.rows import Rows
+from optimum_grail.errors import DataError
+from optimum_grail.evaluation.evaluate import make_metric
+from optimum_grail.evaluation.metrics import Metric
+
+
+def default_metric(model: nn.Module) -> str:
+    """The metric of a model's task, told from its class.
+
+    Raises:
+        DataError: the class has no task that a metric measures.
+    """
+    name = type(model).__name__
+    if name.endswith(("ForCausalLM", "LMHeadModel")):
+        return "perplexity"
+    if "ImageClassification" in name:
+        return "accuracy"
+    if name.endswith("CLIPModel"):
+        return "retrieval"
+    if name.endswith("Model"):
+        return "spearman"
+    raise DataError(
+        f"No metric is known for {name}, so --eval-dataset cannot be used with it. Leave it out and measure the saved "
+        "checkpoint with `optimum-cli grail evaluate --metric`."
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric on one data set, or nothing if no data was given.
+
+    Args:
+        name: the metric's name.
+        metric: the metric, or ``None``.
+        rows: the data, or ``None``.
+        tokenizer: for text.
+        processor: for images.
+        config: the model's.
+    """
+
+    name: str = ""
+    metric: Metric | None = None
+    rows: Rows | None = None
+    tokenizer: Any = None
+    processor: Any = None
+    config: Any = None
+
+    @classmethod
+    def prepare(
+        cls, model: nn.Module, dataset: Any, tokenizer: Any, processor: Any, options: Mapping[str, Any]
+    ) -> Comparison:
+        """Read the data and check that it fits the model, before any long work.
+
+        Args:
+            model: the dense model.
+            dataset: any form that calibration data takes; ``None``: nothing will be measured.
+            tokenizer: for text.
+            processor: for images.
+            options: options of the metric that are not ``None`` (``seqlen``, columns).
+
+        Raises:
+            DataError: the data is missing or does not fit.
+        """
+        if dataset is None:
+            return cls()
+        name = default_metric(model)
+        metric = make_metric(name, {key: value for key, value in options.items() if key in OPTIONS[name]})
+        rows = metric.read(dataset)
+        config = getattr(model, "config", None)
+        metric.check(type(model), config, tokenizer, processor, rows)
+        return cls(name, metric, rows, tokenizer, processor, config)
+
+    def warnings(self, data: CalibrationData | None) -> tuple[str, ...]:
+        """A warning if calibration and evaluation share rows."""
+        if self.metric is None or data is None or not data.fingerprints:
+            return ()
+        shared = overlap(data, self.metric.fingerprints(self.tokenizer, self.rows, self.config))
+        if not shared:
+            return ()
+        part = shared / len(data.fingerprints)
+        return (
+            f"Calibration and evaluation data share rows ({part:.0%} of the calibration data): the result flatters the "
+            "compressed model. Evaluate on other data.",
+        )
+
+    def measure(self, model: nn.Module) -> dict[str, Any]:
+        """The metric's result for ``model``; empty without data."""
+        if self.metric is None:
+            return {}
+        return self.metric(model, self.tokenizer, self.processor, self.rows, progress=False)
+
+    def results(self, dense: Mapping[str, Any], model: nn.Module) -> tuple[dict[str, Any], ...]:
+        """The report's evaluation rows, given the dense result; measures the compressed ``model``."""
+        if self.metric is None or self.rows is None:
+            return ()
+        compressed = self.measure(model)
+        return (
+            {
+                "metric": self.metric.headline,
+                "dataset": self.rows.source,
+                "higher_is_better": self.metric.higher_is_better,
+                "dense": dense[self.metric.headline],
+                "compressed": compressed[self.metric.headline],
+                "protocol": compressed.get("protocol", ""),
+            },
+        )
+
+
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "perplexity": ("seqlen", "text_column"),
+    "accuracy": ("image_column",),
+    "retrieval": ("image_column", "text_column"),
+    "spearman": (),
+}

@@ -5,30 +5,38 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from optimum_grail.calibration.batches import CalibrationData
-from optimum_grail.calibration.sources import load_calibration, load_processors
+from optimum_grail.calibration.sources import load_processors
 from optimum_grail.config import GrailConfig
 from optimum_grail.core.plan import Plan
 from optimum_grail.core.spec import ArchitectureSpec
-from optimum_grail.errors import CheckpointError, ConfigError, DataError, GrailError
+from optimum_grail.errors import CheckpointError, GrailError
 from optimum_grail.evaluation.comparison import Comparison
 from optimum_grail.evaluation.evaluate import load_model
 from optimum_grail.hub.card import licence_of
 from optimum_grail.models.biases import add_biases_
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.resolve import resolve
-from optimum_grail.models.stock import compressed_with, current_widths, expressible, is_standalone, write_config_
+from optimum_grail.models.stock import (
+    compressed_with,
+    current_widths,
+    expressible_together,
+    is_standalone,
+    write_config_,
+)
 from optimum_grail.models.surgery import check_weights
 from optimum_grail.output import check_output
 from optimum_grail.pipeline.allocate import Request, Widths, allocate
-from optimum_grail.pipeline.estimate import available_memory, estimate
+from optimum_grail.pipeline.calibrate import calibration_data, choose_dtype_
+from optimum_grail.pipeline.estimate import estimate
 from optimum_grail.pipeline.fit import FitRun
 from optimum_grail.pipeline.methods import Methods
 from optimum_grail.pipeline.summary import Outcome, Size
@@ -78,6 +86,7 @@ class GrailCompressor:
         self._report: Report | None = None
         self._layout: Layout | None = None
         self._seconds: dict[str, float] = {}
+        self._notes: list[str] = []
         self._settings = self.config.resolved().to_dict()
         selector, compensator, allocation = self.config.methods()
         self.methods = Methods(selector, compensator, allocation, self._settings["within_block"])
@@ -102,8 +111,7 @@ class GrailCompressor:
         Args:
             model_or_path: a Hub id, a folder, or a loaded model.
             grail_config: what to do.
-            tokenizer: instead of the one beside the model.
-            processor: instead of the one beside the model.
+            tokenizer, processor: instead of those beside the model.
             dtype: of the saved weights; ``"auto"`` keeps the checkpoint's.
             device: where to compute; a GPU if there is one by default.
             trust_remote_code: whether the model's own code may run.
@@ -164,17 +172,12 @@ class GrailCompressor:
         layout = self._prepare_()
         comparison = Comparison.prepare(self.model, eval_dataset, self.tokenizer, self.processor, self._settings)
         data = self._calibration(layout, calibration_dataset, progress)
-        notes = list(comparison.warnings(data)) + self._warn_cost(layout, data, progress)
+        self._notes += comparison.warnings(data)
         with self._timed("evaluation"):
             dense = comparison.measure(self.model)
         before = Size.of(self.model, layout, self._dtype)
         kept = self._allocate(layout, data, progress)
-        with self._timed("fit"):
-            progress.start(len(layout.groups), "fit")
-            batches = data.batches if data else ()
-            run = FitRun(self.model, layout, self.methods, kept.kept, batches, self.config.seed, progress)
-            self.plan = run.run_()
-            progress.finish()
+        self.plan = self._fit_(layout, data, kept, progress)
         standalone = self._describe_(layout)
         with self._timed("evaluation"):
             results = comparison.results(dense, self.model)
@@ -192,7 +195,7 @@ class GrailCompressor:
             data=data,
             evaluation=results,
             standalone=standalone,
-            notes=(*notes, *kept.notes),
+            notes=(*self._notes, *kept.notes),
             seconds=self._seconds,
         ).report(self.model)
         if save_directory is not None:
@@ -249,69 +252,39 @@ class GrailCompressor:
         return layout
 
     def _calibration(self, layout: Layout, dataset: Any, progress: Progress) -> CalibrationData | None:
+        """The data, after saying what the run will need; ``None`` for data-free methods."""
         if not self.methods.needs_data:
             return None
         self.model.float()
-        config = self.config
-        source = dataset if dataset is not None else config.dataset
-        causal = isinstance(self.model, PreTrainedModel) and bool(self.model.can_generate())
-        if source is None and not causal:
-            raise DataError(
-                f"{type(self.model).__name__} needs calibration data: name it with --dataset (calibration_dataset=). "
-                "Only causal language models can write their own."
-            )
-        inputs = {stack.spec.main_input for stack in layout.stacks}
+        source = dataset if dataset is not None else self.config.dataset
+        progress.message("Writing calibration text" if source is None else "Reading calibration data")
         with self._timed("data"):
-            progress.message("Reading calibration data" if source is not None else "Writing calibration text")
-            return load_calibration(
-                self.model,
-                "self" if source is None else source,
-                tokenizer=self.tokenizer,
-                processor=self.processor,
-                config_name=config.dataset_config_name,
-                split=config.split,
-                text_column=config.text_column,
-                image_column=config.image_column,
-                num_samples=config.num_samples,
-                seqlen=config.seqlen,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                causal=causal,
-                main_input=cast(Any, "pair" if len(inputs) > 1 else inputs.pop()),
-            )
-
-    def _warn_cost(self, layout: Layout, data: CalibrationData | None, progress: Progress) -> list[str]:
-        """Say what the run needs; fall back to the checkpoint's dtype if float32 streams would not fit."""
-        if data is None:
-            return []
+            data = calibration_data(self.model, layout, source, self._settings, self.tokenizer, self.processor)
         cost = estimate(self.model, layout, self.methods, data.batches)
         progress.message(cost.line(data.samples, data.tokens))
-        free = available_memory(next(self.model.parameters()).device)
-        if free is None or cost.memory < 0.8 * free or self._dtype == torch.float32:
-            return []
-        self.model.to(self._dtype)
-        note = f"Float32 streams would not fit the memory free; computed in {self._dtype} instead."
-        progress.message(note)
-        return [note]
+        if note := choose_dtype_(self.model, cost, self._dtype):
+            self._notes.append(note)
+        return data
 
     def _allocate(self, layout: Layout, data: CalibrationData | None, progress: Progress) -> Widths:
         curves = None
-
-        def accepts(groups: Any, width: int) -> bool:
-            return all(expressible(self.model, layout, group, width) for group in groups)
-
+        request = Request.of(self._settings, getattr(self.methods.allocation, "round_to", 1))
+        accepts = partial(expressible_together, self.model, layout)
         if "curves" in self.methods.needs and data is not None:
             with self._timed("survey"):
                 progress.start(len(layout.groups), "survey")
                 curves = Survey(self.model, layout, data.batches, progress).run()
                 progress.finish()
-        return allocate(layout, self._request(), self.methods.allocation, accepts, curves)
+        return allocate(layout, request, self.methods.allocation, accepts, curves)
 
-    def _request(self) -> Request:
-        config = self.config.resolved()
-        kinds = {"mlp": config.ffn_sparsity, "heads": config.head_sparsity, "conv": config.channel_sparsity}
-        named = {kind: value for kind, value in kinds.items() if value is not None}
-        return Request(config.sparsity, named, getattr(self.methods.allocation, "round_to", 1), config.standalone)
+    def _fit_(self, layout: Layout, data: CalibrationData | None, kept: Widths, progress: Progress) -> Plan:
+        batches = data.batches if data else ()
+        with self._timed("fit"):
+            progress.start(len(layout.groups), "fit")
+            run = FitRun(self.model, layout, self.methods, kept.kept, batches, self.config.seed, progress)
+            plan = run.run_()
+            progress.finish()
+        return plan
 
     def _describe_(self, layout: Layout) -> bool:
         """Write the widths into the config; returns whether plain transformers can load the result."""

@@ -5,4 +5,6 @@ from __future__ import annotations
 from optimum_grail.core.problem import Allocation
 from optimum_grail.registry import Registry
 
-ALLOCATIONS: Registry[type[Allocation]] = Registry("allocation", __name__, "`optimum-cli grail list allocations` describes them.")
+ALLOCATIONS: Registry[type[Allocation]] = Registry(
+    "allocation", __name__, "`optimum-cli grail list allocations` describes them."
+)

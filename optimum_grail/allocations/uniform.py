@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optimum_grail.allocations._checks import check_round_to
 from optimum_grail.allocations import ALLOCATIONS
+from optimum_grail.allocations._checks import check_round_to
 from optimum_grail.core.budget import Budget, WidthClass, check_reachable, cost_of, spend
 from optimum_grail.core.problem import Need
 
@@ -39,8 +39,12 @@ class Uniform:
         fine = [item for item in classes if item.name not in coarse]
         while True:
             widths = _fill(classes, fine, fixed, budget.kept)
-            if cost_of(classes, widths) <= budget.kept or not _shrink_(classes, fixed):
-                return spend(fine, _rest(classes, fixed, budget), {item.name: widths[item.name] for item in fine}) | fixed
+            if cost_of(classes, widths) > budget.kept and _shrink_(classes, fixed):
+                continue
+            if budget.kept - cost_of(classes, widths) > budget.undershoot * budget.total and _full(fine, widths):
+                if _grow_(classes, fine, fixed, budget.kept):
+                    continue
+            return spend(fine, _rest(classes, fixed, budget), {item.name: widths[item.name] for item in fine}) | fixed
 
 
 def _nearest(item: WidthClass, fraction: float) -> int:
@@ -78,4 +82,27 @@ def _shrink_(classes: Sequence[WidthClass], fixed: dict[str, int]) -> bool:
         return False
     item = max(open_classes, key=lambda item: fixed[item.name] / item.units)
     fixed[item.name] = item.widths[item.widths.index(fixed[item.name]) - 1]
+    return True
+
+
+def _full(fine: Sequence[WidthClass], widths: dict[str, int]) -> bool:
+    return all(widths[item.name] == item.units for item in fine)
+
+
+def _grow_(
+    classes: Sequence[WidthClass], fine: Sequence[WidthClass], fixed: dict[str, int], kept: float
+) -> bool:
+    """Take the narrowest coarse class one step up, because not even whole FFNs spend the budget; False if none fits."""
+    least = sum(item.cost * item.widths[0] for item in fine)
+    least += sum(item.cost * fixed[item.name] for item in classes if item.name in fixed)
+    steps = []
+    for item in classes:
+        if item.name in fixed and fixed[item.name] < item.units:
+            width = item.widths[item.widths.index(fixed[item.name]) + 1]
+            if least + item.cost * (width - fixed[item.name]) <= kept:
+                steps.append((fixed[item.name] / item.units, item.name, width))
+    if not steps:
+        return False
+    _, name, width = min(steps)
+    fixed[name] = width
     return True

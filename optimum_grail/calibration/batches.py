@@ -22,7 +22,9 @@ HELD_EVERY = 5
 """Every fifth sample is held out for choosing the ridge; below five samples there is nothing to hold out."""
 
 _GRAM = 32
-_KEEP_ONE_IN = 32
+_KEEP_ONE_IN = 16
+_DISTINCT = 12  # runs of blank lines and rulers are the same in all texts
+_HASHED_TOKENS = 2**16
 _PAD_VALUES = {"labels": -100}
 
 
@@ -185,8 +187,9 @@ def fingerprint_image(image: Image) -> str:
 def fingerprint_tokens(ids: Tensor) -> frozenset[str]:
     """Fingerprints of running text that do not depend on where its windows start.
 
-    Every run of 32 token ids is hashed and the hashes divisible by 32 are kept, so two windows cut from the same
-    text at different places share the fingerprints of their common part (winnowing).
+    Every run of 32 token ids is hashed and one in 16 hashes is kept, chosen by the hash itself, so two windows cut
+    from the same text at different places share the fingerprints of their common part (winnowing). Runs of fewer
+    than 12 different tokens do not count.
 
     Args:
         ids: token ids, 1-D, or 2-D with one window per row.
@@ -196,7 +199,17 @@ def fingerprint_tokens(ids: Tensor) -> frozenset[str]:
         return frozenset()
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(-(2**62), 2**62, (_GRAM,), generator=generator, dtype=torch.int64) | 1
-    # int64 products wrap around, which is what a multiplicative hash wants; the last shift takes the mixed high bits
-    hashes = ((rows.to(torch.int64) + 1).unfold(1, _GRAM, 1) * weight).sum(dim=-1).flatten()
-    kept = hashes[(hashes >> 40) % _KEEP_ONE_IN == 0]
-    return frozenset(f"gram:{value & (2**64 - 1):016x}" for value in kept.tolist())
+    found: set[int] = set()
+    for part in rows.split(max(1, _HASHED_TOKENS // rows.shape[1])):
+        found.update(_telling_hashes(part.to(torch.int64), weight).tolist())
+    return frozenset(f"gram:{value & (2**64 - 1):016x}" for value in found)
+
+
+def _telling_hashes(rows: Tensor, weight: Tensor) -> Tensor:
+    grams = (rows + 1).unfold(1, _GRAM, 1)
+    # int64 products wrap around, which is what such a hash wants; the shift takes the well mixed bits
+    hashes = (grams * weight).sum(dim=-1)
+    chosen = (hashes >> 40) % _KEEP_ONE_IN == 0
+    ordered = grams[chosen].sort(dim=-1).values
+    telling = (ordered.diff(dim=-1) != 0).sum(dim=-1) + 1 >= _DISTINCT
+    return hashes[chosen][telling]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -11,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from optimum_grail.calibration.files import LOADERS, SPLIT_ALIASES, local_arguments
 from optimum_grail.errors import DataError
 
-_LOADERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".txt": "text"}
-_SPLIT_ALIASES = {"valid": "validation", "val": "validation", "dev": "validation"}
+_NO_INPUTS = ("labels", "args", "kwargs")
 _INPUT_KEYS = ("input_ids", "pixel_values", "inputs_embeds")
 _STREAM_ROWS = 2**17
 
@@ -87,7 +88,7 @@ def pick_split(splits: Mapping[str, Any], split: str | None, prefer: tuple[str, 
         DataError: no such split, or several and none preferred; the message lists them.
     """
     if split is not None:
-        for name in (split, _SPLIT_ALIASES.get(split, split)):
+        for name in (split, SPLIT_ALIASES.get(split, split)):
             if name in splits:
                 return splits[name]
         raise DataError(f"{what} has no split {split!r}, only {sorted(splits)}. Choose one with --split.")
@@ -113,33 +114,15 @@ def _read_path_or_hub(
         elif path.is_dir() and ((path / "dataset_dict.json").exists() or (path / "state.json").exists()):
             loaded = load_from_disk(str(path))
         else:
-            loaded = load_dataset(**_local_arguments(path, documents), split=sliced)
+            loaded = load_dataset(**local_arguments(path, documents, config_name), split=sliced)
     if isinstance(loaded, DatasetDict):
         loaded = pick_split(loaded, split, prefer, name)
     return Rows(loaded, ", ".join(part for part in (name, config_name, split) if part))
 
 
-def _local_arguments(path: Path, documents: bool) -> dict[str, Any]:
-    text = {"sample_by": "document" if documents else "line"}
-    if path.is_dir():
-        found = {_LOADERS.get(file.suffix.lower()) for file in path.rglob("*") if file.suffix.lower() != ".md"} - {None}
-        images = any(file.suffix.lower() in (".png", ".jpg", ".jpeg") for file in path.rglob("*"))
-        if found == {"text"} and not images:
-            return {"path": "text", "data_dir": str(path), **text}
-        return {"path": str(path)}
-    loader = _LOADERS.get(path.suffix.lower())
-    if loader is None:
-        raise DataError(
-            f"{str(path)!r} is not a dataset file: expected one of {', '.join(_LOADERS)}, or a folder. "
-            "Convert the file, or give a datasets.Dataset."
-        )
-    options = text if loader == "text" else {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
-    return {"path": loader, "data_files": {"train": str(path)}, **options}
-
-
 def _refuse_lost_path(name: str, path: Path) -> None:
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if looks_local or path.suffix.lower() in _LOADERS:
+    if looks_local or path.suffix.lower() in LOADERS:
         raise DataError(f"The dataset path {name!r} does not exist. Check the spelling of the path.")
 
 
@@ -205,6 +188,26 @@ def _columns(columns: dict[str, list[Any]], source: str) -> Any:
     except (pyarrow.ArrowException, ValueError, TypeError) as error:
         kinds = sorted({type(value).__name__ for values in columns.values() for value in values})
         raise DataError(f"The {source} holds {kinds}, expected strings or rows of one form.") from error
+
+
+def input_names(model_class: type[nn.Module]) -> tuple[str, ...]:
+    """Names of the inputs that a model's ``forward`` takes, the first one first; labels are none.
+
+    A ``forward`` that names none, as that of a wrapper, is taken to pass tokens and pixels on.
+    """
+    parameters = list(inspect.signature(model_class.forward).parameters)[1:]
+    return tuple(name for name in parameters if name not in _NO_INPUTS) or (
+        "input_ids",
+        "attention_mask",
+        "token_type_ids",
+        "pixel_values",
+    )
+
+
+def only_inputs(samples: Iterable[Mapping[str, Tensor]], model_class: type[nn.Module]) -> list[dict[str, Tensor]]:
+    """The samples without what the model does not take, such as ``token_type_ids`` of a tokenizer not its own."""
+    names = set(input_names(model_class))
+    return [{key: value for key, value in sample.items() if key in names} for sample in samples]
 
 
 def ready_samples(rows: Iterable[Any], accepted: tuple[str, ...], limit: int) -> list[dict[str, Tensor]]:

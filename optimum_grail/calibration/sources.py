@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from optimum_grail.calibration.batches import (
     fingerprint_tokens,
     make_batches,
 )
-from optimum_grail.calibration.rows import Rows, read_rows, ready_samples
+from optimum_grail.calibration.rows import Rows, input_names, only_inputs, read_rows, ready_samples
 from optimum_grail.calibration.selfgen import generate_self_text
 from optimum_grail.errors import DataError
 
@@ -35,7 +34,6 @@ _TOKENS_PER_BATCH = 2048
 _ROWS_PER_BATCH = 32
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "tekken.json")
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-_NO_INPUTS = ("labels", "self", "args", "kwargs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,16 +182,14 @@ def _self_samples(request: _Request, causal: bool, batch_size: int | None, progr
 def _row_samples(request: _Request, rows: Rows, causal: bool, kind: Kind) -> _Samples:
     if rows.ready:
         return _ready(request, rows, kind)
-    if kind == "text":
-        return _windows(request, rows) if causal else _texts(request, rows)
-    return _images(request, rows, kind)
+    if kind == "text" and causal:
+        return _windows(request, rows)
+    samples = _texts(request, rows) if kind == "text" else _images(request, rows, kind)
+    return replace(samples, inputs=only_inputs(samples.inputs, type(request.model)))
 
 
 def _ready(request: _Request, rows: Rows, kind: Kind) -> _Samples:
-    names = [name for name in inspect.signature(request.model.forward).parameters if name not in _NO_INPUTS]
-    if not names:
-        names = ["input_ids", "attention_mask", "pixel_values"]
-    inputs = ready_samples(rows.data, tuple(names), request.num_samples)
+    inputs = ready_samples(rows.data, input_names(type(request.model)), request.num_samples)
     limit = text.model_positions(request.config)
     longest = max((len(sample["input_ids"]) for sample in inputs if "input_ids" in sample), default=None)
     if limit is not None and longest is not None and longest > limit:

@@ -5,4 +5,6 @@ from __future__ import annotations
 from optimum_grail.core.problem import Compensator
 from optimum_grail.registry import Registry
 
-COMPENSATORS: Registry[type[Compensator]] = Registry("compensator", __name__, "`optimum-cli grail list compensators` describes them.")
+COMPENSATORS: Registry[type[Compensator]] = Registry(
+    "compensator", __name__, "`optimum-cli grail list compensators` describes them."
+)

@@ -32,7 +32,7 @@ class Candidate:
 @COMPENSATORS.register
 @dataclass(frozen=True)
 class GrailPlus:
-    """Fit ``y* = W s + τ d`` from the kept features, anchored at plain pruning; choose ridge and ``τ`` on held-out rows.
+    """Fit ``y* = W s + τ d`` from the kept features, anchored at plain pruning; ridge and ``τ`` by held-out rows.
 
     Plain pruning stands in the contest, so a group never leaves it for something worse on held-out rows; a BatchNorm
     behind the consumer may be re-estimated if that helps there. The winner is refitted on all rows.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -61,9 +63,7 @@ def cost_of(classes: Sequence[WidthClass], widths: Mapping[str, int]) -> int:
 
 def predicted(classes: Sequence[WidthClass], widths: Mapping[str, int]) -> float:
     """Predicted damage of ``widths``: the sum over classes."""
-    return sum(
-        float(item.damage[item.widths.index(widths[item.name])]) for item in classes if item.damage is not None
-    )
+    return sum(float(item.damage[item.widths.index(widths[item.name])]) for item in classes if item.damage is not None)
 
 
 def smallest(classes: Sequence[WidthClass]) -> int:
@@ -87,41 +87,78 @@ def check_reachable(classes: Sequence[WidthClass], budget: Budget) -> None:
         )
 
 
-def minimise(classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
-    """Widths of least predicted damage within the budget: a multiple-choice knapsack by dynamic programming.
+def finest_step(classes: Sequence[WidthClass]) -> int:
+    """Cost of the cheapest step between two widths, heads left out where other kinds can be stepped; 0 without any."""
+    prices = {
+        kind: [i.cost * (b - a) for i in classes if (i.kind == "heads") == (kind == "heads") for a, b in pairwise(i.widths)]
+        for kind in ("heads", "other")
+    }
+    return min(prices["other"] or prices["heads"], default=0)
 
-    Costs are rounded up to ``1 / BINS`` of the budget, so the result never exceeds it; what is left over is spent on
-    the widening of best gain per cost (see :func:`spend`). Every class needs ``damage``.
+
+def minimise(classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
+    """Widths of least predicted damage that spend the budget: a multiple-choice knapsack by dynamic programming.
+
+    The result costs at most the budget and at least the budget less the tolerated undershoot. Where no widths do, it
+    exceeds the budget by less than the :func:`finest_step`; where none do that either (heads only), it is the costliest
+    within the budget, less than one step more if the undershoot is not tolerated.
+
+    Costs are rounded up to ``1 / BINS`` of the budget, so they never exceed it; what is left over is spent on the widening
+    of best gain per cost (see :func:`spend`). Classes without ``damage`` count as harmless.
 
     Raises:
         BudgetError: not even the smallest widths fit.
     """
     check_reachable(classes, budget)
     slack = max(budget.kept - smallest(classes), 0.0)
-    unit = max(slack / BINS, 1e-9)
-    best = torch.zeros(BINS + 1, dtype=torch.float64)
+    unit = max((slack + finest_step(classes)) / BINS, 1e-9)
+    best = torch.full((BINS + 1,), float("inf"), dtype=torch.float64)
+    best[0] = 0.0
     choices: list[Tensor] = []
     for item in classes:
-        damage = item.damage if item.damage is not None else torch.zeros(len(item.widths), dtype=torch.float64)
-        steps = [-int(-(item.cost * (width - item.widths[0])) // unit) for width in item.widths]
-        table = torch.full((BINS + 1,), float("inf"), dtype=torch.float64)
-        choice = torch.zeros(BINS + 1, dtype=torch.int64)
-        for index, step in enumerate(steps):
-            if step > BINS:
-                break
-            candidate = best[: BINS + 1 - step] + damage[index]
-            better = candidate < table[step:]
-            table[step:][better] = candidate[better]
-            choice[step:][better] = index
-        best = table
+        best, choice = _extend(best, item, unit)
         choices.append(choice)
+    tolerated = int(budget.undershoot * budget.total / unit)
+    left = _cheapest(best, int(slack / unit), max(tolerated - len(classes), tolerated // 2))
     widths: dict[str, int] = {}
-    left = BINS
     for item, choice in zip(reversed(classes), reversed(choices), strict=True):
         index = int(choice[left])
         widths[item.name] = item.widths[index]
-        left -= -int(-(item.cost * (item.widths[index] - item.widths[0])) // unit)
+        left -= _bins(item, index, unit)
     return spend(classes, budget, widths)
+
+
+def _bins(item: WidthClass, index: int, unit: float) -> int:
+    """What the width ``item.widths[index]`` costs above the smallest, rounded up to multiples of ``unit``."""
+    return math.ceil(item.cost * (item.widths[index] - item.widths[0]) / unit)
+
+
+def _extend(best: Tensor, item: WidthClass, unit: float) -> tuple[Tensor, Tensor]:
+    """One more class: least damage at every exact cost, and the index of the width that attains it."""
+    damage = [0.0] * len(item.widths) if item.damage is None else item.damage.tolist()
+    steps: dict[int, int] = {}
+    for index in range(len(item.widths)):
+        step = _bins(item, index, unit)
+        if step > BINS:
+            break
+        if step not in steps or damage[index] <= damage[steps[step]]:
+            steps[step] = index
+    table = torch.full_like(best, float("inf"))
+    choice = torch.zeros(BINS + 1, dtype=torch.int64)
+    for step, index in steps.items():
+        candidate = best[: BINS + 1 - step] + damage[index]
+        better = candidate < table[step:]
+        table[step:][better] = candidate[better]
+        choice[step:][better] = index
+    return table, choice
+
+
+def _cheapest(best: Tensor, limit: int, tolerated: int) -> int:
+    """The cost of least damage: in the tolerated range below ``limit``, else just above it, else the next below."""
+    for low, high in ((max(limit - tolerated, 0), limit), (limit + 1, BINS - 1)):
+        if low <= high and bool(torch.isfinite(best[low : high + 1]).any()):
+            return low + int(torch.argmin(best[low : high + 1]))
+    return int(torch.nonzero(torch.isfinite(best[: limit + 1])).max())
 
 
 def spend(classes: Sequence[WidthClass], budget: Budget, widths: Mapping[str, int]) -> dict[str, int]:

@@ -34,8 +34,8 @@ class Moments:
     @classmethod
     def zero(cls, width: int, device: torch.device | str = "cpu") -> Moments:
         """The neutral element for ``width`` features."""
-        options = {"dtype": torch.float64, "device": device}
-        return cls(0, torch.zeros(width, **options), torch.zeros(width, width, **options))
+        total = torch.zeros(width, dtype=torch.float64, device=device)
+        return cls(0, total, total.new_zeros(width, width))
 
     @classmethod
     def of(cls, rows: Tensor) -> Moments:
@@ -97,8 +97,8 @@ class TargetMoments:
     @classmethod
     def zero(cls, outputs: int, width: int, device: torch.device | str = "cpu") -> TargetMoments:
         """The neutral element for ``outputs`` consumer outputs and ``width`` features."""
-        options = {"dtype": torch.float64, "device": device}
-        return cls(torch.zeros(outputs, **options), torch.zeros(outputs, width, **options), torch.zeros((), **options))
+        total = torch.zeros(outputs, dtype=torch.float64, device=device)
+        return cls(total, total.new_zeros(outputs, width), total.new_zeros(()))
 
     def plus_rows(self, drift: Tensor, rows: Tensor) -> TargetMoments:
         """These moments with drift ``[N, O]`` on features ``rows`` ``[N, F]`` added in place; drop the old value."""

@@ -34,7 +34,9 @@ class Reduction:
         """
         kept = torch.unique(keep.to("cpu", torch.int64))
         if not 0 < len(kept) <= units or len(kept) != keep.numel() or kept[0] < 0 or kept[-1] >= units:
-            raise BudgetError(f"Cannot keep units {keep.tolist()[:8]} of {units}; expected 1 to {units} distinct units.")
+            raise BudgetError(
+                f"Cannot keep units {keep.tolist()[:8]} of {units}; expected 1 to {units} distinct units."
+            )
         assignment = torch.full((units,), -1, dtype=torch.int64)
         assignment[kept] = torch.arange(len(kept))
         return cls(assignment, torch.ones(units, dtype=torch.float64), len(kept))

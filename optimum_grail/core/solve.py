@@ -55,7 +55,9 @@ class NormalEquations:
     naive: Tensor
 
     @classmethod
-    def of(cls, weight: Tensor, moments: Moments, target: TargetMoments | None, reduction: Reduction) -> NormalEquations:
+    def of(
+        cls, weight: Tensor, moments: Moments, target: TargetMoments | None, reduction: Reduction
+    ) -> NormalEquations:
         """Reduce the statistics of a consumer ``weight`` ``[O, F]`` (no bias in it) by ``reduction``."""
         weight = weight.to(moments.gram)
         span = weight.shape[1] // len(reduction.assignment)

@@ -33,8 +33,8 @@ class Mlp:
     """A feed-forward pair: rows of every ``produce`` module feed, channel by channel, the columns of ``consume``.
 
     ``attributes``: paths of integer attributes equal to the width. ``accepts`` says which widths the stock config can
-    express in ``field``. ``bias_flag``: config field that gives all these linears a bias. ``block_class``: only in blocks
-    of this class (name), for families with several kinds of block; ``None``: in every block.
+    express in ``field``. ``bias_flag``: config field that gives all these linears a bias. ``block_class``: only in
+    blocks of this class (name), for families with several kinds of block; ``None``: in every block.
     """
 
     produce: tuple[str, ...]

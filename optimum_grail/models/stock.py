@@ -6,7 +6,7 @@ Everything else goes to the per-layer table in ``config.grail_config["layers"]``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,11 @@ def expressible(model: nn.Module, layout: Layout, group: ChannelGroup, units: in
     if config is None or isinstance(spec, Conv):
         return units == group.units
     return _accepted(spec, config, entries(group, units))
+
+
+def expressible_together(model: nn.Module, layout: Layout, groups: Sequence[ChannelGroup], units: int) -> bool:
+    """Whether the stock config can say ``units`` for every one of ``groups``; see :func:`expressible`."""
+    return all(expressible(model, layout, group, units) for group in groups)
 
 
 def config_updates(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> list[StockUpdate]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -34,6 +36,13 @@ class Request:
     kinds: Mapping[str, float] = field(default_factory=dict)
     round_to: int = 1
     standalone: bool | None = None
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], round_to: int) -> Request:
+        """The request of a resolved configuration."""
+        kinds = {kind: settings[flag.strip("-").replace("-", "_")] for kind, flag in FLAGS.items()}
+        named = {kind: value for kind, value in kinds.items() if value is not None}
+        return cls(settings["sparsity"], named, round_to, settings["standalone"])
 
 
 @dataclass(frozen=True)
@@ -72,8 +81,10 @@ def allocate(
         classes = _classes(groups, request, method.tied, accepts, free, curves)
         budget = budget_of(classes)
         if request.standalone is None and smallest(classes) > budget.kept + budget.undershoot * budget.total:
-            free = {group.kind for group in groups}
-            notes.append("The asked sparsity needs widths that the stock config cannot say: they go to the layer table.")
+            free = {str(group.kind) for group in groups}
+            notes.append(
+                "The asked sparsity needs widths that the stock config cannot say: they go to the layer table."
+            )
             classes = _classes(groups, request, method.tied, accepts, free, curves)
         widths = _exact(layout, request, method, classes, budget)
         kept |= {name: widths[item.name] for item in classes for name in item.groups}
@@ -117,14 +128,20 @@ def _budgets(layout: Layout, request: Request) -> Iterable[tuple[list[ChannelGro
         units = sum(group.cost * group.units for group in layout.groups)
         kept = (1 - sparsity) * total - (total - units)
         asked = f"A sparsity of {sparsity:g}"
-        yield list(layout.groups), lambda classes: Budget(kept, total, asked=asked)
+        yield list(layout.groups), partial(_given, budget=Budget(kept, total, asked=asked))
         return
     for kind, fraction in request.kinds.items():
         groups = [group for group in layout.groups if group.kind == kind]
         if not groups:
             known = ", ".join(sorted(FLAGS[k] for k in {g.kind for g in layout.groups}))
-            raise BudgetError(f"{FLAGS[kind]} {fraction:g}: this model has no groups of kind {kind!r}. It takes {known}.")
-        yield groups, lambda classes, kind=kind, fraction=fraction: _unit_budget(classes, kind, fraction)
+            raise BudgetError(
+                f"{FLAGS[kind]} {fraction:g}: this model has no groups of kind {kind!r}. It takes {known}."
+            )
+        yield groups, partial(_unit_budget, kind=kind, fraction=fraction)
+
+
+def _given(classes: Sequence[WidthClass], budget: Budget) -> Budget:
+    return budget
 
 
 def _unit_budget(classes: Sequence[WidthClass], kind: str, fraction: float) -> Budget:
@@ -145,7 +162,7 @@ def _free_kinds(
     layout: Layout, request: Request, method: AllocationMethod, accepts: Accepts, notes: list[str]
 ) -> set[str]:
     """Kinds that may take any width, because the user or the family leaves no other way."""
-    kinds = {group.kind for group in layout.groups}
+    kinds: set[str] = {group.kind for group in layout.groups}
     stock = {kind for kind in kinds if any(_stock_widths(layout, kind, accepts))}
     if request.standalone is False:
         return kinds
@@ -232,7 +249,7 @@ def _forecast(
     if not method.tied or request.sparsity is None or request.standalone is False:
         return ours, None
     for groups, _ in _budgets(layout, request):
-        kinds = {group.kind for group in groups}
+        kinds: set[str] = {group.kind for group in groups}
         classes = _classes(groups, request, False, accepts, kinds, curves)
         budget = Budget(sum(item.cost * kept[item.name] for item in classes), layout.block_parameters)
         widths = minimise(classes, budget)

@@ -69,7 +69,11 @@ def estimate(model: nn.Module, layout: Layout, methods: Methods, batches: Sequen
     survey = (forward * (1 + len(layout.groups) / 16) + gram + 3 * solve) if "curves" in methods.needs else 0.0
     copies = 2 if methods.two_streams else 1
     statistics = max(
-        (sum(8 * widths[g.name] ** 2 * 4 for g in layout.of_block(stack_block)) for stack in layout.stacks for stack_block in stack.blocks),
+        (
+            sum(8 * widths[g.name] ** 2 * 4 for g in layout.of_block(stack_block))
+            for stack in layout.stacks
+            for stack_block in stack.blocks
+        ),
         default=0,
     )
     block = max((_bytes(model.get_submodule(path)) for stack in layout.stacks for path in stack.blocks), default=0)

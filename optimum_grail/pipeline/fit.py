@@ -103,9 +103,7 @@ class FitRun:
             advance(block, calls, streams.student)
         return plans
 
-    def _pass_through(
-        self, block: nn.Module, calls: Sequence[Call], streams: Streams, last: bool
-    ) -> list[GroupPlan]:
+    def _pass_through(self, block: nn.Module, calls: Sequence[Call], streams: Streams, last: bool) -> list[GroupPlan]:
         """Nothing to do in this block: only move the streams on, both at once while they are still equal."""
         if not last:
             together = streams.dense is not None and streams.dense[0] is streams.student[0]
@@ -142,4 +140,3 @@ class FitRun:
         if keep == problem.units:
             return Selection(Reduction.keep_all(problem.units))
         return self.methods.selector(problem, keep)
-

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,7 +105,7 @@ class Outcome:
             versions=versions(),
             hardware=hardware(str(next(model.parameters()).device)),
             warnings=tuple(self.notes),
-            command=" ".join(sys.argv) if sys.argv and "optimum-cli" in sys.argv[0] else "",
+            command=_command(),
         )
 
     def _groups(self) -> tuple[GroupRow, ...]:
@@ -124,3 +126,9 @@ class Outcome:
         """Share of the predicted damage that free widths per layer would save."""
         ours, free = self.widths.predicted, self.widths.predicted_free
         return None if ours is None or free is None or ours <= 0 else max(0.0, 1 - free / ours)
+
+
+def _command() -> str:
+    """The command line that started this process, if it was optimum-cli."""
+    program = Path(sys.argv[0]).name if sys.argv else ""
+    return shlex.join([program, *sys.argv[1:]]) if program == "optimum-cli" else ""

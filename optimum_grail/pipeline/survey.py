@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,7 +107,8 @@ class Survey:
             problems = self._measure(path, groups, captured.calls[path], hidden, batches)
             later = [(p, [captured.calls[p][index] for index in few]) for p in stack.blocks[position:]]
             for group, problem in zip(groups, problems, strict=True):
-                curves[group.name] = self._curve(group, problem, lambda: tail.damage(stack.name, later, inputs))
+                damage = partial(tail.damage, stack.name, later, inputs)
+                curves[group.name] = self._curve(group, problem, damage)
                 self.progress.update(1, f"survey {group.name}")
             del captured.calls[path]
         return curves

@@ -5,4 +5,6 @@ from __future__ import annotations
 from optimum_grail.core.problem import Selector
 from optimum_grail.registry import Registry
 
-SELECTORS: Registry[type[Selector]] = Registry("selector", __name__, "`optimum-cli grail list selectors` describes them.")
+SELECTORS: Registry[type[Selector]] = Registry(
+    "selector", __name__, "`optimum-cli grail list selectors` describes them."
+)

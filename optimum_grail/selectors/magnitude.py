@@ -38,7 +38,8 @@ class Magnitude:
             raise ConfigError(f"magnitude side is {self.side!r}; expected 'producer', 'consumer' or 'coupled'.")
 
     def _norm(self, rows: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(rows, ord=self.p, dim=1)
+        norm: Tensor = torch.linalg.vector_norm(rows, ord=self.p, dim=1)
+        return norm
 
     def __call__(self, problem: GroupProblem, keep: int) -> Selection:
         """Reduce ``problem`` to the ``keep`` units of largest norm."""

@@ -17,8 +17,8 @@ from optimum_grail.selectors import SELECTORS
 class Obs:
     """Remove one unit at a time, always the one whose loss the others can make up for best.
 
-    The criterion is the error that a least-squares readout leaves (ZipLM, Kurtic et al. 2023, eq. 3-5), centred where the
-    consumer owns a bias. Keeps the removal order and the error curve.
+    The criterion is the error that a least-squares readout leaves (ZipLM, Kurtic et al. 2023, eq. 3-5), centred where
+    the consumer owns a bias. Keeps the removal order and the error curve.
 
     Args:
         damping: ridge relative to each feature's second moment, positive.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from optimum_grail.calibration.batches import collate, fingerprint_image, fingerprint_text
 from optimum_grail.calibration.images import encode_images, image_column, image_processor, read_images
+from optimum_grail.calibration.rows import only_inputs
 from optimum_grail.calibration.text import default_seqlen, encode_rows, require_column, text_column
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 class Accuracy(Metric):
     """Fraction of rows whose label has the highest logit.
 
-    Labels are class numbers, or names that the model's ``label2id`` knows; where a dataset names its classes and the
+    Labels are class numbers, or names in the model's ``id2label``; where a dataset names its classes and the
     model knows all these names, names count and not numbers.
 
     Args:
@@ -79,7 +80,9 @@ class Accuracy(Metric):
         require_column(rows, self.label_column, "--label-column")
         feature = rows.features[self.label_column]
         values = rows[: self._count(rows)][self.label_column]
-        known = {str(name).casefold(): number for name, number in (getattr(config, "label2id", None) or {}).items()}
+        known = {
+            str(name).casefold(): int(number) for number, name in (getattr(config, "id2label", None) or {}).items()
+        }
         names = getattr(feature, "names", None)
         if names and all(str(name).casefold() in known for name in names):
             values = [None if value is None else names[value] for value in values]
@@ -136,7 +139,7 @@ class Accuracy(Metric):
             return encode_images(pictures, image_processor(processor, model_class.__name__))
         texts = [text or "" for text in rows[chunk.start : chunk.stop][text_column(rows, self.text_column)]]
         samples = encode_rows(texts, tokenizer, default_seqlen(config, tokenizer, self.seqlen))
-        return collate(samples, tokenizer.pad_token_id or 0)
+        return collate(only_inputs(samples, model_class), tokenizer.pad_token_id or 0)
 
 
 def _sees(model_class: type) -> bool:

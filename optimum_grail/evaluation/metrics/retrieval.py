@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from optimum_grail.calibration.batches import collate, fingerprint_image
 from optimum_grail.calibration.images import encode_images, image_column, image_processor, read_images
+from optimum_grail.calibration.rows import only_inputs
 from optimum_grail.calibration.text import default_seqlen, encode_rows, text_column
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
@@ -117,7 +118,8 @@ class Retrieval(Metric):
                 seen = encode_images(
                     list(read_images(pictures, column, chunk)), image_processor(processor, type(model).__name__)
                 )
-                read = collate(encode_rows([captions[index] for index in chunk], tokenizer, length, pad_to=length))
+                encoded = encode_rows([captions[index] for index in chunk], tokenizer, length, pad_to=length)
+                read = collate(only_inputs(encoded, type(model)))
                 output = model(**to_device({**read, **seen}, device, model_dtype(model)))
                 found.append((output.image_embeds.float().cpu(), output.text_embeds.float().cpu()))
         images, texts = (torch.cat(parts) for parts in zip(*found, strict=True))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.calibration.batches import collate, fingerprint_text
+from optimum_grail.calibration.rows import only_inputs
 from optimum_grail.calibration.text import default_seqlen, encode_rows, text_column
 from optimum_grail.calibration.text import require_column as _require
 from optimum_grail.errors import DataError
@@ -121,7 +122,8 @@ class Spearman(Metric):
         vectors: list[Tensor] = []
         with inference(model) as device:
             for chunk in batches(len(order), self.batch_size, progress=progress, what="spearman"):
-                samples = encode_rows([texts[order[index]] for index in chunk], tokenizer, length)
+                encoded = encode_rows([texts[order[index]] for index in chunk], tokenizer, length)
+                samples = only_inputs(encoded, type(base))
                 inputs = {key: value.to(device) for key, value in collate(samples, tokenizer.pad_token_id or 0).items()}
                 hidden = getattr(base(**inputs), "last_hidden_state", None)
                 if hidden is None:

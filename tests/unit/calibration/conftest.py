@@ -21,7 +21,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-WORDS = "the a cat dog house river runs sees under over green small old and but then quickly".split()
+WORDS = ("the", "a", "cat", "dog", "house", "river", "runs", "sees", "under", "green", "small", "old", "and", "but")
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:

@@ -94,6 +94,10 @@ def test_other_text_shares_no_fingerprint() -> None:
     assert fingerprint_tokens(ids[0, :31]) == frozenset()
 
 
+def test_blank_lines_and_rulers_are_no_fingerprint() -> None:
+    assert fingerprint_tokens(torch.arange(8).repeat(500)) == frozenset()
+
+
 def test_overlap_counts_what_is_shared() -> None:
     marks = frozenset({fingerprint_text("a  b"), fingerprint_text("c")})
     batch = Batch({"x": torch.ones(1, 1)}, "fit")

@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 
 from optimum_grail.calibration import load_calibration, load_processors
+from optimum_grail.calibration.files import split_of
 from optimum_grail.calibration.rows import read_rows
 from optimum_grail.errors import DataError
 
@@ -69,6 +70,43 @@ def test_folders_have_splits_and_train_is_the_default(lines, tmp_path) -> None:
     assert read_rows(tmp_path, prefer=("test", "train")).data["text"][0] == lines[20]
     with pytest.raises(DataError, match=r"no split 'nope', only \['test', 'train', 'validation'\]"):
         read_rows(tmp_path, split="nope")
+
+
+def test_names_above_the_folder_do_not_make_splits(lines, tmp_path) -> None:
+    folder = tmp_path / "test" / "validation" / "data"
+    (folder / "train").mkdir(parents=True)
+    (folder / "test").mkdir()
+    write(folder / "train", "a.jsonl", lines[:3])
+    write(folder / "test", "b.jsonl", lines[3:5])
+    write(folder, "contest.txt", ["a file of another kind"])
+    assert read_rows(folder).data["text"][:] == lines[:3]
+    assert read_rows(folder, split="test").data["text"][:] == lines[3:5]
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("train-00000-of-00002.parquet", "train"),
+        ("data/dev.csv", "validation"),
+        ("eval/part1.json", "test"),
+        ("contest.txt", None),
+        ("trainer/latest.txt", None),
+    ],
+)
+def test_splits_are_told_from_whole_words(path, split) -> None:
+    assert split_of(Path(path)) == split
+
+
+def test_a_readme_that_declares_configurations_is_followed(lines, tmp_path) -> None:
+    write(tmp_path, "one.jsonl", lines[:2])
+    write(tmp_path, "two.jsonl", lines[2:5])
+    header = (
+        "---\nconfigs:\n- config_name: b\n  data_files: two.jsonl\n- config_name: a\n  data_files: one.jsonl\n---\n"
+    )
+    (tmp_path / "README.md").write_text(header, encoding="utf-8")
+    assert read_rows(tmp_path, config_name="b").data["text"][:] == lines[2:5]
+    with pytest.raises(DataError, match="cannot be read"):
+        read_rows(tmp_path)
 
 
 def test_a_folder_of_texts_is_one_document_per_file(lines, tmp_path) -> None:
@@ -163,7 +201,7 @@ def test_unreadable_files_and_folders_say_why(tmp_path) -> None:
     for path, message in (
         ("a.bin", "not a dataset file"),
         ("broken.parquet", "cannot be read"),
-        ("empty", "cannot be read"),
+        ("empty", "holds no dataset files"),
     ):
         with pytest.raises(DataError, match=message):
             read_rows(tmp_path / path)

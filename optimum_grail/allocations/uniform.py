@@ -35,7 +35,7 @@ class Uniform:
         fraction = min(max(budget.kept / whole, 0.0), 1.0)
         coarse = {item.name for item in classes if item.kind == "heads"}
         coarse = coarse if len(coarse) < len(classes) else set()
-        fixed = {item.name: _nearest(item, fraction) for item in classes if item.name in coarse}
+        fixed = {item.name: item.nearest(fraction * item.units) for item in classes if item.name in coarse}
         fine = [item for item in classes if item.name not in coarse]
         while True:
             widths = _fill(classes, fine, fixed, budget.kept)
@@ -45,10 +45,6 @@ class Uniform:
                 if _grow_(classes, fine, fixed, budget.kept):
                     continue
             return spend(fine, _rest(classes, fixed, budget), {item.name: widths[item.name] for item in fine}) | fixed
-
-
-def _nearest(item: WidthClass, fraction: float) -> int:
-    return min(item.widths, key=lambda width: (abs(width - fraction * item.units), -width))
 
 
 def _rest(classes: Sequence[WidthClass], fixed: dict[str, int], budget: Budget) -> Budget:

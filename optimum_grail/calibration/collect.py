@@ -70,10 +70,10 @@ class Collector:
         if split != "halves" or not self.held_out:
             self._add("held" if split == "held" and self.held_out else "fit", features, drift, mask)
             return
-        middle = features.shape[1] // 2
-        for part, rows in (("fit", slice(0, middle)), ("held", slice(middle, None))):
-            half = None if mask is None else mask[:, rows]
-            self._add(part, features[:, rows], None if drift is None else drift[:, rows], half)
+        if mask is None or mask.shape != features.shape[:2]:
+            mask = torch.ones(features.shape[:2], device=features.device)
+        for part, half in zip(("fit", "held"), _halves(mask.bool()), strict=True):
+            self._add(part, features, drift, half)
 
     def _add(self, part: str, features: Tensor, drift: Tensor | None, mask: Tensor | None) -> None:
         rows = _real(features, mask)
@@ -95,9 +95,22 @@ class Collector:
         fit = self.moments.get("fit") or Moments.zero(0)
         fit.check(self.group.name)
         held = self.moments.get("held")
+        if held is not None and held.count == 0:  # every sample is too short to be halved
+            held = None
+            self.targets.pop("held", None)
         if held is not None:
             held.check(self.group.name)
+        for target in self.targets.values():
+            target.check(self.group.name)
         return Statistics(fit, held, self.targets.get("fit"), self.targets.get("held"))
+
+
+def _halves(real: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and the second half of each sample's real rows, as masks ``[B, R]``; padding is in neither, and an odd
+    row is in the first."""
+    count = real.sum(1, keepdim=True)
+    first = real & (2 * real.cumsum(1) <= count + 1)
+    return first, real & ~first
 
 
 def _real(rows: Tensor, mask: Tensor | None) -> Tensor:

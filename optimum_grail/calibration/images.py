@@ -75,7 +75,9 @@ def open_image(value: Any, where: str) -> Image:
         if isinstance(value, (str, Path)):
             return Pillow.open(value).convert("RGB")
     except OSError as error:
-        raise DataError(f"The image in {where} cannot be read ({error}). Remove or replace that row.") from error
+        raise DataError(
+            f"The image in {where} cannot be read ({error}). Replace that row or choose --image-column."
+        ) from error
     raise DataError(
         f"{where} holds {type(value).__name__}, expected an image, image bytes or a path to an image. "
         "Name the right column with --image-column."
@@ -93,7 +95,9 @@ def read_images(rows: Dataset, column: str, indices: Sequence[int]) -> Iterator[
         try:
             value = rows[index][column]
         except OSError as error:  # `datasets` decodes on access
-            raise DataError(f"The image in {where} cannot be read ({error}). Remove or replace that row.") from error
+            raise DataError(
+                f"The image in {where} cannot be read ({error}). Replace that row or choose --image-column."
+            ) from error
         yield open_image(value, where)
 
 

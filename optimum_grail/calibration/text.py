@@ -24,7 +24,7 @@ _TEXT_COLUMNS = ("text", "sentence1", "sentence", "content", "caption")
 _PIECE = 2**16
 _CHARS_PER_TOKEN = 4
 _SURPLUS = 64
-_SURPLUS_TOKENS = 2**22
+_SURPLUS_TOKENS = 2**21
 _LEAST_SURPLUS = 8
 _ROW_BLOCK = 1024
 _ROW_BLOCKS = 1024
@@ -132,7 +132,7 @@ def joined_tokens(
 
     The joined text is tokenized in pieces of 65,536 characters or a little more, cut only where a line of text ends;
     byte-level and word tokenizers give the same ids as for the whole text, others may mark the start of a piece like
-    the start of a text. Where the corpus is larger than 64 times ``need`` (8 times, once that is above 4 million
+    the start of a text. Where the corpus is larger than 64 times ``need`` (8 times, once that is above 2 million
     tokens), pieces drawn at seeded random places, in their original order, stand for the whole.
 
     Args:

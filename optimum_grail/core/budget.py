@@ -38,6 +38,10 @@ class WidthClass:
     cost: int
     damage: Tensor | None = None
 
+    def nearest(self, share: float) -> int:
+        """The allowed width nearest to ``share`` units; the wider of two equally near ones."""
+        return min(self.widths, key=lambda width: (abs(width - share), -width))
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -89,29 +93,33 @@ def check_reachable(classes: Sequence[WidthClass], budget: Budget) -> None:
 
 def finest_step(classes: Sequence[WidthClass]) -> int:
     """Cost of the cheapest step between two widths, heads left out where other kinds can be stepped; 0 without any."""
-    prices = {
-        kind: [i.cost * (b - a) for i in classes if (i.kind == "heads") == (kind == "heads") for a, b in pairwise(i.widths)]
-        for kind in ("heads", "other")
-    }
-    return min(prices["other"] or prices["heads"], default=0)
+    fine = [price for item in classes if item.kind != "heads" for price in _prices(item)]
+    return min(fine or [price for item in classes for price in _prices(item)], default=0)
+
+
+def _prices(item: WidthClass) -> list[int]:
+    return [item.cost * (above - below) for below, above in pairwise(item.widths)]
 
 
 def minimise(classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
     """Widths of least predicted damage that spend the budget: a multiple-choice knapsack by dynamic programming.
 
     The result costs at most the budget and at least the budget less the tolerated undershoot. Where no widths do, it
-    exceeds the budget by less than the :func:`finest_step`; where none do that either (heads only), it is the costliest
-    within the budget, less than one step more if the undershoot is not tolerated.
+    exceeds the budget by less than the :func:`finest_step`; where none do that either, it is the costliest within the
+    budget.
 
-    Costs are rounded up to ``1 / BINS`` of the budget, so they never exceed it; what is left over is spent on the widening
-    of best gain per cost (see :func:`spend`). Classes without ``damage`` count as harmless.
+    Where the common divisor of all steps goes into the budget more than ``BINS`` times, costs are rounded up, so they
+    never exceed it; what is left over is spent on the widening of best gain per cost (see :func:`spend`). Classes without
+    ``damage`` count as harmless.
 
     Raises:
         BudgetError: not even the smallest widths fit.
     """
     check_reachable(classes, budget)
     slack = max(budget.kept - smallest(classes), 0.0)
-    unit = max((slack + finest_step(classes)) / BINS, 1e-9)
+    divisor = math.gcd(*(price for item in classes for price in _prices(item))) or 1
+    most = slack + finest_step(classes)
+    unit = divisor * max(math.ceil(most / (divisor * BINS)), 1)
     best = torch.full((BINS + 1,), float("inf"), dtype=torch.float64)
     best[0] = 0.0
     choices: list[Tensor] = []
@@ -119,7 +127,9 @@ def minimise(classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
         best, choice = _extend(best, item, unit)
         choices.append(choice)
     tolerated = int(budget.undershoot * budget.total / unit)
-    left = _cheapest(best, int(slack / unit), max(tolerated - len(classes), tolerated // 2))
+    if unit > divisor:  # every class may be rounded up by nearly one unit
+        tolerated = max(tolerated - len(classes), tolerated // 2)
+    left = _cheapest(best, int(slack // unit), tolerated, math.ceil(most / unit) - 1)
     widths: dict[str, int] = {}
     for item, choice in zip(reversed(classes), reversed(choices), strict=True):
         index = int(choice[left])
@@ -128,12 +138,12 @@ def minimise(classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
     return spend(classes, budget, widths)
 
 
-def _bins(item: WidthClass, index: int, unit: float) -> int:
+def _bins(item: WidthClass, index: int, unit: int) -> int:
     """What the width ``item.widths[index]`` costs above the smallest, rounded up to multiples of ``unit``."""
-    return math.ceil(item.cost * (item.widths[index] - item.widths[0]) / unit)
+    return -(-item.cost * (item.widths[index] - item.widths[0]) // unit)
 
 
-def _extend(best: Tensor, item: WidthClass, unit: float) -> tuple[Tensor, Tensor]:
+def _extend(best: Tensor, item: WidthClass, unit: int) -> tuple[Tensor, Tensor]:
     """One more class: least damage at every exact cost, and the index of the width that attains it."""
     damage = [0.0] * len(item.widths) if item.damage is None else item.damage.tolist()
     steps: dict[int, int] = {}
@@ -153,9 +163,9 @@ def _extend(best: Tensor, item: WidthClass, unit: float) -> tuple[Tensor, Tensor
     return table, choice
 
 
-def _cheapest(best: Tensor, limit: int, tolerated: int) -> int:
-    """The cost of least damage: in the tolerated range below ``limit``, else just above it, else the next below."""
-    for low, high in ((max(limit - tolerated, 0), limit), (limit + 1, BINS - 1)):
+def _cheapest(best: Tensor, limit: int, tolerated: int, most: int) -> int:
+    """The cost of least damage: in the tolerated range below ``limit``, else up to ``most``, else the next below."""
+    for low, high in ((max(limit - tolerated, 0), limit), (limit + 1, most)):
         if low <= high and bool(torch.isfinite(best[low : high + 1]).any()):
             return low + int(torch.argmin(best[low : high + 1]))
     return int(torch.nonzero(torch.isfinite(best[: limit + 1])).max())
@@ -164,8 +174,8 @@ def _cheapest(best: Tensor, limit: int, tolerated: int) -> int:
 def spend(classes: Sequence[WidthClass], budget: Budget, widths: Mapping[str, int]) -> dict[str, int]:
     """Widen ``widths`` step by step, best predicted gain per cost first, while the budget allows.
 
-    If more than the tolerated undershoot is then still unspent, the cheapest step is taken once more: the result keeps
-    less than one step above the budget.
+    If more than the tolerated undershoot is then still unspent, the cheapest step is taken once more where it exceeds the
+    budget by less than the :func:`finest_step`.
     """
     result = dict(widths)
     cost = cost_of(classes, result)
@@ -185,6 +195,7 @@ def spend(classes: Sequence[WidthClass], budget: Budget, widths: Mapping[str, in
         result[name] = width
         cost += price
     rest = sorted(steps(), key=lambda step: (step[1], step[0]))
-    if rest and budget.kept - cost > budget.undershoot * budget.total:
+    within = rest and cost + rest[0][1] - budget.kept < finest_step(classes)
+    if within and budget.kept - cost > budget.undershoot * budget.total:
         result[rest[0][2]] = rest[0][3]
     return result

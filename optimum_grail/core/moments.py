@@ -13,8 +13,20 @@ from torch import Tensor
 
 from optimum_grail.errors import StatisticsError
 
-CHUNK_ROWS = 32768
+CHUNK_ROWS = 4096
 """Rows per float32 product; the sum over chunks is float64."""
+PRECISION = 1e-5
+"""A variance below this fraction of the second moment is rounding of the float32 products: the feature is constant."""
+
+
+def centred(gram: Tensor, total: Tensor, count: int) -> Tensor:
+    """``G - μμᵀ/n``, with the rows and columns of constant features zero: their variance would be rounding, positive or
+    not, and its correlations noise. Float64, shape ``[F, F]``."""
+    covariance = gram - torch.outer(total, total) / max(count, 1)
+    constant = covariance.diagonal() <= PRECISION * gram.diagonal()
+    covariance[constant] = 0.0
+    covariance[:, constant] = 0.0
+    return covariance
 
 
 @dataclass(frozen=True)
@@ -59,8 +71,8 @@ class Moments:
         return self.gram.diagonal()
 
     def covariance(self, affine: bool) -> Tensor:
-        """``G - μμᵀ/n`` if ``affine``, else ``G``; float64, shape ``[F, F]`` (not divided by the count)."""
-        return self.gram - torch.outer(self.total, self.total) / max(self.count, 1) if affine else self.gram
+        """``G - μμᵀ/n`` (see :func:`centred`) if ``affine``, else ``G``; ``[F, F]``, not divided by the count."""
+        return centred(self.gram, self.total, self.count) if affine else self.gram
 
     def check(self, name: str) -> None:
         """Refuse statistics that no solve can use.
@@ -108,6 +120,18 @@ class TargetMoments:
             self.total.add_(d.sum(0, dtype=torch.float64))
             self.energy.add_(d.square().sum(dtype=torch.float64))
         return self
+
+    def check(self, name: str) -> None:
+        """Refuse a drift that no solve can use.
+
+        Raises:
+            StatisticsError: a sum is not finite; names the group and what to look at.
+        """
+        if not bool(torch.isfinite(self.energy)) or not bool(torch.isfinite(self.cross).all()):
+            raise StatisticsError(
+                f"The residual stream behind group {name!r} is not finite (NaN or infinite) on the calibration data. "
+                "Check the checkpoint for NaN weights, or compute in float32 (--dtype float32)."
+            )
 
     def __add__(self, other: TargetMoments) -> TargetMoments:
         return TargetMoments(self.total + other.total, self.cross + other.cross, self.energy + other.energy)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from optimum_grail.core.linalg import RidgeScale, factorise
-from optimum_grail.core.moments import Moments, TargetMoments
+from optimum_grail.core.moments import Moments, TargetMoments, centred
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 
@@ -102,15 +102,15 @@ class NormalEquations:
     def fit(self, ridge: float, scale: RidgeScale, anchor: Anchor, affine: bool) -> Family:
         """Solve for all ``τ`` at once; see the module's docstring. ``ridge`` is relative, at least 0."""
         n = max(self.count, 1)
-        gram = self.gram - torch.outer(self.mean, self.mean) / n if affine else self.gram
+        gram = centred(self.gram, self.mean, n) if affine else self.gram
         cross = self.cross - torch.outer(self.output, self.mean) / n if affine else self.cross
         factor = factorise(gram, ridge, scale)
         start = self.naive if anchor == "naive" else torch.zeros_like(self.naive)
         base = start + factor.solve(cross - start @ gram)
         slope = None
         if self.drift_cross is not None and self.drift is not None:
-            centred = self.drift_cross - torch.outer(self.drift, self.mean) / n if affine else self.drift_cross
-            slope = factor.solve(centred)
+            pull = self.drift_cross - torch.outer(self.drift, self.mean) / n if affine else self.drift_cross
+            slope = factor.solve(pull)
         return Family(self, base, slope, affine, factor.ridge)
 
     @property

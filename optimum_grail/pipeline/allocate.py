@@ -154,7 +154,7 @@ def _unit_budget(classes: Sequence[WidthClass], kind: str, fraction: float) -> B
                 f"{FLAGS[kind]} {fraction:g} leaves no unit of {item.units} in {item.groups[0]!r}; expected at most "
                 f"{1 - 1 / item.units:.4g}."
             )
-        kept += item.cost * min(item.widths, key=lambda width, share=share: (abs(width - share), -width))
+        kept += item.cost * item.nearest(share)
     return Budget(kept, sum(item.cost * item.units for item in classes), asked=f"{FLAGS[kind]} {fraction:g}")
 
 

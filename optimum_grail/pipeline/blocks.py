@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -52,13 +52,13 @@ class Batches:
 
 @torch.no_grad()
 def dense_pass(
-    block: nn.Module, path: str, groups: Sequence[ChannelGroup], calls: Sequence[Call], streams: Streams
+    block: nn.Module, path: str, groups: Sequence[ChannelGroup], calls: Sequence[Call], streams: Streams, wanted: Wanted
 ) -> list[dict[str, Record]]:
-    """Run the dense block over its stream, record every group's target, and move the dense stream on.
+    """Run the dense block over its stream, record every group's target as ``wanted``, and move the dense stream on.
 
     Returns one record per batch and group; targets that equal the block's output are not stored twice.
     """
-    probe = Probe(block, path, groups, Wanted(stream=True))
+    probe = Probe(block, path, groups, wanted)
     records = []
     dense = streams.dense or []
     for index, call in enumerate(calls):
@@ -78,16 +78,21 @@ def student_pass(
     streams: Streams,
     batches: Batches,
     dense: list[dict[str, Record]] | None,
+    wanted: Wanted,
 ) -> None:
-    """Run the student's block over its stream and add every batch to the collectors; the stream does not move."""
+    """Run the student's block over its stream and add every batch to the collectors; the stream does not move.
+
+    ``dense`` holds the records of :func:`dense_pass` for the same ``wanted``, or is ``None`` without a dense stream.
+    """
     groups = [collector.group for collector in collectors]
-    probe = Probe(block, path, groups, Wanted(features=True, stream=dense is not None), stop_early=True)
+    target = wanted if dense is not None else Wanted()
+    probe = Probe(block, path, groups, replace(target, features=True), stop_early=True)
     for index, call in enumerate(calls):
         probe.run(call, streams.student[index])
         for collector in collectors:
-            target = dense[index].pop(collector.group.name) if dense is not None else None
+            other = dense[index].pop(collector.group.name) if dense is not None else None
             record = probe.records[collector.group.name]
-            collector.add(record, target, batches.masks[index], batches.batches[index].split)
+            collector.add(record, other, batches.masks[index], batches.batches[index].split)
 
 
 @torch.no_grad()

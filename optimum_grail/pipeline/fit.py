@@ -69,16 +69,23 @@ class FitRun:
         plans: list[GroupPlan] = []
         drifted = False
         for path in stack.blocks:
-            groups = [group for group in self._groups(path) if self._touched(group, drifted)]
+            groups = self._touched(path, drifted)
             last = path == stack.blocks[-1]
             plans += self._block_(path, groups, captured.calls.pop(path), streams, batches, last)
             drifted = drifted or bool(groups)
         return plans
 
-    def _touched(self, group: ChannelGroup, drifted: bool) -> bool:
-        """Whether anything is to be done about ``group``: units go, or its consumer is refitted to undo drift."""
-        refit = drifted and self.methods.compensator.refits_whole_groups and self.methods.two_streams
-        return refit or self.widths[group.name] < group.units
+    def _touched(self, path: str, drifted: bool) -> list[ChannelGroup]:
+        """The groups of a block about which anything is to be done: units go, or the consumer is refitted because what
+        was compressed before it, in this block too, made the student drift."""
+        refits = self.methods.compensator.refits_whole_groups and self.methods.two_streams
+        joint = self.methods.within_block == "joint"
+        touched: list[ChannelGroup] = []
+        for group in self._groups(path):
+            behind = drifted or (not joint and any(other.stage < group.stage for other in touched))
+            if self.widths[group.name] < group.units or (refits and behind):
+                touched.append(group)
+        return touched
 
     def _block_(
         self,
@@ -92,12 +99,13 @@ class FitRun:
         block = self.model.get_submodule(path)
         if not groups:
             return self._pass_through(block, calls, streams, last)
+        wanted = self.methods.wanted
         # The block is still dense here: nothing of it has been compressed yet.
-        dense = dense_pass(block, path, groups, calls, streams) if streams.dense is not None else None
+        dense = dense_pass(block, path, groups, calls, streams, wanted) if streams.dense is not None else None
         plans: list[GroupPlan] = []
         for stage in self._stages(groups):
             collectors = [collector_for(self.model, group, "held_out" in self.methods.needs) for group in stage]
-            student_pass(block, path, collectors, calls, streams, batches, dense)
+            student_pass(block, path, collectors, calls, streams, batches, dense, wanted)
             plans += [self._group_(collector.group, collector.statistics()) for collector in collectors]
         if not last:
             advance(block, calls, streams.student)

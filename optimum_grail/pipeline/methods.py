@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from optimum_grail.calibration.probe import Wanted
 from optimum_grail.core.problem import Allocation, Compensator, Need, Selector
 
 WithinBlock = Literal["sequential", "joint"]
@@ -36,6 +37,12 @@ class Methods:
     def needs_data(self) -> bool:
         """Whether calibration data has to be there at all."""
         return bool(self.needs)
+
+    @property
+    def wanted(self) -> Wanted:
+        """What is compared between the two streams: the consumer's output, or the residual stream behind it."""
+        dense = "dense" in self.compensator.needs
+        return Wanted(output=dense, stream=not dense)
 
     @property
     def two_streams(self) -> bool:

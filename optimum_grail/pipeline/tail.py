@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.calibration.batches import Batch
+from optimum_grail.calibration.probe import rows_of
 from optimum_grail.calibration.stream import Call, first, on_device, patched_forward
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.layout import Layout
@@ -122,7 +123,15 @@ def _loss(outputs: Outputs, reference: Outputs, mask: Tensor | None) -> tuple[fl
         return float(rows.mean()), float(rows.numel())
     total = 0.0
     for ours, dense in zip(outputs.embeddings, reference.embeddings, strict=True):
-        if mask is not None and dense.shape[:2] == mask.shape:
-            ours, dense = ours[mask.bool()], dense[mask.bool()]
-        total += float((ours - dense).square().sum() / (dense - dense.mean(0)).square().sum().clamp(min=1e-30))
+        ours, dense = _real(ours, mask), _real(dense, mask)
+        spread = dense - dense.mean(0) if len(dense) > 1 else dense
+        total += float((ours - dense).square().sum() / spread.square().sum().clamp(min=1e-30))
     return total, float(len(reference.embeddings[0]))
+
+
+def _real(states: Tensor, mask: Tensor | None) -> Tensor:
+    """``[N, C]`` real rows of embeddings ``[B, C]`` or hidden states ``[B, T, C]`` or ``[B, C, H, W]``."""
+    rows = rows_of(states)
+    if mask is not None and states.dim() == 3 and rows.shape[:2] == mask.shape:
+        return rows[mask.bool()]
+    return rows.flatten(0, 1)

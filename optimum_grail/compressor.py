@@ -24,9 +24,10 @@ from optimum_grail.evaluation.evaluate import load_model
 from optimum_grail.hub.card import licence_of
 from optimum_grail.models.biases import add_biases_
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.matrix import owns_bias
+from optimum_grail.models.precision import Precision, cast_, float32_on_cpu
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import (
-    compressed_with,
     current_widths,
     expressible_together,
     is_standalone,
@@ -90,7 +91,8 @@ class GrailCompressor:
         self._settings = self.config.resolved().to_dict()
         selector, compensator, allocation = self.config.methods()
         self.methods = Methods(selector, compensator, allocation, self._settings["within_block"])
-        self._refuse_compressed()
+        if not self.config.allow_recompress:
+            refuse_compressed(model, self.source)
 
     @classmethod
     def from_pretrained(
@@ -173,23 +175,22 @@ class GrailCompressor:
         comparison = Comparison.prepare(self.model, eval_dataset, self.tokenizer, self.processor, self._settings)
         data = self._calibration(layout, calibration_dataset, progress)
         self._notes += comparison.warnings(data)
-        with self._timed("evaluation"):
+        with self._timed("evaluation"), float32_on_cpu(self.model):
             dense = comparison.measure(self.model)
-        before = Size.of(self.model, layout, self._dtype)
         kept = self._allocate(layout, data, progress)
         self.plan = self._fit_(layout, data, kept, progress)
         standalone = self._describe_(layout)
-        with self._timed("evaluation"):
+        self._precision.restore_(self.model)  # what is measured is what is saved
+        with self._timed("evaluation"), float32_on_cpu(self.model):
             results = comparison.results(dense, self.model)
-        self.model.to(self._dtype)
         self._layout = layout
         self._report = Outcome(
             source=self.source,
             revision=self.revision,
             config=self._settings,
             layout=layout,
-            before=before,
-            after=Size.of(self.model, layout, self._dtype),
+            before=self._before,
+            after=Size.of(self.model, layout, self._precision.main),
             plan=self.plan,
             widths=kept,
             data=data,
@@ -232,21 +233,15 @@ class GrailCompressor:
 
     # -- stages -----------------------------------------------------------------------------------------------------
 
-    def _refuse_compressed(self) -> None:
-        config = getattr(self.model, "config", None)
-        if config is not None and compressed_with(config) is not None and not self.config.allow_recompress:
-            raise CheckpointError(
-                f"{self.source!r} is compressed already. Compress its dense base model instead, or pass "
-                "--allow-recompress (allow_recompress=True)."
-            )
-
     def _prepare_(self) -> Layout:
-        """Eval mode, float32, biases if asked for; every weight checked."""
-        self._dtype = next(self.model.parameters()).dtype
+        """Eval mode, weights checked, biases added if a fitted one could not be stored otherwise."""
+        self._precision = Precision.of(self.model)
         self.model.eval()
         layout = resolve(self.model, self.spec)
         check_weights(self.model, layout.groups)
-        if self.config.affine:
+        self._before = Size.of(self.model, layout, self._precision.main)
+        affine = getattr(self.methods.compensator, "affine", None)
+        if affine and not all(owns_bias(self.model, group) for group in layout.groups):
             add_biases_(self.model, layout)
             layout = resolve(self.model, self.spec)
         return layout
@@ -255,20 +250,20 @@ class GrailCompressor:
         """The data, after saying what the run will need; ``None`` for data-free methods."""
         if not self.methods.needs_data:
             return None
-        self.model.float()
+        cast_(self.model, torch.float32)
         source = dataset if dataset is not None else self.config.dataset
         progress.message("Writing calibration text" if source is None else "Reading calibration data")
         with self._timed("data"):
             data = calibration_data(self.model, layout, source, self._settings, self.tokenizer, self.processor)
         cost = estimate(self.model, layout, self.methods, data.batches)
         progress.message(cost.line(data.samples, data.tokens))
-        if note := choose_dtype_(self.model, cost, self._dtype):
+        if note := choose_dtype_(self.model, cost, self._precision):
             self._notes.append(note)
         return data
 
     def _allocate(self, layout: Layout, data: CalibrationData | None, progress: Progress) -> Widths:
         curves = None
-        request = Request.of(self._settings, getattr(self.methods.allocation, "round_to", 1))
+        request = Request.of(self._settings, getattr(self.methods.allocation, "round_to", 1), self._before.blocks)
         accepts = partial(expressible_together, self.model, layout)
         if "curves" in self.methods.needs and data is not None:
             with self._timed("survey"):

@@ -39,11 +39,12 @@ class Uniform:
         fine = [item for item in classes if item.name not in coarse]
         while True:
             widths = _fill(classes, fine, fixed, budget.kept)
-            if cost_of(classes, widths) > budget.kept and _shrink_(classes, fixed):
+            left = budget.kept - cost_of(classes, widths)
+            if left < 0 and _shrink_(classes, fixed):
                 continue
-            if budget.kept - cost_of(classes, widths) > budget.undershoot * budget.total and _full(fine, widths):
-                if _grow_(classes, fine, fixed, budget.kept):
-                    continue
+            much = left > budget.undershoot * budget.total and _full(fine, widths)
+            if much and _grow_(classes, fine, fixed, budget.kept):
+                continue
             return spend(fine, _rest(classes, fixed, budget), {item.name: widths[item.name] for item in fine}) | fixed
 
 
@@ -56,7 +57,7 @@ def _fill(
     classes: Sequence[WidthClass], fine: Sequence[WidthClass], fixed: dict[str, int], kept: float
 ) -> dict[str, int]:
     """The largest common fraction of the fine classes that fits, by bisection."""
-    low, high = 0.0, 1.0
+    low, high = 0.0, 2.0  # so that everything is tried first
     widths = fixed | {item.name: item.widths[0] for item in fine}
     for _ in range(40):
         middle = (low + high) / 2
@@ -85,9 +86,7 @@ def _full(fine: Sequence[WidthClass], widths: dict[str, int]) -> bool:
     return all(widths[item.name] == item.units for item in fine)
 
 
-def _grow_(
-    classes: Sequence[WidthClass], fine: Sequence[WidthClass], fixed: dict[str, int], kept: float
-) -> bool:
+def _grow_(classes: Sequence[WidthClass], fine: Sequence[WidthClass], fixed: dict[str, int], kept: float) -> bool:
     """Take the narrowest coarse class one step up, because not even whole FFNs spend the budget; False if none fits."""
     least = sum(item.cost * item.widths[0] for item in fine)
     least += sum(item.cost * fixed[item.name] for item in classes if item.name in fixed)

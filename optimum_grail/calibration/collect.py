@@ -116,4 +116,4 @@ def _halves(real: Tensor) -> tuple[Tensor, Tensor]:
 def _real(rows: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None or rows.shape[:2] != mask.shape:
         return rows.flatten(0, 1)
-    return rows[mask.bool()]
+    return rows[mask.to(rows.device, torch.bool)]

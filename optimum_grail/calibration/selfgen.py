@@ -52,9 +52,10 @@ def generate_self_text(
 ) -> Tensor:
     """Let a causal language model write its own calibration rows.
 
-    Every row starts with the BOS token or, where the model has none, with a random ordinary token, and goes on by
-    sampling from the model's own distribution: temperature 1, nothing cut off. End-of-text and other special tokens
-    are never drawn, so every row is full. The global random state is left alone.
+    Every row starts with the BOS token, where the model has one, and a random ordinary token; it goes on by sampling
+    from the model's own distribution: temperature 1, nothing cut off. The random token spreads the rows over what the
+    model knows: from BOS alone they resemble each other, and many checkpoints have hardly ever seen it. End-of-text and
+    other special tokens are never drawn, so every row is full. The global random state is left alone.
 
     Args:
         model: a causal language model; runs on its device in its dtype, sampling is done in float32.
@@ -138,20 +139,23 @@ def _first_tokens(
 ) -> Tensor:
     bos = tokenizer.bos_token_id if tokenizer is not None else None
     bos = model.config.get_text_config().bos_token_id if bos is None else bos
+    start = torch.multinomial((~banned).float().expand(rows, -1), 1, generator=generator)
     if isinstance(bos, int) and 0 <= bos < len(banned):
-        return torch.full((rows, 1), bos, dtype=torch.int64, device=banned.device)
-    return torch.multinomial((~banned).float().expand(rows, -1), 1, generator=generator)
+        return torch.cat([torch.full_like(start, bos), start], 1)
+    return start
 
 
 def _write(
     model: PreTrainedModel, first: Tensor, seqlen: int, banned: Tensor, generator: torch.Generator, bar: Any
 ) -> Tensor:
     text = first.new_empty(len(first), seqlen)
-    text[:, :1] = token = first
+    token = first[:, :seqlen]
+    written = token.shape[1]
+    text[:, :written] = token
     cache = _cache(model, seqlen)
     bias = torch.zeros(len(banned), device=banned.device).masked_fill_(banned, -torch.inf)
-    bar.update(len(first))
-    for position in range(1, seqlen):
+    bar.update(token.numel())
+    for position in range(written, seqlen):
         output = model(input_ids=token, past_key_values=cache, use_cache=True)
         token = _draw(output.logits[:, -1].float() + bias, generator)
         text[:, position : position + 1] = token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,7 +30,7 @@ class Grail:
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ridge, (int, float)) or not self.ridge >= 0:
+        if not isinstance(self.ridge, (int, float)) or not 0 <= self.ridge < math.inf:
             raise ConfigError(f"grail ridge is {self.ridge!r}; expected a number of at least 0, for example 1e-3.")
 
     def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -60,7 +61,7 @@ class GrailPlus:
             raise ConfigError(f"target is {self.target!r}; expected 'residual', 'dense' or 'self'.")
         if self.anchor not in ("naive", "zero"):
             raise ConfigError(f"anchor is {self.anchor!r}; expected 'naive' or 'zero'.")
-        if self.ridge != "auto" and not (isinstance(self.ridge, (int, float)) and self.ridge > 0):
+        if self.ridge != "auto" and not (isinstance(self.ridge, (int, float)) and 0 < self.ridge < math.inf):
             raise ConfigError(f"ridge is {self.ridge!r}; expected 'auto' or a positive number, for example 1e-3.")
         if self.tau != "auto" and not (isinstance(self.tau, (int, float)) and 0 <= self.tau <= 1):
             raise ConfigError(f"tau is {self.tau!r}; expected 'auto' or a number from 0 to 1.")

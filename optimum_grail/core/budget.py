@@ -108,34 +108,53 @@ def minimise(classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
     exceeds the budget by less than the :func:`finest_step`; where none do that either, it is the costliest within the
     budget.
 
-    Where the common divisor of all steps goes into the budget more than ``BINS`` times, costs are rounded up, so they
-    never exceed it; what is left over is spent on the widening of best gain per cost (see :func:`spend`). Classes without
+    Where the common divisor of all steps goes into the budget more than ``BINS`` times, the search rounds costs up;
+    what that leaves over is spent on the widening of best gain per cost (see :func:`spend`). Classes without
     ``damage`` count as harmless.
 
     Raises:
         BudgetError: not even the smallest widths fit.
     """
     check_reachable(classes, budget)
-    slack = max(budget.kept - smallest(classes), 0.0)
     divisor = math.gcd(*(price for item in classes for price in _prices(item))) or 1
-    most = slack + finest_step(classes)
-    unit = divisor * max(math.ceil(most / (divisor * BINS)), 1)
+    most = max(budget.kept - smallest(classes), 0.0) + finest_step(classes)
+    unit = divisor * max(math.ceil(most / (divisor * max(BINS - len(classes), 1))), 1)
     best = torch.full((BINS + 1,), float("inf"), dtype=torch.float64)
     best[0] = 0.0
     choices: list[Tensor] = []
     for item in classes:
         best, choice = _extend(best, item, unit)
         choices.append(choice)
-    tolerated = int(budget.undershoot * budget.total / unit)
-    if unit > divisor:  # every class may be rounded up by nearly one unit
-        tolerated = max(tolerated - len(classes), tolerated // 2)
-    left = _cheapest(best, int(slack // unit), tolerated, math.ceil(most / unit) - 1)
+    return spend(classes, budget, _choose(classes, budget, unit, best, choices))
+
+
+def _choose(
+    classes: Sequence[WidthClass], budget: Budget, unit: int, best: Tensor, choices: Sequence[Tensor]
+) -> dict[str, int]:
+    """The widths of least damage whose true cost is tolerated, else just above the budget, else the costliest below."""
+    least, slack = budget.kept - budget.undershoot * budget.total, budget.kept - smallest(classes)
+    limit = budget.kept + finest_step(classes)
+    first = max(math.ceil((slack - budget.undershoot * budget.total) / unit), 0)
+    reached = torch.nonzero(torch.isfinite(best)).flatten().tolist()
+    above: dict[str, int] | None = None
+    for left in sorted((left for left in reached if left >= first), key=lambda left: (float(best[left]), -left)):
+        widths = _walk(classes, unit, choices, left)
+        cost = cost_of(classes, widths)
+        if least <= cost <= budget.kept:
+            return widths
+        if above is None and budget.kept < cost < limit:
+            above = widths
+    return above or _walk(classes, unit, choices, max(left for left in reached if left * unit <= max(slack, 0.0)))
+
+
+def _walk(classes: Sequence[WidthClass], unit: int, choices: Sequence[Tensor], left: int) -> dict[str, int]:
+    """The widths behind the entry ``left`` of the last table."""
     widths: dict[str, int] = {}
     for item, choice in zip(reversed(classes), reversed(choices), strict=True):
         index = int(choice[left])
         widths[item.name] = item.widths[index]
         left -= _bins(item, index, unit)
-    return spend(classes, budget, widths)
+    return widths
 
 
 def _bins(item: WidthClass, index: int, unit: int) -> int:
@@ -163,19 +182,11 @@ def _extend(best: Tensor, item: WidthClass, unit: int) -> tuple[Tensor, Tensor]:
     return table, choice
 
 
-def _cheapest(best: Tensor, limit: int, tolerated: int, most: int) -> int:
-    """The cost of least damage: in the tolerated range below ``limit``, else up to ``most``, else the next below."""
-    for low, high in ((max(limit - tolerated, 0), limit), (limit + 1, most)):
-        if low <= high and bool(torch.isfinite(best[low : high + 1]).any()):
-            return low + int(torch.argmin(best[low : high + 1]))
-    return int(torch.nonzero(torch.isfinite(best[: limit + 1])).max())
-
-
 def spend(classes: Sequence[WidthClass], budget: Budget, widths: Mapping[str, int]) -> dict[str, int]:
     """Widen ``widths`` step by step, best predicted gain per cost first, while the budget allows.
 
-    If more than the tolerated undershoot is then still unspent, the cheapest step is taken once more where it exceeds the
-    budget by less than the :func:`finest_step`.
+    If more than the tolerated undershoot is then still unspent, the cheapest step is taken once more where it exceeds
+    the budget by less than the :func:`finest_step`.
     """
     result = dict(widths)
     cost = cost_of(classes, result)

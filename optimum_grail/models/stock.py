@@ -14,7 +14,7 @@ from torch import nn
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.spec import Conv, GroupSpec, Heads
-from optimum_grail.errors import ArchitectureError
+from optimum_grail.errors import ArchitectureError, CheckpointError
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.matrix import columns
 from optimum_grail.models.resolve import model_type
@@ -130,6 +130,20 @@ def compressed_with(config: Any) -> Mapping[str, Any] | None:
         return found if isinstance(found, Mapping) else {}
     hits = (compressed_with(value) for value in _sub_configs(config))
     return next((hit for hit in hits if hit is not None), None)
+
+
+def refuse_compressed(model: nn.Module, source: str) -> None:
+    """Refuse a model that is compressed already; ``source`` names it in the message.
+
+    Raises:
+        CheckpointError: its config says so.
+    """
+    config = config_of(model, "")
+    if config is not None and compressed_with(config) is not None:
+        raise CheckpointError(
+            f"{source!r} is compressed already. Compress its dense base model instead, or pass --allow-recompress "
+            "(allow_recompress=True)."
+        )
 
 
 def _sub_configs(config: Any) -> list[Any]:

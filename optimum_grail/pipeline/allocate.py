@@ -30,19 +30,27 @@ class Request:
         kinds: fraction of the units that goes, by kind.
         round_to: FFN and convolution widths are multiples of this.
         standalone: ``True``: only widths the stock config can say; ``False``: any; ``None``: where possible.
+        dense: parameters of the blocks that ``sparsity`` is a fraction of, where they differ from the layout's
+            (biases were added).
     """
 
     sparsity: float | None
     kinds: Mapping[str, float] = field(default_factory=dict)
     round_to: int = 1
     standalone: bool | None = None
+    dense: int | None = None
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], round_to: int) -> Request:
+    def of(cls, settings: Mapping[str, Any], round_to: int, dense: int | None = None) -> Request:
         """The request of a resolved configuration."""
         kinds = {kind: settings[flag.strip("-").replace("-", "_")] for kind, flag in FLAGS.items()}
         named = {kind: value for kind, value in kinds.items() if value is not None}
-        return cls(settings["sparsity"], named, round_to, settings["standalone"])
+        return cls(settings["sparsity"], named, round_to, settings["standalone"], dense)
+
+    def asked(self, layout: Layout) -> float:
+        """Parameters of the blocks of ``layout`` that have to go."""
+        dense = layout.block_parameters if self.dense is None else self.dense
+        return layout.block_parameters - (1 - (self.sparsity or 0.0)) * dense
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ def _exact(
     widths = method(classes, budget)
     if request.sparsity is None:
         return widths
-    asked = request.sparsity * layout.block_parameters
+    asked = request.asked(layout)
     for _ in range(8):
         gone = layout.removed_parameters({name: widths[item.name] for item in classes for name in item.groups})
         sums = sum(item.cost * (item.units - widths[item.name]) for item in classes)
@@ -124,11 +132,10 @@ BudgetOf = Callable[[Sequence[WidthClass]], Budget]
 def _budgets(layout: Layout, request: Request) -> Iterable[tuple[list[ChannelGroup], BudgetOf]]:
     """Groups that share a budget, and the budget given their classes."""
     if request.sparsity is not None:
-        sparsity, total = request.sparsity, layout.block_parameters
         units = sum(group.cost * group.units for group in layout.groups)
-        kept = (1 - sparsity) * total - (total - units)
-        asked = f"A sparsity of {sparsity:g}"
-        yield list(layout.groups), partial(_given, budget=Budget(kept, total, asked=asked))
+        asked = f"A sparsity of {request.sparsity:g}"
+        budget = Budget(units - request.asked(layout), layout.block_parameters, asked=asked)
+        yield list(layout.groups), partial(_given, budget=budget)
         return
     for kind, fraction in request.kinds.items():
         groups = [group for group in layout.groups if group.kind == kind]

@@ -13,6 +13,7 @@ from optimum_grail.calibration.batches import CalibrationData
 from optimum_grail.calibration.sources import load_calibration
 from optimum_grail.errors import DataError
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.precision import Precision
 from optimum_grail.pipeline.estimate import Estimate, available_memory
 
 HEADROOM = 0.8
@@ -65,16 +66,16 @@ def calibration_data(
     )
 
 
-def choose_dtype_(model: nn.Module, cost: Estimate, native: torch.dtype) -> str | None:
+def choose_dtype_(model: nn.Module, cost: Estimate, native: Precision) -> str | None:
     """Keep float32 streams if they fit the free memory, else compute in the checkpoint's dtype and say so.
 
     The drift of the residual stream is a small difference of large numbers: bfloat16 would drown it.
     """
     free = available_memory(next(model.parameters()).device)
-    if free is None or cost.memory < HEADROOM * free or native == torch.float32:
+    if free is None or cost.memory < HEADROOM * free or native.main == torch.float32:
         return None
-    model.to(native)
+    native.restore_(model)
     return (
-        f"Float32 streams need {cost.memory / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: computed in {native} "
-        "instead. Fewer samples (--num-samples) or tokens (--seqlen) would fit."
+        f"Float32 streams need {cost.memory / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: computed in "
+        f"{native.main} instead. Fewer samples (--num-samples) or tokens (--seqlen) would fit."
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from optimum_grail.calibration.batches import Batch
-from optimum_grail.calibration.stream import Call, Captured, capture
+from optimum_grail.calibration.stream import Call, Captured, capture, check_chain
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.moments import Statistics
 from optimum_grail.core.plan import GroupPlan, Plan
@@ -45,7 +45,12 @@ class FitRun:
     progress: Progress
 
     def run_(self) -> Plan:
-        """Compress the model and return the plan that was applied."""
+        """Compress the model and return the plan that was applied: every group that lost units or was refitted.
+
+        Raises:
+            ArchitectureError: the blocks of a stack are no uninterrupted chain.
+            StatisticsError: activations of a group are not finite, or all its rows are padding.
+        """
         plans: list[GroupPlan] = []
         captured = self._capture()
         for stack in self.layout.stacks:
@@ -55,6 +60,8 @@ class FitRun:
     def _capture(self) -> dict[str, Captured]:
         if not self.methods.needs_data or not self.batches:
             return {}
+        for stack in self.layout.stacks:
+            check_chain(self.model, stack.blocks, self.batches[0])
         return capture(self.model, {stack.name: stack.blocks for stack in self.layout.stacks}, self.batches)
 
     def _groups(self, path: str) -> list[ChannelGroup]:
@@ -62,7 +69,7 @@ class FitRun:
 
     def _stack_(self, stack: Stack, captured: Captured | None) -> list[GroupPlan]:
         if captured is None:
-            return [self._group_(group, None) for path in stack.blocks for group in self._groups(path)]
+            return [self._group_(group, None) for path in stack.blocks for group in self._touched(path, False)]
         batches = Batches.of(self.batches, stack.spec.mask)
         dense = list(captured.hidden) if self.methods.two_streams else None
         streams = Streams(captured.hidden, dense)

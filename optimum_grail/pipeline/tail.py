@@ -119,7 +119,9 @@ def _loss(outputs: Outputs, reference: Outputs, mask: Tensor | None) -> tuple[fl
     if outputs.logits is not None and reference.logits is not None:
         log_p = reference.logits.log_softmax(-1)
         rows = (log_p.exp() * (log_p - outputs.logits.log_softmax(-1))).sum(-1)
-        rows = rows[mask.bool()] if mask is not None and rows.shape == mask.shape else rows.flatten()
+        rows = (
+            rows[mask.to(rows.device, torch.bool)] if mask is not None and rows.shape == mask.shape else rows.flatten()
+        )
         return float(rows.mean()), float(rows.numel())
     total = 0.0
     for ours, dense in zip(outputs.embeddings, reference.embeddings, strict=True):

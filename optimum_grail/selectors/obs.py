@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,17 +22,17 @@ class Obs:
     the consumer owns a bias. Keeps the removal order and the error curve.
 
     Args:
-        damping: ridge relative to each feature's second moment, positive.
+        damping: ridge relative to each feature's second moment, positive and finite.
 
     Raises:
-        ConfigError: ``damping`` is not positive.
+        ConfigError: ``damping`` is not a positive number.
     """
 
     damping: float = 1e-3
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
 
     def __post_init__(self) -> None:
-        if not self.damping > 0:
+        if not 0 < self.damping < math.inf:
             raise ConfigError(f"obs damping is {self.damping!r}; expected a positive number, for example 1e-3.")
 
     def __call__(self, problem: GroupProblem, keep: int) -> Selection:

@@ -145,7 +145,10 @@ def test_spend_leaves_nothing_that_fits(seed: int, count: int, share: float) -> 
 
 def test_spend_takes_the_best_gain_per_cost_first() -> None:
     flat, steep = torch.tensor([1.0, 0.9]), torch.tensor([1.0, 0.1])
-    classes = [WidthClass("a", "mlp", ("a",), 2, (1, 2), 10, flat), WidthClass("b", "mlp", ("b",), 2, (1, 2), 10, steep)]
+    classes = [
+        WidthClass("a", "mlp", ("a",), 2, (1, 2), 10, flat),
+        WidthClass("b", "mlp", ("b",), 2, (1, 2), 10, steep),
+    ]
     assert spend(classes, Budget(30, 40, 0.5), {"a": 1, "b": 1}) == {"a": 1, "b": 2}
     assert spend(classes, Budget(25, 40, 0.5), {"a": 1, "b": 1}) == {"a": 1, "b": 1}
 
@@ -169,11 +172,13 @@ def test_nothing_below_the_smallest_widths_is_reachable() -> None:
     check_reachable(classes, Budget(20, 100))
     check_reachable(classes, Budget(19.6, 100))
     for method in (Balanced(), Uniform()):
-        with pytest.raises(BudgetError, match=r"A sparsity of 0\.9 cannot be reached.*at most 0\.2000.*--no-standalone"):
+        with pytest.raises(
+            BudgetError, match=r"A sparsity of 0\.9 cannot be reached.*at most 0\.2000.*--no-standalone"
+        ):
             method(classes, Budget(15, 100, asked="A sparsity of 0.9"))
 
 
-def test_whole_ffns_and_no_head_that_fits_give_way_to_one_more_head() -> None:
+def test_a_head_comes_back_where_whole_ffns_cannot_spend_the_budget() -> None:
     """Rounding heads down may remove more than was asked; the FFN cannot give it back, so a head has to."""
     heads = WidthClass("h", "heads", ("h",), 4, (1, 2, 4), 1536)
     ffn = WidthClass("m", "mlp", ("m",), 48, tuple(range(1, 49)), 96)

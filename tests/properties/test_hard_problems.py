@@ -40,7 +40,9 @@ def hard_rows(seed: int, span: int, how: dict[str, Any]) -> Tensor:
     rows = torch.randn(how["count"], how["rank"], generator=generator) @ torch.randn(
         how["rank"], width, generator=generator
     )
-    rows = (rows + how["offset"]) * how["scale"] * 10 ** (how["spread"] * (torch.rand(width, generator=generator) - 0.5))
+    rows = (
+        (rows + how["offset"]) * how["scale"] * 10 ** (how["spread"] * (torch.rand(width, generator=generator) - 0.5))
+    )
     rows.unflatten(1, (UNITS, span))[:, : how["dead"]] = 0
     return rows
 
@@ -58,12 +60,17 @@ def finite(*tensors: Tensor | None) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor is not None)
 
 
-@given(seed=SEEDS, span=st.integers(1, 2), how=HARD, affine=st.booleans(), ridge=st.sampled_from([0.0, 1e-9, 1e-3, 1.0]))
+@given(
+    seed=SEEDS, span=st.integers(1, 2), how=HARD, affine=st.booleans(), ridge=st.sampled_from([0.0, 1e-9, 1e-3, 1.0])
+)
 def test_every_fit_is_finite(seed: int, span: int, how: dict[str, Any], affine: bool, ridge: float) -> None:
     problem = hard_problem(seed, span, how, affine)
     for keep in (1, UNITS - 1, UNITS):
         equations = NormalEquations.of(
-            problem.weight, problem.measured.moments, problem.measured.target, Reduction.prune(UNITS, torch.arange(keep))
+            problem.weight,
+            problem.measured.moments,
+            problem.measured.target,
+            Reduction.prune(UNITS, torch.arange(keep)),
         )
         for anchor in ("zero", "naive"):
             for scale in ("diagonal", "mean"):

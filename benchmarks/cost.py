@@ -1,0 +1,283 @@
+"""What survey and fit cost, against the least that they could cost on the same machine in the same run.
+
+The yardstick of the fit is the time of two bare passes of all blocks over the calibration batches (the dense and the
+student stream), plus the Gram products at the machine's matrix-product rate. The yardstick of the memory is one block,
+its statistics and the streams.
+
+    python benchmarks/cost.py [--only CASE] [--repeats 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import ctypes
+import gc
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, threads that spin while waiting cost most
+
+import torch
+import transformers
+from _common import EMBEDDED, environment, read_results, write_results
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from optimum_grail import GrailConfig
+from optimum_grail.calibration.batches import Batch, make_batches
+from optimum_grail.calibration.stream import capture
+from optimum_grail.models.layout import Layout
+from optimum_grail.models.resolve import resolve
+from optimum_grail.models.stock import expressible
+from optimum_grail.pipeline.allocate import Request, allocate
+from optimum_grail.pipeline.estimate import estimate, matmul_rate
+from optimum_grail.pipeline.fit import FitRun
+from optimum_grail.pipeline.methods import Methods
+from optimum_grail.pipeline.survey import Curve, Survey
+from optimum_grail.report.progress import Silent
+
+SEED = 42
+SPARSITY = 0.5
+GOALS = {"fit": 2.0, "survey": 1.5, "memory": 1.0}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model with calibration data of random tokens, whose cost is that of real text.
+
+    Args:
+        name: of the row.
+        build: makes the model, in float32.
+        samples: windows of calibration tokens.
+        seqlen: their length.
+        batch: windows per forward pass.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    samples: int
+    seqlen: int
+    batch: int
+
+
+def embedded() -> nn.Module:
+    """The model that the repository carries: 6 layers, hidden 192, FFN 512."""
+    return transformers.AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32)
+
+
+def wider() -> nn.Module:
+    """A LLaMA with random weights: 8 layers, hidden 512, FFN 1408, 8 heads, 4 key-value heads."""
+    torch.manual_seed(SEED)
+    config = transformers.LlamaConfig(
+        hidden_size=512,
+        intermediate_size=1408,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        vocab_size=4096,
+        max_position_embeddings=512,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+CASES = (
+    Case("llama-books-3m", embedded, samples=128, seqlen=256, batch=8),
+    Case("llama-27m-random", wider, samples=64, seqlen=512, batch=4),
+)
+
+
+@dataclass
+class Run:
+    """A case at work: the model stays dense, every fit gets a copy."""
+
+    case: Case
+    model: nn.Module
+    layout: Layout
+    methods: Methods
+    batches: Sequence[Batch]
+
+    @classmethod
+    def of(cls, case: Case) -> Run:
+        """Build the model, draw the data."""
+        model = case.build().eval()
+        generator = torch.Generator().manual_seed(SEED)
+        ids = torch.randint(model.config.vocab_size, (case.samples, case.seqlen), generator=generator)
+        batches = make_batches([{"input_ids": row} for row in ids], batch_size=case.batch)
+        selector, compensator, allocation = GrailConfig().methods()
+        return cls(case, model, resolve(model), Methods(selector, compensator, allocation), batches)
+
+    def survey(self) -> dict[str, Curve]:
+        """The survey."""
+        return Survey(self.model, self.layout, self.batches, Silent()).run()
+
+    def widths(self, curves: dict[str, Curve]) -> dict[str, int]:
+        """Units to keep."""
+
+        def accepts(groups: Any, width: int) -> bool:
+            return all(expressible(self.model, self.layout, group, width) for group in groups)
+
+        return allocate(self.layout, Request(SPARSITY), self.methods.allocation, accepts, curves).kept
+
+    def fit(self, model: nn.Module, kept: dict[str, int]) -> None:
+        """The fit, of ``model`` in place."""
+        FitRun(model, self.layout, self.methods, kept, self.batches, SEED, Silent()).run_()
+
+    @torch.no_grad()
+    def bare_seconds(self) -> float:
+        """One pass of all blocks over the batches, nothing recorded."""
+        (stack,) = self.layout.stacks
+        captured = capture(self.model, {stack.name: stack.blocks}, self.batches)[stack.name]
+        hidden = captured.hidden
+        start = time.perf_counter()
+        for path in stack.blocks:
+            block = self.model.get_submodule(path)
+            for index, call in enumerate(captured.calls[path]):
+                hidden[index] = call.run(block, hidden[index])
+        return time.perf_counter() - start
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Wall time of ``work``."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def resident(field: str) -> int | None:
+    """``VmRSS`` or ``VmHWM`` of this process, in bytes; ``None`` where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
+
+
+def peak_above(work: Callable[[], Any]) -> int | None:
+    """Bytes that ``work`` needs at its peak beyond what was resident before; ``None`` where it cannot be told."""
+    gc.collect()
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier work freed would otherwise hide a part of the need
+    before = resident("VmRSS")
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
+    except OSError:
+        return None
+    work()
+    peak = resident("VmHWM")
+    return None if before is None or peak is None else peak - before
+
+
+def memory_parts(run: Run) -> dict[str, int]:
+    """Bytes of one block, of its statistics (fit and held-out sums of every group) and of the two streams."""
+    (stack,) = run.layout.stacks
+    captured = capture(run.model, {stack.name: stack.blocks}, run.batches)[stack.name]
+    block = run.model.get_submodule(stack.blocks[0])
+    statistics = 0
+    for group in run.layout.of_block(stack.blocks[0]):
+        features = group.units * group.consumer.span
+        outputs = run.layout.weights[group.consumer.module].rows
+        statistics += 2 * 8 * features * (features + outputs)
+    return {
+        "block": sum(4 * parameter.numel() for parameter in block.parameters()),
+        "statistics": statistics,
+        "streams": 2 * sum(4 * hidden.numel() for hidden in captured.hidden),
+    }
+
+
+def measure(case: Case, repeats: int) -> dict[str, Any]:
+    """All figures of one case: memory in the first round, the least seconds of all rounds."""
+    run = Run.of(case)
+    cost = estimate(run.model, run.layout, run.methods, run.batches)
+    parts = memory_parts(run)
+    model = copy.deepcopy(run.model)
+    curves = run.survey()
+    kept = run.widths(curves)
+    peak = peak_above(lambda: run.fit(model, kept))
+    times: dict[str, list[float]] = {"bare": [], "fit": [], "survey": [], "rate": []}
+    for _ in range(repeats):
+        model = copy.deepcopy(run.model)
+        times["rate"].append(matmul_rate())
+        times["bare"].append(run.bare_seconds())
+        times["fit"].append(seconds(lambda model=model: run.fit(model, kept)))
+        times["bare"].append(run.bare_seconds())
+        times["survey"].append(seconds(run.survey))
+        times["rate"].append(matmul_rate())
+    rate = max(times.pop("rate"))
+    bare, fit, survey = (min(times[name]) for name in ("bare", "fit", "survey"))
+    floor = 2 * bare + cost.gram_flops / rate
+    return {
+        "name": case.name,
+        "layers": len(run.layout.stacks[0].blocks),
+        "tokens": case.samples * case.seqlen,
+        "bare_pass_seconds": bare,
+        "gram_seconds": cost.gram_flops / rate,
+        "fit_seconds": fit,
+        "survey_seconds": survey,
+        "fit_ratio": fit / floor,
+        "survey_ratio": survey / fit,
+        "all_seconds": times,
+        "matmul_flops_per_second": rate,
+        "forward_flops": cost.forward_flops,
+        "peak_bytes": peak,
+        "memory_parts": parts,
+        "memory_ratio": None if peak is None else peak / sum(parts.values()),
+        "estimated_seconds": cost.seconds,
+        "estimated_bytes": cost.memory,
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The rows for people."""
+    shown = Table(title="Cost of survey and fit", title_justify="left")
+    for heading in (
+        "",
+        "two bare passes",
+        "Gram products",
+        "fit",
+        "fit ratio",
+        "survey",
+        "survey / fit",
+        "peak",
+        "floor",
+    ):
+        shown.add_column(heading, justify="right" if heading else "left")
+    for row in rows:
+        shown.add_row(
+            row["name"],
+            f"{2 * row['bare_pass_seconds']:.2f} s",
+            f"{row['gram_seconds']:.2f} s",
+            f"{row['fit_seconds']:.2f} s",
+            f"{row['fit_ratio']:.2f}",
+            f"{row['survey_seconds']:.2f} s",
+            f"{row['survey_ratio']:.2f}",
+            "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f} MiB",
+            f"{sum(row['memory_parts'].values()) / 2**20:.0f} MiB",
+        )
+    shown.caption = "ratio: fit / (two bare passes + Gram products), at most 2.0; survey / fit at most 1.5"
+    return shown
+
+
+def main() -> None:
+    """Measure the cases and print them."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", choices=[case.name for case in CASES], help="one case only")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds; the best counts")
+    options = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
+    rows = {row["name"]: row for row in read_results("cost").get("rows", [])}
+    for case in CASES:
+        if options.only in (None, case.name):
+            rows[case.name] = {**measure(case, options.repeats), **environment()}
+            write_results("cost", {"goals": GOALS, "rows": list(rows.values())})
+    Console().print(table(list(rows.values())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The example scripts run as a user runs them, and show what they promise."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def _run(repository: Path, script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, f"examples/{script}", *map(str, arguments)]
+    environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(repository)}
+    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def demo(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What the demo, run small, printed, and the folder it wrote."""
+    folder = tmp_path_factory.mktemp("demo")
+    done = _run(repository, "demo.py", "--num-samples", "16", "--eval-windows", "4", "--output", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, folder
+
+
+def test_demo_prints_the_comparison_and_how_to_load(demo: tuple[str, Path]) -> None:
+    output, folder = demo
+    for part in (
+        "dense",
+        "plainly pruned",
+        "compensated",
+        "perplexity",
+        "KL",
+        "parameters",
+        "bytes",
+        "tokens per second",
+    ):
+        assert part in output
+    assert f'from_pretrained("{folder / "demo"}")' in output
+    assert "the same." in output
+
+
+def test_demo_writes_checkpoint_card_and_figures(demo: tuple[str, Path]) -> None:
+    _, folder = demo
+    assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= {
+        file.name for file in (folder / "demo").iterdir()
+    }
+    outcome = json.loads((folder / "demo_result.json").read_text(encoding="utf-8"))
+    results = outcome["results"]
+    assert outcome["achieved"] == pytest.approx(0.5, abs=0.005)
+    assert results["compensated"]["kl"] < results["plainly pruned"]["kl"]
+    assert (
+        results["compensated"]["parameters"] == results["plainly pruned"]["parameters"] < results["dense"]["parameters"]
+    )
+    assert {"seed", "versions", "hardware", "seconds"} <= set(outcome)
+
+
+def test_custom_module_regains_most_of_the_accuracy(repository: Path, data_dir: Path) -> None:
+    done = _run(repository, "custom_module.py", "--data", data_dir, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results: dict[str, dict[str, Any]] = json.loads(done.stdout)["results"]
+    assert results["dense"]["accuracy"] == pytest.approx(0.915)
+    assert results["grail-plus"]["accuracy"] >= 0.79
+    assert results["grail-plus"]["accuracy"] > results["grail"]["accuracy"] > results["none"]["accuracy"]
+    for name in ("none", "grail", "grail-plus"):
+        assert results[name]["accuracy_reloaded"] == results[name]["accuracy"]
+
+
+def test_custom_module_says_what_data_it_lacks(repository: Path, tmp_path: Path) -> None:
+    done = _run(repository, "custom_module.py", "--data", tmp_path)
+    assert done.returncode == 2
+    assert "cifar-resnets/resnet20/model.safetensors" in done.stderr
+    assert "--data" in done.stderr

@@ -31,6 +31,7 @@ from optimum_grail.models.stock import (
     current_widths,
     expressible_together,
     is_standalone,
+    refuse_compressed,
     write_config_,
 )
 from optimum_grail.models.surgery import check_weights

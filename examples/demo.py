@@ -47,7 +47,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 MODEL = REPOSITORY / "examples" / "llama-books-3m"
 SEQLEN = 256
 RESULT = "demo_result.json"
-TOLERANCE = 1e-4
+TOLERANCE = 1e-6
 """Nats per token that saving and loading may change."""
 SPEED_ROUNDS = 5
 SPEED_WINDOWS = 8

@@ -17,6 +17,7 @@ from optimum_grail.calibration.batches import CalibrationData
 from optimum_grail.calibration.sources import load_processors
 from optimum_grail.config import GrailConfig
 from optimum_grail.core.plan import Plan
+from optimum_grail.core.problem import Allocation
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import CheckpointError, GrailError
 from optimum_grail.evaluation.comparison import Comparison
@@ -36,8 +37,8 @@ from optimum_grail.models.stock import (
 )
 from optimum_grail.models.surgery import check_weights
 from optimum_grail.output import check_output
-from optimum_grail.pipeline.allocate import Request, Widths, allocate
-from optimum_grail.pipeline.calibrate import calibration_data, choose_dtype_
+from optimum_grail.pipeline.allocate import Accepts, Request, Widths, allocate, check_request
+from optimum_grail.pipeline.calibrate import calibration_data, choose_dtype_, require_data
 from optimum_grail.pipeline.estimate import estimate
 from optimum_grail.pipeline.fit import FitRun
 from optimum_grail.pipeline.methods import Methods
@@ -177,13 +178,13 @@ class GrailCompressor:
         data = self._calibration(layout, calibration_dataset, progress)
         self._notes += comparison.warnings(data)
         with self._timed("evaluation"), float32_on_cpu(self.model):
-            dense = comparison.measure(self.model)
+            dense = comparison.measure(self.model, "dense", progress)
         kept = self._allocate(layout, data, progress)
         self.plan = self._fit_(layout, data, kept, progress)
         standalone = self._describe_(layout)
         self._precision.restore_(self.model)  # what is measured is what is saved
         with self._timed("evaluation"), float32_on_cpu(self.model):
-            results = comparison.results(dense, self.model)
+            results = comparison.results(dense, self.model, progress)
         self._layout = layout
         self._report = Outcome(
             source=self.source,
@@ -232,8 +233,6 @@ class GrailCompressor:
             max_shard_size=max_shard_size,
         )
 
-    # -- stages -----------------------------------------------------------------------------------------------------
-
     def _prepare_(self) -> Layout:
         """Eval mode, weights checked, biases added if a fitted one could not be stored otherwise."""
         self._precision = Precision.of(self.model)
@@ -245,7 +244,13 @@ class GrailCompressor:
         if affine and not all(owns_bias(self.model, group) for group in layout.groups):
             add_biases_(self.model, layout)
             layout = resolve(self.model, self.spec)
+        check_request(layout, *self._request(layout))
         return layout
+
+    def _request(self, layout: Layout) -> tuple[Request, Allocation, Accepts]:
+        step = getattr(self.methods.allocation, "round_to", 1)
+        request = Request.of(self._settings, step, self._before.blocks)
+        return request, self.methods.allocation, partial(expressible_together, self.model, layout)
 
     def _calibration(self, layout: Layout, dataset: Any, progress: Progress) -> CalibrationData | None:
         """The data, after saying what the run will need; ``None`` for data-free methods."""
@@ -253,7 +258,8 @@ class GrailCompressor:
             return None
         cast_(self.model, torch.float32)
         source = dataset if dataset is not None else self.config.dataset
-        progress.message("Writing calibration text" if source is None else "Reading calibration data")
+        require_data(self.model, source)
+        progress.message("Writing calibration text" if source in (None, "self") else "Reading calibration data")
         with self._timed("data"):
             data = calibration_data(self.model, layout, source, self._settings, self.tokenizer, self.processor)
         cost = estimate(self.model, layout, self.methods, data.batches)
@@ -264,14 +270,12 @@ class GrailCompressor:
 
     def _allocate(self, layout: Layout, data: CalibrationData | None, progress: Progress) -> Widths:
         curves = None
-        request = Request.of(self._settings, getattr(self.methods.allocation, "round_to", 1), self._before.blocks)
-        accepts = partial(expressible_together, self.model, layout)
         if "curves" in self.methods.needs and data is not None:
             with self._timed("survey"):
                 progress.start(len(layout.groups), "survey")
                 curves = Survey(self.model, layout, data.batches, progress).run()
                 progress.finish()
-        return allocate(layout, request, self.methods.allocation, accepts, curves)
+        return allocate(layout, *self._request(layout), curves)
 
     def _fit_(self, layout: Layout, data: CalibrationData | None, kept: Widths, progress: Progress) -> Plan:
         batches = data.batches if data else ()

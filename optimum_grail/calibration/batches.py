@@ -42,6 +42,10 @@ class Batch:
     inputs: dict[str, Tensor]
     split: Split
 
+    def head(self) -> Batch:
+        """A batch of the first sample alone, for checks that need no more."""
+        return Batch({name: tensor[:1] for name, tensor in self.inputs.items()}, self.split)
+
 
 @dataclass(frozen=True, eq=False)
 class CalibrationData:

@@ -46,7 +46,7 @@ def inspect_model(model: nn.Module) -> dict[str, Any]:
             row = rows.setdefault(key, _family(stack.name, group, model, layout))
             row["groups"] += 1
             row["parameters"] += group.cost * group.units
-            narrowest[group.name] = row["expressible"][0]
+            narrowest[group.name] = min((*row["expressible"], group.units))  # none: the table gave it this width
     return {
         "class": type(model).__name__,
         "compressed": compressed_with(model.config) is not None,

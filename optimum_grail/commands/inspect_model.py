@@ -57,8 +57,10 @@ def _widths(widths: list[int], units: int) -> str:
     """The widths that the stock config can say, in few words."""
     if len(widths) == units:
         return "any width"
-    if len(widths) == 1:
+    if widths == [units]:
         return "whole only"
+    if not widths:
+        return "not as it is: layer table"
     return ", ".join(map(str, widths[:LISTED])) + (", ..." if len(widths) > LISTED else "")
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from optimum_grail.core.budget import Budget, WidthClass, minimise, predicted, smallest
+from optimum_grail.core.budget import Budget, WidthClass, check_reachable, finest_step, minimise, predicted, smallest
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.problem import Allocation as AllocationMethod
 from optimum_grail.errors import BudgetError
@@ -17,6 +17,8 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.pipeline.survey import Curve
 
 FLAGS = {"mlp": "--ffn-sparsity", "heads": "--head-sparsity", "conv": "--channel-sparsity"}
+BISECTIONS = 12
+"""How often a budget is narrowed down where costs do not add up."""
 Accepts = Callable[[Sequence[ChannelGroup], int], bool]
 """``(groups of one width, units kept) -> whether the stock config can say it``."""
 
@@ -84,6 +86,34 @@ def allocate(
     """
     notes: list[str] = []
     kept = {group.name: group.units for group in layout.groups}
+    for classes, budget in _shares(layout, request, method, accepts, curves, notes):
+        widths = _exact(layout, request, method, classes, budget)
+        kept |= {name: widths[item.name] for item in classes for name in item.groups}
+    _check_something_goes(layout, kept)
+    whole = sorted({g.kind for g in layout.groups} - {g.kind for g in layout.groups if kept[g.name] < g.units})
+    notes += [f"Groups of kind {kind!r} stay whole." for kind in whole]
+    return Widths(kept, *_forecast(layout, request, method, kept, accepts, curves), tuple(notes))
+
+
+def check_request(layout: Layout, request: Request, method: AllocationMethod, accepts: Accepts) -> None:
+    """Refuse what :func:`allocate` would refuse whatever the curves say, before anything is measured.
+
+    Raises:
+        BudgetError: the request cannot be reached, or leaves a group without units.
+    """
+    for classes, budget in _shares(layout, request, method, accepts, None, []):
+        check_reachable(classes, budget)
+
+
+def _shares(
+    layout: Layout,
+    request: Request,
+    method: AllocationMethod,
+    accepts: Accepts,
+    curves: Mapping[str, Curve] | None,
+    notes: list[str],
+) -> Iterator[tuple[list[WidthClass], Budget]]:
+    """Classes that share a budget, and the budget; what the user should know is added to ``notes``."""
     free = _free_kinds(layout, request, method, accepts, notes)
     for groups, budget_of in _budgets(layout, request):
         classes = _classes(groups, request, method.tied, accepts, free, curves)
@@ -94,12 +124,7 @@ def allocate(
                 "The asked sparsity needs widths that the stock config cannot say: they go to the layer table."
             )
             classes = _classes(groups, request, method.tied, accepts, free, curves)
-        widths = _exact(layout, request, method, classes, budget)
-        kept |= {name: widths[item.name] for item in classes for name in item.groups}
-    _check_something_goes(layout, kept)
-    whole = sorted({g.kind for g in layout.groups} - {g.kind for g in layout.groups if kept[g.name] < g.units})
-    notes += [f"Groups of kind {kind!r} stay whole." for kind in whole]
-    return Widths(kept, *_forecast(layout, request, method, kept, accepts, curves), tuple(notes))
+        yield classes, budget
 
 
 def _exact(
@@ -107,23 +132,26 @@ def _exact(
 ) -> dict[str, int]:
     """Widths whose exact parameter count meets the budget.
 
-    Costs per unit add up except where two groups meet in one module (the middle convolution of a bottleneck); there the
-    budget is lowered by what the sum overstated until the count is right.
+    Costs per unit add up except where two groups meet in one module (the middle convolution of a bottleneck), where the
+    sum overstates what goes: the budget is then narrowed down until the count is right.
     """
     widths = method(classes, budget)
     if request.sparsity is None:
         return widths
-    asked = request.asked(layout)
-    for _ in range(8):
+    asked, low, high = request.sparsity * layout.block_parameters, float(smallest(classes)), budget.kept
+    excess, step = budget.undershoot * budget.total, finest_step(classes)
+    tried: list[tuple[float, dict[str, int]]] = []
+    for _ in range(BISECTIONS):
         gone = layout.removed_parameters({name: widths[item.name] for item in classes for name in item.groups})
         sums = sum(item.cost * (item.units - widths[item.name]) for item in classes)
-        if gone == sums or gone >= asked:
-            break
-        budget = replace(budget, kept=budget.kept - (asked - gone))
-        if smallest(classes) > budget.kept:
-            break
+        if gone == sums or 0 <= gone - asked <= excess:
+            return widths
+        tried.append((gone - asked, widths))
+        guess = budget.kept - (asked - gone) if not tried[1:] else (low + high) / 2
+        low, high = (budget.kept, high) if gone >= asked else (low, budget.kept)
+        budget = replace(budget, kept=max(guess, low))
         widths = method(classes, budget)
-    return widths
+    return min(tried, key=lambda item: (not -step < item[0] <= excess, abs(item[0])))[1]
 
 
 BudgetOf = Callable[[Sequence[WidthClass]], Budget]

@@ -41,12 +41,7 @@ def calibration_data(
     Raises:
         DataError: no data was named and the model cannot write any; or the data does not fit.
     """
-    causal = isinstance(model, PreTrainedModel) and bool(model.can_generate())
-    if dataset is None and not causal:
-        raise DataError(
-            f"{type(model).__name__} needs calibration data: name it with --dataset (calibration_dataset=). "
-            "Only causal language models can write their own."
-        )
+    require_data(model, dataset)
     inputs = {stack.spec.main_input for stack in layout.stacks}
     return load_calibration(
         model,
@@ -61,9 +56,26 @@ def calibration_data(
         seqlen=settings["seqlen"],
         batch_size=settings["batch_size"],
         seed=settings["seed"],
-        causal=causal,
+        causal=_is_causal(model),
         main_input=cast(Any, "pair" if len(inputs) > 1 else inputs.pop()),
     )
+
+
+def require_data(model: nn.Module, dataset: Any) -> None:
+    """Refuse to go without a dataset where the model cannot write its own.
+
+    Raises:
+        DataError: says how to name one.
+    """
+    if dataset is None and not _is_causal(model):
+        raise DataError(
+            f"{type(model).__name__} needs calibration data: name it with --dataset (calibration_dataset=). "
+            "Only causal language models can write their own."
+        )
+
+
+def _is_causal(model: nn.Module) -> bool:
+    return isinstance(model, PreTrainedModel) and bool(model.can_generate())
 
 
 def choose_dtype_(model: nn.Module, cost: Estimate, native: Precision) -> str | None:

@@ -42,21 +42,25 @@ class Estimate:
     def line(self, samples: int, tokens: int) -> str:
         """One line for people."""
         data = f"{samples:,} samples" + (f", {tokens:,} tokens" if tokens else "")
-        return f"Needs about {_span(self.seconds)} and {self.memory / 2**30:.2f} GiB beyond the model ({data})."
+        return f"Needs {_span(self.seconds)} and about {_size(self.memory)} of memory beyond the model ({data})."
 
 
 def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    if seconds < 2:
+        return "a few seconds"  # setting up takes longer than the arithmetic that was counted
+    return f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} min"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(count / 2**20, 1):.0f} MiB"
 
 
 @torch.no_grad()
 def estimate(model: nn.Module, layout: Layout, methods: Methods, batches: Sequence[Batch]) -> Estimate:
     """Count one sample's operations with hooks, measure this machine's matrix-product rate, multiply."""
-    batch = batches[0]
-    probe = Batch({name: tensor[:1] for name, tensor in batch.inputs.items()}, batch.split)
     samples = sum(len(next(iter(item.inputs.values()))) for item in batches)
     with _counting(model, layout) as counted:
-        model(**on_device(model, probe))
+        model(**on_device(model, batches[0].head()))
     forward = counted.flops * samples
     rows = {name: count * samples for name, count in counted.rows.items()}
     widths = {group.name: _features(model, layout, group.name) for group in layout.groups}

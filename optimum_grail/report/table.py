@@ -13,6 +13,8 @@ from rich.text import Text
 from optimum_grail.report.report import GroupRow, Report
 
 MISSING = "-"
+NAMED = 8
+"""Most groups that one line names."""
 ASKED_NAMES: Mapping[str, str] = {
     "sparsity": "of the blocks' parameters",
     "ffn_sparsity": "of the FFN channels",
@@ -112,8 +114,20 @@ def width_lines(report: Report) -> list[str]:
     for kind in dict.fromkeys(row.kind for row in report.groups):
         rows = [row for row in report.groups if row.kind == kind]
         before, after = ({getattr(row, name) for row in rows} for name in ("units_before", "units_after"))
-        lines.append(f"{kind}: {_range(before)} -> {_range(after)} units in {len(rows)} group{'s' * (len(rows) > 1)}")
+        whole = all(row.units_after == row.units_before for row in rows)
+        units = f"all {_range(before)} units stay" if whole else f"{_range(before)} -> {_range(after)} units"
+        lines.append(f"{kind}: {units} in {len(rows)} group{'s' * (len(rows) > 1)}")
     return lines
+
+
+def whole_lines(report: Report) -> list[str]:
+    """One line that names groups left whole although others of their kind shrank; the rest :func:`width_lines` says."""
+    shrunk = {row.kind for row in report.groups if row.units_after < row.units_before}
+    names = [row.name for row in report.groups if row.kind in shrunk and row.units_after == row.units_before]
+    if not names:
+        return []
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return [f"Left whole: {', '.join(names[:NAMED])}{more}"]
 
 
 def _range(values: set[int]) -> str:
@@ -125,7 +139,9 @@ def run_lines(report: Report) -> list[str]:
     lines = []
     if report.calibration is not None:
         data = report.calibration
-        lines.append(f"calibrated on {data.source}: {data.samples:,} samples, {data.tokens:,} rows")
+        tokens = f", {data.tokens:,} tokens" if data.tokens else ""
+        lines.append(f"calibrated on {data.source}: {data.samples:,} samples{tokens}")
+        lines += [f"note: {note}" for note in data.notes]
     stages = [f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items() if seconds >= 0.05]
     memory = [] if report.peak_memory is None else [f"peak memory {report.peak_memory / 2**30:.2f} GiB"]
     return [*lines, *([", ".join(stages + memory)] if stages or memory else [])]
@@ -142,11 +158,11 @@ def print_report(report: Report, console: Console, groups: bool = False) -> None
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if groups:
         console.print(groups_table(report))
-    if report.whole:
-        console.print(f"Left whole: {', '.join(report.whole)}", markup=False, highlight=False, soft_wrap=True)
+    for line in whole_lines(report):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if report.standalone and report.free_width_gain:
         gain = percent(report.free_width_gain)
-        text = f"Free widths per layer (--allocation knapsack --no-standalone) should save {gain} of the damage."
+        text = f"Free widths per layer (--allocation knapsack --no-standalone) are predicted to save {gain} of the damage."
         console.print(text, highlight=False, soft_wrap=True)
     for warning in report.warnings:
         console.print(f"Warning: {warning}", markup=False, highlight=False, soft_wrap=True)

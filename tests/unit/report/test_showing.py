@@ -24,14 +24,13 @@ def test_says_what_was_asked_and_achieved(report):
     text = shown(report)
     assert "asked 50.0 % of the blocks' parameters, achieved 50.0 %" in text
     assert "40.0 % of the whole model's parameters gone" in text
-    assert "Left whole: layers.0.heads" in text
     assert "Warning: something | odd" in text
 
 
 def test_says_widths_and_the_run(report):
     text = shown(report)
-    assert "mlp: 64 -> 24 units in 2 groups" in text and "heads: 4 -> 4 units in 1 group\n" in text
-    assert "calibrated on self: 128 samples, 32,768 rows" in text
+    assert "mlp: 64 -> 24 units in 2 groups" in text and "heads: all 4 units stay in 1 group\n" in text
+    assert "calibrated on self: 128 samples, 32,768 tokens\nnote: streams in float32\n" in text
     assert "fit 1.5 s, peak memory 0.93 GiB" in text
 
 
@@ -40,9 +39,22 @@ def test_widths_that_differ_are_a_range(report):
     assert "mlp: 64 -> 24..40 units" in shown(dataclasses.replace(report, groups=rows))
 
 
+def test_names_groups_left_whole_among_others_that_shrank(report):
+    assert "Left whole" not in shown(report)
+    rows = (report.groups[1], dataclasses.replace(report.groups[2], units_after=64))
+    assert "Left whole: layers.1.mlp\n" in shown(dataclasses.replace(report, groups=rows))
+    many = (report.groups[1], *(dataclasses.replace(rows[1], name=f"layers.{index}.mlp") for index in range(1, 13)))
+    assert "layers.8.mlp and 4 more\n" in shown(dataclasses.replace(report, groups=many))
+
+
+def test_images_have_no_tokens(report):
+    data = dataclasses.replace(report.calibration, tokens=0, notes=())
+    assert "calibrated on self: 128 samples\n" in shown(dataclasses.replace(report, calibration=data))
+
+
 def test_says_what_free_widths_would_gain(report):
-    assert "should save 45.0 % of the damage" in shown(dataclasses.replace(report, free_width_gain=0.45))
-    assert "should save" not in shown(dataclasses.replace(report, free_width_gain=0.45, standalone=False))
+    assert "predicted to save 45.0 % of the damage" in shown(dataclasses.replace(report, free_width_gain=0.45))
+    assert "predicted to save" not in shown(dataclasses.replace(report, free_width_gain=0.45, standalone=False))
 
 
 def test_says_units_where_units_were_asked(report):

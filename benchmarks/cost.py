@@ -263,8 +263,8 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
             f"{sum(row['memory_parts'].values()) / 2**20:.0f} MiB",
         )
     shown.caption = (
-        "ratio: fit / (two bare passes + Gram products), at most 2.0; survey / fit at most 1.5; peak: of the fit, above "
-        "the loaded model; least: one block, its statistics and two streams"
+        "ratio: fit / (two bare passes + Gram products), at most 2.0; survey / fit at most 1.5; peak: of the fit, "
+        "beyond the model; least: one block, its statistics and two streams"
     )
     return shown
 

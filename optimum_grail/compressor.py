@@ -38,7 +38,7 @@ from optimum_grail.models.stock import (
 from optimum_grail.models.surgery import check_weights
 from optimum_grail.output import check_output
 from optimum_grail.pipeline.allocate import Accepts, Request, Widths, allocate, check_request
-from optimum_grail.pipeline.calibrate import calibration_data, choose_dtype_, require_data
+from optimum_grail.pipeline.calibrate import calibration_data, choose_dtype_
 from optimum_grail.pipeline.estimate import estimate
 from optimum_grail.pipeline.fit import FitRun
 from optimum_grail.pipeline.methods import Methods
@@ -216,18 +216,16 @@ class GrailCompressor:
             GrailError: nothing has been compressed yet.
             OutputError: the folder exists or cannot be written.
         """
-        report = self.report
         if self.plan is None or self._layout is None:
             raise GrailError("There is nothing to save yet. Call compress() first.")
-        companions = tuple(item for item in (self.processor, self.tokenizer) if item is not None)
         save_checkpoint(
             save_directory,
             self.model,
             self._layout,
             self.plan,
-            report,
+            self.report,
             self._settings,
-            companions,
+            tuple(item for item in (self.processor, self.tokenizer) if item is not None),
             overwrite=overwrite,
             licence=licence_of(self.source),
             max_shard_size=max_shard_size,
@@ -248,9 +246,9 @@ class GrailCompressor:
         return layout
 
     def _request(self, layout: Layout) -> tuple[Request, Allocation, Accepts]:
-        step = getattr(self.methods.allocation, "round_to", 1)
-        request = Request.of(self._settings, step, self._before.blocks)
-        return request, self.methods.allocation, partial(expressible_together, self.model, layout)
+        method = self.methods.allocation
+        request = Request.of(self._settings, getattr(method, "round_to", 1), self._before.blocks)
+        return request, method, partial(expressible_together, self.model, layout)
 
     def _calibration(self, layout: Layout, dataset: Any, progress: Progress) -> CalibrationData | None:
         """The data, after saying what the run will need; ``None`` for data-free methods."""
@@ -258,10 +256,10 @@ class GrailCompressor:
             return None
         cast_(self.model, torch.float32)
         source = dataset if dataset is not None else self.config.dataset
-        require_data(self.model, source)
-        progress.message("Writing calibration text" if source in (None, "self") else "Reading calibration data")
         with self._timed("data"):
-            data = calibration_data(self.model, layout, source, self._settings, self.tokenizer, self.processor)
+            data = calibration_data(
+                self.model, layout, source, self._settings, self.tokenizer, self.processor, progress
+            )
         cost = estimate(self.model, layout, self.methods, data.batches)
         progress.message(cost.line(data.samples, data.tokens))
         if note := choose_dtype_(self.model, cost, self._precision):
@@ -281,8 +279,7 @@ class GrailCompressor:
         batches = data.batches if data else ()
         with self._timed("fit"):
             progress.start(len(layout.groups), "fit")
-            run = FitRun(self.model, layout, self.methods, kept.kept, batches, self.config.seed, progress)
-            plan = run.run_()
+            plan = FitRun(self.model, layout, self.methods, kept.kept, batches, self.config.seed, progress).run_()
             progress.finish()
         return plan
 

@@ -21,6 +21,10 @@ Kind = Literal["text", "image", "pair"]
 HELD_EVERY = 5
 """Every fifth sample is held out for choosing the ridge; below five samples there is nothing to hold out."""
 
+PROBE_FRACTION = 8
+"""One in so many samples takes part in the forward passes that measure sensitivities; unless there are hardly any, no
+batch is larger than that."""
+
 _GRAM = 32
 _KEEP_ONE_IN = 16
 _DISTINCT = 12  # runs of blank lines and rulers are the same in all texts

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from optimum_grail.calibration import images, text
 from optimum_grail.calibration.batches import (
     HELD_EVERY,
+    PROBE_FRACTION,
     CalibrationData,
     Kind,
     count_tokens,
@@ -147,7 +148,8 @@ def _finish(
     if held_out and len(inputs) < HELD_EVERY:
         notes += (f"{len(inputs)} samples, fewer than 5: rows are held out by contiguous halves",)
     longest = max((len(sample["input_ids"]) for sample in inputs if "input_ids" in sample), default=0)
-    size = batch_size or max(1, min(_ROWS_PER_BATCH, _TOKENS_PER_BATCH // max(1, longest)))
+    share = len(inputs) // PROBE_FRACTION if len(inputs) >= _ROWS_PER_BATCH else len(inputs)
+    size = batch_size or max(1, min(_ROWS_PER_BATCH, _TOKENS_PER_BATCH // max(1, longest), share))
     pad_id = tokenizer.pad_token_id if tokenizer is not None else None
     return CalibrationData(
         batches=make_batches(inputs, batch_size=size, held_out=held_out, pad_id=pad_id or 0),

@@ -10,11 +10,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from optimum_grail.calibration.batches import CalibrationData
-from optimum_grail.calibration.sources import load_calibration
+from optimum_grail.calibration.sources import SELF, load_calibration
 from optimum_grail.errors import DataError
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import Precision
 from optimum_grail.pipeline.estimate import Estimate, available_memory
+from optimum_grail.report.progress import Progress
 
 HEADROOM = 0.8
 """Share of the free memory that a run may plan with."""
@@ -27,6 +28,7 @@ def calibration_data(
     settings: Mapping[str, Any],
     tokenizer: Any = None,
     processor: Any = None,
+    progress: Progress | None = None,
 ) -> CalibrationData:
     """Read the data, or let a causal language model write its own.
 
@@ -37,15 +39,24 @@ def calibration_data(
         settings: the resolved configuration.
         tokenizer: for text.
         processor: for images.
+        progress: told what is going on.
 
     Raises:
         DataError: no data was named and the model cannot write any; or the data does not fit.
     """
-    require_data(model, dataset)
+    causal = isinstance(model, PreTrainedModel) and bool(model.can_generate())
+    if dataset is None and not causal:
+        raise DataError(
+            f"{type(model).__name__} needs calibration data: name it with --dataset (calibration_dataset=). "
+            "Only causal language models can write their own."
+        )
+    if progress is not None:
+        own = dataset is None or (isinstance(dataset, str) and dataset == SELF)
+        progress.message("Writing calibration text" if own else "Reading calibration data")
     inputs = {stack.spec.main_input for stack in layout.stacks}
     return load_calibration(
         model,
-        "self" if dataset is None else dataset,
+        SELF if dataset is None else dataset,
         tokenizer=tokenizer,
         processor=processor,
         config_name=settings["dataset_config_name"],
@@ -56,26 +67,9 @@ def calibration_data(
         seqlen=settings["seqlen"],
         batch_size=settings["batch_size"],
         seed=settings["seed"],
-        causal=_is_causal(model),
+        causal=causal,
         main_input=cast(Any, "pair" if len(inputs) > 1 else inputs.pop()),
     )
-
-
-def require_data(model: nn.Module, dataset: Any) -> None:
-    """Refuse to go without a dataset where the model cannot write its own.
-
-    Raises:
-        DataError: says how to name one.
-    """
-    if dataset is None and not _is_causal(model):
-        raise DataError(
-            f"{type(model).__name__} needs calibration data: name it with --dataset (calibration_dataset=). "
-            "Only causal language models can write their own."
-        )
-
-
-def _is_causal(model: nn.Module) -> bool:
-    return isinstance(model, PreTrainedModel) and bool(model.can_generate())
 
 
 def choose_dtype_(model: nn.Module, cost: Estimate, native: Precision) -> str | None:

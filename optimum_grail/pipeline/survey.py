@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.calibration.batches import Batch
+from optimum_grail.calibration.batches import PROBE_FRACTION, Batch
 from optimum_grail.calibration.probe import Probe, Wanted
 from optimum_grail.calibration.stream import Call, Captured, capture, check_chain
 from optimum_grail.core.elimination import eliminate
@@ -34,8 +34,6 @@ from optimum_grail.report.progress import Progress
 
 DAMPING = 1e-3
 RIDGE = 1e-3
-PROBE_FRACTION = 8
-"""One in so many samples takes part in the sensitivity forwards."""
 
 
 @dataclass(frozen=True)

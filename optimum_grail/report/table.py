@@ -162,7 +162,9 @@ def print_report(report: Report, console: Console, groups: bool = False) -> None
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if report.standalone and report.free_width_gain:
         gain = percent(report.free_width_gain)
-        text = f"Free widths per layer (--allocation knapsack --no-standalone) are predicted to save {gain} of the damage."
+        text = (
+            f"Free widths per layer (--allocation knapsack --no-standalone) are predicted to save {gain} of the damage."
+        )
         console.print(text, highlight=False, soft_wrap=True)
     for warning in report.warnings:
         console.print(f"Warning: {warning}", markup=False, highlight=False, soft_wrap=True)

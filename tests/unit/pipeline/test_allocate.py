@@ -89,7 +89,7 @@ def finest(layout: Layout, tied: bool) -> int:
 @pytest.mark.parametrize("method", [Uniform(), Balanced(), Knapsack()], ids=["uniform", "balanced", "knapsack"])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_budget_is_met(name: str, method: Allocation, sparsity: float) -> None:
-    """At most half a percent of the blocks too small, and never a whole step too large; counted in the model's shapes."""
+    """At most half a percent of the blocks too small, never a whole step too large; counted in shapes."""
     layout = layout_of(MODELS[name])
     widths = run(layout, Request(sparsity, standalone=False), method)
     assert set(widths.kept) == set(layout.widths)
@@ -243,7 +243,7 @@ def test_a_sparsity_out_of_reach_names_the_largest(method: Allocation) -> None:
 
 def test_a_request_that_prunes_nothing_is_refused() -> None:
     for request in (Request(None, {"heads": 0.1}), Request(None, {"mlp": 0.2}, round_to=48)):
-        with pytest.raises(BudgetError, match="prunes nothing.*higher sparsity.*--round-to"):
+        with pytest.raises(BudgetError, match=r"prunes nothing.*higher sparsity.*--round-to"):
             run(layout_of(tiny_llama), request)
 
 

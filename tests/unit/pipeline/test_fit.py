@@ -135,7 +135,11 @@ def test_text_that_is_all_padding_names_the_group() -> None:
 
 def test_groups_behind_compressed_ones_are_refitted_only_where_the_target_is_the_dense_model() -> None:
     batches = batches_of(40, 6, count=20)
-    for methods, refitted in ((PLUS, True), (Methods(Obs(), GrailPlus(target="self"), Uniform()), False), (PAPER, False)):
+    for methods, refitted in (
+        (PLUS, True),
+        (Methods(Obs(), GrailPlus(target="self"), Uniform()), False),
+        (PAPER, False),
+    ):
         net = Net()
         before = copy.deepcopy(net)
         plan = fit_(net, methods, {"blocks.1.mlp": 6}, batches)

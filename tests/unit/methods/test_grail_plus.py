@@ -1,0 +1,148 @@
+"""The contest of grail-plus: who takes part, who wins, and what is said about it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from optimum_grail.compensators._norm import renormalised
+from optimum_grail.compensators.grail_plus import FALLBACK_RIDGE, RIDGES, GrailPlus
+from optimum_grail.core.moments import Moments, Statistics, TargetMoments
+from optimum_grail.core.problem import GroupProblem
+from optimum_grail.core.readout import Readout
+from optimum_grail.core.reduction import Reduction
+from optimum_grail.core.solve import NormalEquations
+
+UNITS, OUTPUTS = 6, 3
+KEEP = Reduction.prune(UNITS, torch.tensor([0, 2, 3]))
+
+
+def rows_of(count: int, seed: int, drift: float = 0.3) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(UNITS, UNITS, generator=torch.Generator().manual_seed(9))
+    rows = torch.randn(count, UNITS, generator=draw) @ mixing + 0.5
+    return rows, drift * (rows[:, :1] + torch.randn(count, OUTPUTS, generator=draw))
+
+
+def problem(held: bool = True, fit_rows: int = 100, **more: Any) -> GroupProblem:
+    parts = []
+    for count, seed in ((fit_rows, 1), (40, 2)):
+        rows, drift = rows_of(count, seed)
+        parts.append((Moments.of(rows), TargetMoments.zero(OUTPUTS, UNITS).plus_rows(drift, rows)))
+    (fit, fit_target), (rest, rest_target) = parts
+    statistics = Statistics(fit, rest if held else None, fit_target, rest_target if held else None)
+    weight = torch.randn(OUTPUTS, UNITS, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return GroupProblem("g", UNITS, weight, (), statistics, **{"owns_bias": True, **more})
+
+
+def equations(case: GroupProblem, part: str) -> NormalEquations:
+    found = case.measured
+    moments, target = {
+        "fit": (found.fit, found.fit_target),
+        "held": (found.held, found.held_target),
+        "all": (found.moments, found.target),
+    }[part]
+    assert moments is not None
+    return NormalEquations.of(case.weight, moments, target, KEEP)
+
+
+def test_the_winner_has_the_least_held_out_error_and_is_refitted_on_all_rows() -> None:
+    case = problem()
+    fit, held, everything = (equations(case, part) for part in ("fit", "held", "all"))
+    losses = {}
+    for ridge in RIDGES:
+        family = fit.fit(ridge, "diagonal", "naive", True)
+        tau = family.best_tau(held)
+        losses[held.loss(family.at(tau)) / held.variance] = (ridge, tau)
+    found = GrailPlus()(case, KEEP)
+    assert found.diagnostics["chosen"] == "fit"
+    assert found.diagnostics["held_error"] == pytest.approx(min(losses))
+    ridge, tau = losses[min(losses)]
+    assert (found.diagnostics["ridge"], found.diagnostics["tau"]) == (ridge, pytest.approx(tau))
+    expected = everything.fit(ridge, "diagonal", "naive", True).at(tau)
+    torch.testing.assert_close(found.readout.weight, expected.weight)
+    assert found.readout.bias is not None and found.diagnostics["affine"] is True
+    torch.testing.assert_close(found.readout.bias, expected.bias)
+    assert found.diagnostics["fit_error"] == pytest.approx(everything.loss(expected) / everything.variance)
+    assert found.diagnostics["plain_error"] == pytest.approx(everything.loss(everything.plain) / everything.variance)
+    assert found.diagnostics["plain_held_error"] == pytest.approx(held.loss(held.plain) / held.variance)
+
+
+def test_plain_pruning_wins_where_every_fit_is_worse_on_held_out_rows() -> None:
+    """Held-out rows of independent features: what the fit rows taught does not hold there."""
+    case = problem(fit_rows=8)
+    draw = torch.Generator().manual_seed(5)
+    rows = torch.randn(4000, UNITS, generator=draw)
+    zero = TargetMoments.zero(OUTPUTS, UNITS)
+    statistics = dataclasses.replace(case.measured, held=Moments.of(rows), held_target=zero)
+    found = GrailPlus()(dataclasses.replace(case, statistics=statistics), KEEP)
+    assert found.diagnostics["chosen"] == "plain" and found.diagnostics["affine"] is False
+    assert torch.equal(found.readout.weight, case.weight[:, [0, 2, 3]]) and found.readout.bias is None
+    assert found.diagnostics["held_error"] == found.diagnostics["plain_held_error"]
+
+
+def test_without_held_out_rows_the_defaults_are_fitted() -> None:
+    case = problem(held=False)
+    found = GrailPlus()(case, KEEP)
+    assert (found.diagnostics["ridge"], found.diagnostics["tau"]) == (FALLBACK_RIDGE, 1.0)
+    assert found.diagnostics["held_error"] is None and found.diagnostics["plain_held_error"] is None
+    expected = equations(case, "all").fit(FALLBACK_RIDGE, "diagonal", "naive", True).at(1.0)
+    assert torch.equal(found.readout.weight, expected.weight)
+
+
+@pytest.mark.parametrize("anchor", ["naive", "zero"])
+def test_numbers_given_are_used_as_they_are(anchor: Any) -> None:
+    case = problem()
+    found = GrailPlus(anchor=anchor, ridge=0.5, tau=0.25, affine=False)(case, KEEP)
+    assert (found.diagnostics["ridge"], found.diagnostics["tau"]) == (0.5, 0.25)
+    assert found.readout.bias is None and found.diagnostics["affine"] is False
+    expected = equations(case, "all").fit(0.5, "diagonal", anchor, False).at(0.25)
+    torch.testing.assert_close(found.readout.weight, expected.weight)
+
+
+@pytest.mark.parametrize(
+    ("target", "needs"),
+    [
+        ("residual", {"gram", "held_out", "drift"}),
+        ("dense", {"gram", "held_out", "dense"}),
+        ("self", {"gram", "held_out"}),
+    ],
+)
+def test_it_asks_for_what_its_target_needs(target: Any, needs: set[str]) -> None:
+    assert GrailPlus(target=target).needs == needs
+
+
+def test_batch_norm_may_be_reestimated_where_that_helps() -> None:
+    """Plain readouts shrink the variance; a norm that expects the dense one then amplifies too little."""
+    draw = torch.Generator().manual_seed(1)
+    rows = torch.randn(300, UNITS, generator=draw)
+    weight = torch.randn(OUTPUTS, UNITS, generator=draw, dtype=torch.float64)
+    output = rows.double() @ weight.T
+    norm = (output.mean(0) + 0.5, 4 * output.var(0), 1e-5)
+    statistics = Statistics(Moments.of(rows), Moments.of(rows))
+    case = GroupProblem("g", UNITS, weight, (), statistics, owns_bias=True, norm=norm)
+    labels = [item.label for item in GrailPlus(target="self")._contest(case, statistics, KEEP, True)]
+    assert labels.count("batch-norm") == labels.count("fit") == len(RIDGES) and labels[0] == "plain"
+    assert GrailPlus(target="self")(case, KEEP).diagnostics["chosen"] == "fit"
+    zero = TargetMoments.zero(OUTPUTS, UNITS)
+    stretched = 0.9 * output + 0.5  # the dense stream varies twice as much as the student's own output
+    target = zero.plus_rows(stretched.float(), rows)
+    louder = dataclasses.replace(case, statistics=Statistics(Moments.of(rows), Moments.of(rows), target, target))
+    found = GrailPlus(tau=0.0)(louder, Reduction.keep_all(UNITS))
+    assert found.diagnostics["chosen"] == "batch-norm"
+    assert found.readout.bias is not None and found.diagnostics["fit_error"] < 0.1
+
+
+def test_renormalising_gives_the_mean_and_variance_that_the_norm_expects() -> None:
+    case = problem()
+    everything = equations(case, "all")
+    mean, var, eps = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([4.0, 0.25, 9.0]), 1e-5
+    found = renormalised(Readout(everything.naive), everything, (mean, var, eps))
+    rows = torch.cat([rows_of(100, 1)[0], rows_of(40, 2)[0]]).double()[:, [0, 2, 3]]
+    output = rows @ found.weight.T + found.bias
+    torch.testing.assert_close(output.mean(0), mean.double(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output.var(0, correction=0), var.double(), rtol=1e-3, atol=1e-4)

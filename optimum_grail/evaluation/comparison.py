@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from optimum_grail.calibration.rows import Rows
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.evaluate import make_metric
 from optimum_grail.evaluation.metrics import Metric
-from optimum_grail.report.progress import Progress
+from optimum_grail.report.progress import Progress, bars_wanted
 
 
 def default_metric(model: nn.Module) -> str:
@@ -96,24 +95,20 @@ class Comparison:
             "compressed model. Evaluate on other data.",
         )
 
-    def measure(self, model: nn.Module, what: str = "", progress: Progress | None = None) -> dict[str, Any]:
+    def measure(self, model: nn.Module, what: str, progress: Progress) -> dict[str, Any]:
         """The metric's result for ``model``; empty without data.
 
         Args:
             model: the model.
             what: what to call it.
-            progress: told before; with one, a bar shows how far the measurement is where there is a terminal.
+            progress: told before.
         """
         if self.metric is None or self.rows is None:
             return {}
-        if progress is not None:
-            progress.message(f"Measuring the {what} model: {self.name} on {self.rows.source}")
-        visible = progress is not None and sys.stderr.isatty()
-        return self.metric(model, self.tokenizer, self.processor, self.rows, progress=visible)
+        progress.message(f"Measuring the {what} model: {self.name} on {self.rows.source}")
+        return self.metric(model, self.tokenizer, self.processor, self.rows, progress=bars_wanted(progress))
 
-    def results(
-        self, dense: Mapping[str, Any], model: nn.Module, progress: Progress | None = None
-    ) -> tuple[dict[str, Any], ...]:
+    def results(self, dense: Mapping[str, Any], model: nn.Module, progress: Progress) -> tuple[dict[str, Any], ...]:
         """The report's evaluation rows, given the dense result; measures the compressed ``model``."""
         if self.metric is None or self.rows is None:
             return ()

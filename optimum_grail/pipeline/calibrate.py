@@ -15,7 +15,7 @@ from optimum_grail.errors import DataError
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import Precision
 from optimum_grail.pipeline.estimate import Estimate, available_memory
-from optimum_grail.report.progress import Progress
+from optimum_grail.report.progress import Progress, Silent, bars_wanted
 
 HEADROOM = 0.8
 """Share of the free memory that a run may plan with."""
@@ -50,9 +50,9 @@ def calibration_data(
             f"{type(model).__name__} needs calibration data: name it with --dataset (calibration_dataset=). "
             "Only causal language models can write their own."
         )
-    if progress is not None:
-        own = dataset is None or (isinstance(dataset, str) and dataset == SELF)
-        progress.message("Writing calibration text" if own else "Reading calibration data")
+    own = dataset is None or (isinstance(dataset, str) and dataset == SELF)
+    progress = progress or Silent()
+    progress.message("Writing calibration text" if own else "Reading calibration data")
     inputs = {stack.spec.main_input for stack in layout.stacks}
     return load_calibration(
         model,
@@ -68,6 +68,7 @@ def calibration_data(
         batch_size=settings["batch_size"],
         seed=settings["seed"],
         causal=causal,
+        progress=bars_wanted(progress),
         main_input=cast(Any, "pair" if len(inputs) > 1 else inputs.pop()),
     )
 

@@ -135,5 +135,5 @@ def _real(states: Tensor, mask: Tensor | None) -> Tensor:
     """``[N, C]`` real rows of embeddings ``[B, C]`` or hidden states ``[B, T, C]`` or ``[B, C, H, W]``."""
     rows = rows_of(states)
     if mask is not None and states.dim() == 3 and rows.shape[:2] == mask.shape:
-        return rows[mask.bool()]
+        return rows[mask.to(rows.device, torch.bool)]
     return rows.flatten(0, 1)

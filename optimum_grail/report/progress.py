@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Protocol
 
 from rich.console import Console
@@ -39,6 +40,11 @@ class Silent:
 
     def finish(self) -> None:
         """Nothing."""
+
+
+def bars_wanted(progress: Progress) -> bool:
+    """Whether others may draw a bar of their own between two phases: not in silence, nor without a terminal."""
+    return not isinstance(progress, Silent) and sys.stderr.isatty()
 
 
 class RichProgress:

@@ -26,6 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, t
 import torch
 import transformers
 from _common import EMBEDDED, environment, read_results, write_results
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -248,23 +249,22 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """The rows for people."""
-    shown = Table(title="Cost of survey and fit", title_justify="left")
-    headings = ("", "2 passes", "Gram", "fit", "ratio", "survey", "/ fit", "peak", "least")
-    for heading in headings:
+    shown = Table(title="Cost of survey and fit: seconds, MiB", box=box.SIMPLE_HEAD, title_justify="left")
+    for heading in ("", "passes", "Gram", "fit", "ratio", "survey", "/ fit", "peak", "least"):
         shown.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in rows:
         shown.add_row(
             row["name"],
-            *(f"{value:.1f} s" for value in (2 * row["bare_pass_seconds"], row["gram_seconds"], row["fit_seconds"])),
+            *(f"{value:.1f}" for value in (2 * row["bare_pass_seconds"], row["gram_seconds"], row["fit_seconds"])),
             f"{row['fit_ratio']:.2f}",
-            f"{row['survey_seconds']:.1f} s",
+            f"{row['survey_seconds']:.1f}",
             f"{row['survey_ratio']:.2f}",
-            "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f} MiB",
-            f"{sum(row['memory_parts'].values()) / 2**20:.0f} MiB",
+            "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}",
+            f"{sum(row['memory_parts'].values()) / 2**20:.0f}",
         )
     shown.caption = (
-        "ratio: fit / (two bare passes + Gram products), at most 2.0; survey / fit at most 1.5; peak: of the fit, "
-        "beyond the model; least: one block, its statistics and two streams"
+        "passes: two bare ones; ratio: fit / (passes + Gram products), at most 2.0; / fit: of the survey, at most 1.5; "
+        "peak: of the fit, beyond the model; least: one block, its statistics and two streams"
     )
     return shown
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from optimum_grail.calibration.batches import Batch
 from optimum_grail.calibration.collect import Collector
-from optimum_grail.calibration.probe import Probe, Record, Wanted
+from optimum_grail.calibration.probe import Probe, Record
 from optimum_grail.calibration.stream import Call
-from optimum_grail.core.groups import ChannelGroup
 
 
 @dataclass
@@ -50,49 +49,62 @@ class Batches:
         return cls(batches, masks)
 
 
-@torch.no_grad()
-def dense_pass(
-    block: nn.Module, path: str, groups: Sequence[ChannelGroup], calls: Sequence[Call], streams: Streams, wanted: Wanted
-) -> list[dict[str, Record]]:
-    """Run the dense block over its stream, record every group's target as ``wanted``, and move the dense stream on.
+@dataclass
+class Targets:
+    """The dense block's side, batch by batch.
 
-    Returns one record per batch and group; targets that equal the block's output are not stored twice.
+    A batch runs through the dense block when the first stage asks for it: nothing of the block has been compressed yet
+    then, so the student's own module serves, and targets of that stage never pile up. The dense stream moves on with
+    it.
+
+    Args:
+        probe: on the block; records the targets of all groups.
+        calls: what the block is called with, per batch.
+        hidden: the dense stream; replaced by the block's outputs.
+        records: what later stages have still to take, per batch.
     """
-    probe = Probe(block, path, groups, wanted)
-    records = []
-    dense = streams.dense or []
-    for index, call in enumerate(calls):
-        output = probe.run(call, dense[index])
-        if output is not None:
-            dense[index] = output
-        records.append(probe.records)
-    return records
+
+    probe: Probe
+    calls: Sequence[Call]
+    hidden: list[Tensor]
+    records: dict[int, dict[str, Record]] = field(default_factory=dict)
+
+    def take(self, index: int, names: Sequence[str]) -> dict[str, Record]:
+        """The records of the groups ``names`` on batch ``index``; each can be taken once."""
+        if index not in self.records:
+            output = self.probe.run(self.calls[index], self.hidden[index])
+            self.records[index] = self.probe.records
+            if output is not None:
+                self.hidden[index] = output
+        return {name: self.records[index].pop(name) for name in names}
 
 
 @torch.no_grad()
 def student_pass(
-    block: nn.Module,
-    path: str,
+    probe: Probe,
     collectors: Sequence[Collector],
     calls: Sequence[Call],
     streams: Streams,
     batches: Batches,
-    dense: list[dict[str, Record]] | None,
-    wanted: Wanted,
+    targets: Targets | None,
 ) -> None:
     """Run the student's block over its stream and add every batch to the collectors; the stream does not move.
 
-    ``dense`` holds the records of :func:`dense_pass` for the same ``wanted``, or is ``None`` without a dense stream.
+    Args:
+        probe: on the student's block; records the features, and the targets' counterparts if there are targets.
+        collectors: of the groups of one stage.
+        calls: what the block is called with, per batch.
+        streams: the hidden states entering the block.
+        batches: splits and masks.
+        targets: the dense side, or ``None`` without a dense stream.
     """
-    groups = [collector.group for collector in collectors]
-    target = wanted if dense is not None else Wanted()
-    probe = Probe(block, path, groups, replace(target, features=True), stop_early=True)
+    names = [collector.group.name for collector in collectors]
     for index, call in enumerate(calls):
+        dense = targets.take(index, names) if targets is not None else {}
         probe.run(call, streams.student[index])
-        for collector in collectors:
-            other = dense[index].pop(collector.group.name) if dense is not None else None
-            record = probe.records[collector.group.name]
-            collector.add(record, other, batches.masks[index], batches.batches[index].split)
+        for name, collector in zip(names, collectors, strict=True):
+            mask, split = batches.masks[index], batches.batches[index].split
+            collector.add(probe.records[name], dense.get(name), mask, split)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from optimum_grail.calibration.batches import Batch
+from optimum_grail.calibration.probe import Probe, Wanted
 from optimum_grail.calibration.stream import Call, Captured, capture, check_chain
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.moments import Statistics
@@ -16,7 +17,7 @@ from optimum_grail.core.problem import GroupProblem, Selection
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.surgery import apply_
-from optimum_grail.pipeline.blocks import Batches, Streams, advance, dense_pass, student_pass
+from optimum_grail.pipeline.blocks import Batches, Streams, Targets, advance, student_pass
 from optimum_grail.pipeline.methods import Methods
 from optimum_grail.pipeline.problems import collector_for, problem_of, to_patches
 from optimum_grail.report.progress import Progress
@@ -106,13 +107,13 @@ class FitRun:
         block = self.model.get_submodule(path)
         if not groups:
             return self._pass_through(block, calls, streams, last)
-        wanted = self.methods.wanted
-        # The block is still dense here: nothing of it has been compressed yet.
-        dense = dense_pass(block, path, groups, calls, streams, wanted) if streams.dense is not None else None
+        wanted = self.methods.wanted if streams.dense is not None else Wanted()
+        targets = None if streams.dense is None else Targets(Probe(block, path, groups, wanted), calls, streams.dense)
         plans: list[GroupPlan] = []
         for stage in self._stages(groups):
             collectors = [collector_for(self.model, group, "held_out" in self.methods.needs) for group in stage]
-            student_pass(block, path, collectors, calls, streams, batches, dense, wanted)
+            probe = Probe(block, path, stage, replace(wanted, features=True), stop_early=True)
+            student_pass(probe, collectors, calls, streams, batches, targets)
             plans += [self._group_(collector.group, collector.statistics()) for collector in collectors]
         if not last:
             advance(block, calls, streams.student)

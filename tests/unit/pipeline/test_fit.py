@@ -169,9 +169,9 @@ def test_joint_measures_the_uncompressed_block_once(monkeypatch: pytest.MonkeyPa
     passes: list[int] = []
     real = fit_module.student_pass
 
-    def counted(block: nn.Module, path: str, collectors: Any, *rest: Any) -> None:
+    def counted(probe: Any, collectors: Any, *rest: Any) -> None:
         passes.append(len(collectors))
-        real(block, path, collectors, *rest)
+        real(probe, collectors, *rest)
 
     monkeypatch.setattr(fit_module, "student_pass", counted)
     for order, expected in (("joint", [2, 2, 2]), ("sequential", [1] * 6)):

@@ -135,7 +135,7 @@ def run(task: Task, redo: bool) -> None:
         print(f"{task.name}: the model is absent, passed over", file=sys.stderr)
         return
     name = f"quality-{task.name}"
-    known = {} if redo else {(row["budget"], row["method"]): row for row in read_results(name).get("rows", [])}
+    known = {} if redo else stored(name)
     missing = [key for key in experiments(task) if key not in known]
     if not missing:
         print(f"{task.name}: all {len(known)} rows are there", file=sys.stderr)
@@ -146,8 +146,7 @@ def run(task: Task, redo: bool) -> None:
         row: dict[str, Any] = {"budget": budget, "method": method, "seed": SEED}
         row |= {"result": bench.measure(model)} if method == "dense" else compressed_row(bench, budget, method)
         row |= {"seconds": time.perf_counter() - start, **environment()}
-        known[budget, method] = row
-        write_results(name, summary(bench, known))
+        write_results(name, summary(bench, {**stored(name), (budget, method): row}))
         value = row["result"][bench.headline]
         print(
             f"{task.name} {number}/{len(missing)}  {budget} {method}: {bench.headline} {value:.4f}, "
@@ -155,6 +154,11 @@ def run(task: Task, redo: bool) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def stored(name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """The rows of a result file, by budget and method."""
+    return {(row["budget"], row["method"]): row for row in read_results(name).get("rows", [])}
 
 
 def summary(bench: Bench, rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, Any]:

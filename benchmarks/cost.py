@@ -26,7 +26,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, t
 import torch
 import transformers
 from _common import EMBEDDED, environment, read_results, write_results
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -249,7 +248,7 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """The rows for people."""
-    shown = Table(title="Cost of survey and fit: seconds, MiB", box=box.SIMPLE_HEAD, title_justify="left")
+    shown = Table(title="Cost of survey and fit: seconds, MiB", box=None, title_justify="left")
     for heading in ("", "passes", "Gram", "fit", "ratio", "survey", "/ fit", "peak", "least"):
         shown.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in rows:

@@ -1,4 +1,4 @@
-"""A real language model, from the dense checkpoint to the compressed one: quality, size, report, and every way to ask."""
+"""A real language model, dense to compressed: quality, size, report, and every way to ask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image models trained here within seconds on scikit-learn's digits: a ViT and both kinds of ResNet; and real ones."""
+"""Image models trained here within seconds on scikit-learn's digits: a ViT and both kinds of ResNet."""
 
 from __future__ import annotations
 
@@ -127,13 +127,10 @@ def test_compensation_gives_accuracy_back(trained: Any, compressed: Any, digits:
     _, folder, images = trained
     dense = accuracy(AutoModelForImageClassification.from_pretrained(folder), images, digits.labels)
     found = {name: accuracy(item[0].model, images, digits.labels) for name, item in compressed.items()}
-    print(dense, found)
     assert dense > 0.9
-    tolerance = 0.02  # 8 of 397 images
-    assert found["grail-plus"] >= found["grail"] - tolerance
-    assert found["grail-plus"] >= found["none"] + tolerance
-    assert found["grail"] >= found["none"] - tolerance
-    assert found["grail-plus"] >= dense - 0.06
+    tie = 0.02  # 8 of 397 images
+    assert found["none"] + tie < found["grail"] <= found["grail-plus"] + tie
+    assert found["grail-plus"] > dense - 0.1
 
 
 def test_what_was_saved_comes_back(trained: Any, compressed: Any) -> None:
@@ -175,11 +172,10 @@ def test_batch_norm_state_is_narrowed_and_kept(trained: Any, compressed: Any) ->
 
 def test_a_budget_of_parameters_by_default(trained: Any) -> None:
     """The default method, balanced, with nothing but a sparsity."""
-    name, folder, images = trained
+    _, folder, images = trained
     compressor = GrailCompressor.from_pretrained(folder, {"num_samples": 64, "sparsity": 0.4})
     compressor.compress([{"pixel_values": image} for image in images[:64]])
-    step = 0.06 if name == "bottleneck" else 0.03  # one channel more in every block of a stage
-    assert abs(compressor.report.achieved - 0.4) < step
+    assert 0.4 - 0.01 < compressor.report.achieved < 0.42
     assert {row.units_after < row.units_before for row in compressor.report.groups if row.kind != "heads"} == {True}
 
 

@@ -77,3 +77,9 @@ def test_custom_module_says_what_data_it_lacks(repository: Path, tmp_path: Path)
     assert done.returncode == 2
     assert "cifar-resnets/resnet20/model.safetensors" in done.stderr
     assert "--data" in done.stderr
+
+
+def test_the_benchmark_page_is_that_of_the_results(repository: Path) -> None:
+    command = [sys.executable, "benchmarks/tables.py", "--check"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -60,7 +60,7 @@ def _widths(widths: list[int], units: int) -> str:
     if widths == [units]:
         return "whole only"
     if not widths:
-        return "not as it is: layer table"
+        return "table only"
     return ", ".join(map(str, widths[:LISTED])) + (", ..." if len(widths) > LISTED else "")
 
 

@@ -52,29 +52,32 @@ def eliminate(weight: Tensor, gram: Tensor, units: int, remove: int, damping: fl
     alive[live_features(gram.diagonal()) // span] = True
     dead = torch.nonzero(~alive).flatten()[:remove]
     left = torch.nonzero(alive).flatten()
-    inverse = damped_inverse(gram, damping, left, span)
     columns = (left[:, None] * span + torch.arange(span, device=left.device)).flatten()
     run = _single if span == 1 else _blocks
-    order, costs = run(weight[:, columns].clone(), inverse, len(left), remove - len(dead))
+    # Neither matrix has a name here, so that both are freed as soon as the run has shrunk them.
+    order, costs = run(weight[:, columns], damped_inverse(gram, damping, columns), len(left), remove - len(dead))
     errors = torch.cat([torch.zeros(1 + len(dead), dtype=torch.float64), costs.cpu().cumsum(0)])
     return Elimination(torch.cat([dead, left[order]]).cpu(), errors, total)
 
 
-def damped_inverse(gram: Tensor, damping: float, left: Tensor, span: int) -> Tensor:
-    """``(G + λ diag(G))⁻¹`` over the features of the units ``left``; dead features inside a unit get unit diagonal."""
-    columns = (left[:, None] * span + torch.arange(span, device=left.device)).flatten()
-    part = gram[columns][:, columns]
+def damped_inverse(gram: Tensor, damping: float, columns: Tensor) -> Tensor:
+    """``(G + λ diag(G))⁻¹`` over the features ``columns``; dead ones among them get unit diagonal.
+
+    Works in place on one copy of the Gram: two matrices are alive at the peak.
+    """
+    part = gram[columns[:, None], columns]
     diagonal = part.diagonal().clone()
     floor = max(float(diagonal.max()) * 1e-14, 1e-300) if len(diagonal) else 1.0
     root = diagonal.clamp(min=floor).rsqrt()
-    scaled = (part + part.T) * (0.5 * root[:, None] * root)
-    scaled.diagonal().copy_(scaled.diagonal().clamp(min=1.0) + damping)
-    lower, info = torch.linalg.cholesky_ex(scaled)
+    part.mul_(root[:, None]).mul_(root)
+    part.diagonal().clamp_(min=1.0).add_(damping)
+    lower, info = torch.linalg.cholesky_ex(part)
     while int(info):
         damping = max(damping, 1e-10) * 10
-        scaled.diagonal().add_(damping)
-        lower, info = torch.linalg.cholesky_ex(scaled)
-    return torch.cholesky_inverse(lower) * (root[:, None] * root)
+        part.diagonal().add_(damping)
+        lower, info = torch.linalg.cholesky_ex(part)
+    del part
+    return torch.cholesky_inverse(lower).mul_(root[:, None]).mul_(root)
 
 
 def _single(weight: Tensor, inverse: Tensor, units: int, remove: int) -> tuple[Tensor, Tensor]:

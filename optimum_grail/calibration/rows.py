@@ -109,7 +109,7 @@ def _read_path_or_hub(
     sliced = split if split is not None and "[" in split else None
     with _reading(name, local=path.exists()):
         if not path.exists():
-            _refuse_lost_path(name, path)
+            check_path(name)
             loaded = load_dataset(name, config_name, split=sliced)
         elif path.is_dir() and ((path / "dataset_dict.json").exists() or (path / "state.json").exists()):
             loaded = load_from_disk(str(path))
@@ -120,7 +120,15 @@ def _read_path_or_hub(
     return Rows(loaded, ", ".join(part for part in (name, config_name, split) if part))
 
 
-def _refuse_lost_path(name: str, path: Path) -> None:
+def check_path(name: str) -> None:
+    """Refuse what reads like a local path and is none; a Hub id passes, since nothing is asked of the network.
+
+    Raises:
+        DataError: names the path.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local or path.suffix.lower() in LOADERS:
         raise DataError(f"The dataset path {name!r} does not exist. Check the spelling of the path.")
@@ -130,7 +138,8 @@ def _refuse_lost_path(name: str, path: Path) -> None:
 def _reading(name: str, local: bool) -> Iterator[None]:
     import datasets
 
-    silent = datasets.are_progress_bars_disabled()
+    silent, verbosity = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs with a traceback what it raises anyway
     if local:
         datasets.disable_progress_bars()
     try:
@@ -150,6 +159,7 @@ def _reading(name: str, local: bool) -> Iterator[None]:
             "--dataset-config-name and the network, or give a local file or, for causal language models, 'self'."
         ) from error
     finally:
+        datasets.logging.set_verbosity(verbosity)
         if local and not silent:
             datasets.enable_progress_bars()
 

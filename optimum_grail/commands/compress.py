@@ -59,13 +59,17 @@ class CompressCommand(BaseOptimumCLICommand):
         with session(self.args) as out:
             args = self.args
             target = check_output(args.output, args.overwrite, source=args.model)
+            from optimum_grail.calibration.rows import check_path
             from optimum_grail.compressor import GrailCompressor
             from optimum_grail.config import GrailConfig, read_json
             from optimum_grail.report.progress import RichProgress
             from optimum_grail.report.table import print_report
 
             config = GrailConfig.from_dict(settings(args, read_json(args.config) if args.config else {}))
-            config.methods()  # a misspelt method is told before the model is loaded
+            config.methods()  # a misspelt method or path is told before the model is loaded
+            for source in (config.dataset, args.eval_dataset):
+                if isinstance(source, str):
+                    check_path(source)
             compressor = GrailCompressor.from_pretrained(
                 args.model, config, dtype=args.dtype, device=args.device, trust_remote_code=args.trust_remote_code
             )

@@ -62,16 +62,20 @@ def check_weights(model: nn.Module, groups: Iterable[ChannelGroup]) -> None:
 
     Raises:
         ArchitectureError: a weight of the groups is quantized, offloaded or on the meta device.
-        StatisticsError: a weight holds NaN or infinity.
+        StatisticsError: a parameter or buffer of the model, of a group or not, holds NaN or infinity.
     """
     for group in groups:
         for port in (*group.producers, group.consumer):
             _check_values(model.get_submodule(port.module), port.module)
-            for name, parameter in model.get_submodule(port.module).named_parameters(recurse=False):
-                if not bool(torch.isfinite(parameter).all()):
-                    raise StatisticsError(
-                        f"{port.module}.{name} holds NaN or infinite values. Repair the checkpoint before compressing."
-                    )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.device.type != "meta" and not bool(torch.isfinite(tensor).all()) and not _is_mask(tensor):
+            raise StatisticsError(f"{name} holds NaN or infinite values. Repair the checkpoint before compressing.")
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    """Whether the only values that are not finite are minus infinities in a buffer: an attention mask has them."""
+    finite = torch.isfinite(tensor) | torch.isneginf(tensor)
+    return not isinstance(tensor, nn.Parameter) and bool(finite.all())
 
 
 def _in_order(items: Iterable[GroupPlan]) -> list[GroupPlan]:

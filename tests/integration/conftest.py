@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -157,3 +159,57 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+def tree(folder: Path) -> dict[str, int]:
+    """Every file and folder below, with its size."""
+    return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*"))}
+
+
+@pytest.fixture(scope="session")
+def text(prose: Prose, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short text to calibrate on."""
+    path = tmp_path_factory.mktemp("text") / "rows.txt"
+    path.write_text(prose.calibration.read_text(encoding="utf-8")[:20000], encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Where the output would go; empty."""
+    (tmp_path / "place").mkdir()
+    return tmp_path / "place"
+
+
+@pytest.fixture
+def refuse(cli: Callable[..., int], capsys: Any, place: Path) -> Callable[..., tuple[str, str]]:
+    """Run ``grail compress`` on bad input; returns the error's class and message.
+
+    Checks that the exit code is 2, that there is one line and no traceback, that the work had not begun, and that
+    nothing was written beside the output and in the model's folder.
+    """
+
+    def run(model: Path | str, *words: str | Path, output: Path | None = None, early: bool = True) -> tuple[str, str]:
+        out = output or place / "out"
+        before = [tree(folder) for folder in (place, Path(model)) if folder.exists()]
+        command = ("grail", "compress", "-m", model, "-o", out, *words)
+        assert cli(*command) == 2
+        shown = capsys.readouterr()
+        line = shown.err.strip().splitlines()[-1]
+        assert line.startswith("Error: ") and "Traceback" not in shown.err and shown.out == ""
+        if early:
+            assert not re.search(r"^(survey|fit)$", shown.err, re.MULTILINE), "found out after the work had begun"
+        assert cli(*command, "--debug", "--json") == 2
+        kinds = re.findall(r"^optimum_grail\.errors\.(\w+): ", capsys.readouterr().err, re.MULTILINE)
+        assert [tree(folder) for folder in (place, Path(model)) if folder.exists()] == before
+        return kinds[-1], line
+
+    return run
+
+
+@pytest.fixture
+def broken(embedded_llama: Path, tmp_path: Path) -> Path:
+    """A copy of the model to damage."""
+    folder = tmp_path / "broken"
+    shutil.copytree(embedded_llama, folder)
+    return folder

@@ -175,7 +175,8 @@ def test_a_budget_of_parameters_by_default(trained: Any) -> None:
     _, folder, images = trained
     compressor = GrailCompressor.from_pretrained(folder, {"num_samples": 64, "sparsity": 0.4})
     compressor.compress([{"pixel_values": image} for image in images[:64]])
-    assert 0.4 - 0.01 < compressor.report.achieved < 0.42
+    # one width per stage: the least step of this small bottleneck net is 1.8 % of its blocks
+    assert 0.4 - 0.018 < compressor.report.achieved < 0.42
     assert {row.units_after < row.units_before for row in compressor.report.groups if row.kind != "heads"} == {True}
 
 

@@ -56,14 +56,15 @@ def words(tmp_path, *more):
 
 def test_loads_compresses_reports(recorder, cli, tmp_path, capsys):
     assert (
-        cli(*words(tmp_path, "--sparsity", "0.3", "--dtype", "float32", "--eval-dataset", "t.txt", "--no-affine")) == 0
+        cli(*words(tmp_path, "--sparsity", "0.3", "--dtype", "float32", "--eval-dataset", "some/texts", "--no-affine"))
+        == 0
     )
     (_, model, config, loading), (_, folder, running) = recorder
     assert model == "some/model"
     assert config == {"quant_method": "grail", "sparsity": 0.3, "affine": False}
     assert loading == {"dtype": "float32", "device": None, "trust_remote_code": False}
     assert folder == tmp_path / "out"
-    assert (running["eval_dataset"], running["overwrite"]) == ("t.txt", False)
+    assert (running["eval_dataset"], running["overwrite"]) == ("some/texts", False)
     shown = capsys.readouterr().out
     assert "before and after" in shown and f"Written to {tmp_path / 'out'}" in shown
 
@@ -89,6 +90,8 @@ def test_file_and_flags(recorder, cli, tmp_path):
         (("--preset", "wanda", "--ridge", "0.1"), "no option 'ridge'"),
         (("--sparsity", "0.5", "--head-sparsity", "0.5"), "contradict"),
         (("--config", "/no/such.json"), "/no/such.json"),
+        (("--dataset", "./no/such.txt"), "./no/such.txt"),
+        (("--eval-dataset", "no-such.txt"), "no-such.txt"),
     ],
 )
 def test_bad_configurations_end_before_the_model_is_loaded(recorder, cli, tmp_path, capsys, more, message):

@@ -116,14 +116,16 @@ def test_inspect_where_only_the_table_knows_the_width(cli: Cli, capsys: Any, tmp
     assert (heads["kind"], heads["units"], heads["expressible"]) == ("heads", 2, [])
 
 
-def test_json_is_one_object_alone_on_standard_output(embedded_llama: Path, text: Path, tmp_path: Path) -> None:
-    words = ("-m", embedded_llama, "-o", "out", *FAST, "--allocation", "knapsack", "--dataset", text, "--json")
-    done = program("compress", *words, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    printed = json.loads(done.stdout)
+def test_json_is_one_object_alone_on_standard_output(
+    cli: Cli, capfd: Any, embedded_llama: Path, text: Path, tmp_path: Path
+) -> None:
+    words = ("-m", embedded_llama, "-o", tmp_path / "out", *FAST, "--allocation", "knapsack", "--dataset", text)
+    assert cli("grail", "compress", *words, "--json") == 0
+    shown = capfd.readouterr()
+    printed = json.loads(shown.out)
     assert printed["output"] == str(tmp_path / "out")
     assert Report.from_dict(printed["report"]) == Report.load(tmp_path / "out")
-    assert "Warning: Widths differ between layers" in done.stderr and "before and after" in done.stderr
+    assert "Warning: Widths differ between layers" in shown.err and "before and after" in shown.err
 
 
 @pytest.mark.parametrize("topic", [None, *TOPICS])

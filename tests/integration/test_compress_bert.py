@@ -75,7 +75,7 @@ def test_embeddings_stay_close(
     compensated = closeness(embed(ffn[0].model), dense)
     plain = closeness(embed(compress(**FFN, compensator="none").model), dense)
     assert compensated > 0.85
-    assert 1 - compensated < 0.35 * (1 - plain)
+    assert 1 - compensated < 0.4 * (1 - plain)
     assert ffn[0].report.achieved_units == {"heads": 0.0, "mlp": pytest.approx(0.7, abs=0.001)}
 
 

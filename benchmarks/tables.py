@@ -129,6 +129,8 @@ def goals(quality: Mapping[str, Quality], cost: Sequence[Mapping[str, Any]]) -> 
     for row in cost:
         yield at_most(f"cost of the fit, {row['name']}", row["fit_ratio"], 2.0)
         yield at_most(f"survey / fit, {row['name']}", row["survey_ratio"], 1.5)
+        if row["memory_ratio"] is not None:
+            yield at_most(f"peak / (block, statistics and streams), {row['name']}", row["memory_ratio"], 1.0)
 
 
 def at_most(statement: str, value: float, bound: float, tie: float = 0.0) -> tuple[str, str, str, bool]:

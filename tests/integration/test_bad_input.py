@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from optimum_grail.architectures.clip import tiny_clip_vision
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.errors import DataError
 
@@ -171,6 +172,12 @@ def test_seqlen_above_the_positions(data: str, refuse: Refuse, embedded_llama: P
     kind, message = refuse(embedded_llama, "--seqlen", "1025", *words)
     assert kind == "DataError"
     assert "seqlen=1025" in message and "1024 positions" in message and "--seqlen 1024" in message
+
+
+def test_a_class_that_no_metric_measures(text: Path) -> None:
+    compressor = GrailCompressor(tiny_clip_vision(), {"preset": "magnitude"})
+    with pytest.raises(DataError, match=r"CLIPVisionModelWithProjection.*--eval-dataset.*grail evaluate --metric"):
+        compressor.compress(eval_dataset=str(text))
 
 
 def test_missing_column(refuse: Refuse, embedded_llama: Path, text: Path) -> None:

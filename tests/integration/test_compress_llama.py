@@ -13,8 +13,10 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from optimum_grail.calibration.batches import CalibrationData
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.errors import CheckpointError
+from optimum_grail.evaluation.comparison import Comparison
 from optimum_grail.evaluation.evaluate import evaluate_path
 
 BLOCK_PARAMETERS = 2_435_328
@@ -153,6 +155,19 @@ def test_evaluating_on_calibration_data_is_warned_about(embedded_llama: Path, pr
     compressor = GrailCompressor.from_pretrained(embedded_llama, config)
     compressor.compress(eval_dataset=str(text))
     assert any("share rows" in warning for warning in compressor.report.warnings)
+
+
+@pytest.mark.parametrize(("known", "warned"), [(1.0, True), (0.5, True), (0.01, False), (0.0, False)])
+def test_the_share_of_either_set_counts(known: float, warned: bool, embedded_llama: Path, prose: Any) -> None:
+    """What is measured may be next to nothing of what was seen, and yet all have been seen."""
+    model, tokenizer = (auto.from_pretrained(embedded_llama) for auto in (AutoModelForCausalLM, AutoTokenizer))
+    text = [prose.held.read_text(encoding="utf-8")[:60_000]]
+    comparison = Comparison.prepare(model, text, tokenizer, None, {"seqlen": 64})
+    assert comparison.metric is not None
+    marks = sorted(comparison.metric.fingerprints(tokenizer, comparison.rows, model.config))
+    seen = frozenset(marks[: round(known * len(marks))]) | {f"gram:other {index}" for index in range(100 * len(marks))}
+    data = CalibrationData((), "much", "", 1, 1, 64, "text", seen)
+    assert bool(comparison.warnings(data)) == warned
 
 
 def test_biases_are_added_on_request_only(compress_llama: Callable[..., GrailCompressor], tmp_path: Path) -> None:

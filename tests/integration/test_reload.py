@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.config import GrailConfig
@@ -200,3 +202,20 @@ def test_a_saved_configuration_repeats_the_run(
     compressor = GrailCompressor.from_pretrained(embedded_llama, GrailConfig.from_pretrained(run.folder))
     compressor.compress(save_directory=tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (run.folder / "model.safetensors").read_bytes()
+
+
+def test_other_doors(llama_run: Callable[[str], Any]) -> None:
+    """The base model, a task of its own, an empty model from the config, copies and pickles have the widths too."""
+    run = llama_run("free")
+    widths = [layer.mlp.up_proj.out_features for layer in run.compressor.model.model.layers]
+    base = AutoModel.from_pretrained(run.folder)
+    ids = inputs(run.folder)
+    expected = run.compressor.model.model(**ids).last_hidden_state
+    assert torch.equal(base(**ids).last_hidden_state, expected)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(run.folder))
+    task = AutoModelForSequenceClassification.from_pretrained(run.folder)
+    for layers in (skeleton.model.layers, task.model.layers):
+        assert [layer.mlp.up_proj.out_features for layer in layers] == widths
+    for twin in (copy.deepcopy(base), pickle.loads(pickle.dumps(base))):
+        assert torch.equal(twin(**ids).last_hidden_state, expected)

@@ -1,11 +1,8 @@
-"""``GrailCompressor``: load, survey, allocate, fit, evaluate, save. The only orchestration; the stages do the work."""
+"""``GrailCompressor``: load, compress, evaluate, save. What users call; the stages of a run are in the pipeline."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +10,21 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from optimum_grail.calibration.batches import CalibrationData
 from optimum_grail.calibration.sources import load_processors
 from optimum_grail.config import GrailConfig
 from optimum_grail.core.plan import Plan
-from optimum_grail.core.problem import Allocation
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import CheckpointError, GrailError
 from optimum_grail.evaluation.comparison import Comparison
 from optimum_grail.evaluation.evaluate import load_model
 from optimum_grail.hub.card import licence_of
-from optimum_grail.models.biases import add_biases_
 from optimum_grail.models.layout import Layout
-from optimum_grail.models.matrix import owns_bias
-from optimum_grail.models.precision import Precision, cast_, float32_on_cpu
-from optimum_grail.models.resolve import resolve
-from optimum_grail.models.stock import (
-    current_widths,
-    expressible_together,
-    is_standalone,
-    refuse_compressed,
-    write_config_,
-)
-from optimum_grail.models.surgery import check_weights
+from optimum_grail.models.precision import float32_on_cpu
+from optimum_grail.models.stock import refuse_compressed
 from optimum_grail.output import check_output
-from optimum_grail.pipeline.allocate import Accepts, Request, Widths, allocate, check_request
-from optimum_grail.pipeline.calibrate import calibration_data, choose_dtype_
-from optimum_grail.pipeline.estimate import estimate
-from optimum_grail.pipeline.fit import FitRun
+from optimum_grail.pipeline.job import Job
 from optimum_grail.pipeline.methods import Methods
 from optimum_grail.pipeline.summary import Outcome, Size
-from optimum_grail.pipeline.survey import Survey
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import Report
 from optimum_grail.saving import save_checkpoint
@@ -88,8 +69,6 @@ class GrailCompressor:
         self.plan: Plan | None = None
         self._report: Report | None = None
         self._layout: Layout | None = None
-        self._seconds: dict[str, float] = {}
-        self._notes: list[str] = []
         self._settings = self.config.resolved().to_dict()
         selector, compensator, allocation = self.config.methods()
         self.methods = Methods(selector, compensator, allocation, self._settings["within_block"])
@@ -173,17 +152,17 @@ class GrailCompressor:
         if save_directory is not None:
             check_output(save_directory, overwrite, source=self.source if Path(self.source).exists() else None)
         progress = progress or Silent()
-        layout = self._prepare_()
+        job = Job(self.model, self.methods, self._settings, progress, self.spec, self.tokenizer, self.processor)
+        layout = job.prepare_()
         comparison = Comparison.prepare(self.model, eval_dataset, self.tokenizer, self.processor, self._settings)
-        data = self._calibration(layout, calibration_dataset, progress)
-        self._notes += comparison.warnings(data)
-        with self._timed("evaluation"), float32_on_cpu(self.model):
+        data = job.calibration(layout, self.config.dataset if calibration_dataset is None else calibration_dataset)
+        job.notes += comparison.warnings(data)
+        with job.timed("evaluation"), float32_on_cpu(self.model):
             dense = comparison.measure(self.model, "dense", progress)
-        kept = self._allocate(layout, data, progress)
-        self.plan = self._fit_(layout, data, kept, progress)
-        standalone = self._describe_(layout)
-        self._precision.restore_(self.model)  # what is measured is what is saved
-        with self._timed("evaluation"), float32_on_cpu(self.model):
+        widths = job.allocate(layout, job.survey(layout, data))
+        self.plan = job.fit_(layout, data, widths)
+        standalone = job.finish_(layout)
+        with job.timed("evaluation"), float32_on_cpu(self.model):
             results = comparison.results(dense, self.model, progress)
         self._layout = layout
         self._report = Outcome(
@@ -191,15 +170,15 @@ class GrailCompressor:
             revision=self.revision,
             config=self._settings,
             layout=layout,
-            before=self._before,
-            after=Size.of(self.model, layout, self._precision.main),
+            before=job.before,
+            after=Size.of(self.model, layout, job.precision.main),
             plan=self.plan,
-            widths=kept,
+            widths=widths,
             data=data,
             evaluation=results,
             standalone=standalone,
-            notes=(*self._notes, *kept.notes),
-            seconds=self._seconds,
+            notes=(*job.notes, *widths.notes),
+            seconds=job.seconds,
         ).report(self.model)
         if save_directory is not None:
             self.save_pretrained(save_directory, overwrite=overwrite)
@@ -230,71 +209,3 @@ class GrailCompressor:
             licence=licence_of(self.source),
             max_shard_size=max_shard_size,
         )
-
-    def _prepare_(self) -> Layout:
-        """Eval mode, weights checked, biases added if a fitted one could not be stored otherwise."""
-        self._precision = Precision.of(self.model)
-        self.model.eval()
-        layout = resolve(self.model, self.spec)
-        check_weights(self.model, layout.groups)
-        self._before = Size.of(self.model, layout, self._precision.main)
-        affine = getattr(self.methods.compensator, "affine", None)
-        if affine and not all(owns_bias(self.model, group) for group in layout.groups):
-            add_biases_(self.model, layout)
-            layout = resolve(self.model, self.spec)
-        check_request(layout, *self._request(layout))
-        return layout
-
-    def _request(self, layout: Layout) -> tuple[Request, Allocation, Accepts]:
-        method = self.methods.allocation
-        request = Request.of(self._settings, getattr(method, "round_to", 1), self._before.blocks)
-        return request, method, partial(expressible_together, self.model, layout)
-
-    def _calibration(self, layout: Layout, dataset: Any, progress: Progress) -> CalibrationData | None:
-        """The data, after saying what the run will need; ``None`` for data-free methods."""
-        if not self.methods.needs_data:
-            return None
-        cast_(self.model, torch.float32)
-        source = dataset if dataset is not None else self.config.dataset
-        with self._timed("data"):
-            data = calibration_data(
-                self.model, layout, source, self._settings, self.tokenizer, self.processor, progress
-            )
-        cost = estimate(self.model, layout, self.methods, data.batches)
-        progress.message(cost.line(data.samples, data.tokens))
-        if note := choose_dtype_(self.model, cost, self._precision):
-            self._notes.append(note)
-        return data
-
-    def _allocate(self, layout: Layout, data: CalibrationData | None, progress: Progress) -> Widths:
-        curves = None
-        if "curves" in self.methods.needs and data is not None:
-            with self._timed("survey"):
-                progress.start(len(layout.groups), "survey")
-                curves = Survey(self.model, layout, data.batches, progress).run()
-                progress.finish()
-        return allocate(layout, *self._request(layout), curves)
-
-    def _fit_(self, layout: Layout, data: CalibrationData | None, kept: Widths, progress: Progress) -> Plan:
-        batches = data.batches if data else ()
-        with self._timed("fit"):
-            progress.start(len(layout.groups), "fit")
-            plan = FitRun(self.model, layout, self.methods, kept.kept, batches, self.config.seed, progress).run_()
-            progress.finish()
-        return plan
-
-    def _describe_(self, layout: Layout) -> bool:
-        """Write the widths into the config; returns whether plain transformers can load the result."""
-        if not isinstance(self.model, PreTrainedModel):
-            return False
-        provenance = {**self._settings, "widths": current_widths(self.model, layout)}
-        provenance.pop("quant_method", None)
-        return is_standalone(write_config_(self.model, layout, provenance))
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - start

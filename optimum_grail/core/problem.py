@@ -14,9 +14,10 @@ from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.errors import StatisticsError
 
-Need = Literal["gram", "held_out", "drift", "dense", "curves"]
+Need = Literal["gram", "held_out", "drift", "dense", "curves", "mask_gradients", "block_gradients"]
 """What a method asks the calibration for: second moments, their held-out part, the residual stream's drift, the
-dense consumer output, error curves with sensitivities."""
+dense consumer output, error curves with sensitivities, gradients of the dense model's loss by a mask on the units,
+gradients of the block's own output by the consumer's weight."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class GroupProblem:
         statistics: what calibration measured, or ``None`` for data-free methods.
         owns_bias: whether the consumer can take a bias (its own, or a BatchNorm's behind it).
         norm: for a consumer followed by BatchNorm: the mean and variance that it expects, ``[O]``, and its epsilon.
+        mask_gradients: ``[batches, units]``, float64: per calibration batch, the gradient of the dense model's mean
+            loss by a factor on the unit at the consumer's input, at one; or ``None`` if nobody asked for it.
+        block_gradients: ``[O, F]``, float64: root mean square over samples of the gradient of the Euclidean norm of
+            the block's output by the consumer's weight; or ``None``.
         seed: seed of this group's random choices.
     """
 
@@ -41,6 +46,8 @@ class GroupProblem:
     statistics: Statistics | None = None
     owns_bias: bool = False
     norm: tuple[Tensor, Tensor, float] | None = None
+    mask_gradients: Tensor | None = None
+    block_gradients: Tensor | None = None
     seed: int = 0
 
     @property

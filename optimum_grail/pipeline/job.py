@@ -1,0 +1,141 @@
+"""One compression of one model, stage by stage; the stages do the work, this puts them in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from optimum_grail.calibration.batches import CalibrationData
+from optimum_grail.core.plan import Plan
+from optimum_grail.core.problem import Allocation
+from optimum_grail.core.spec import ArchitectureSpec
+from optimum_grail.models.biases import add_biases_
+from optimum_grail.models.layout import Layout
+from optimum_grail.models.matrix import owns_bias
+from optimum_grail.models.precision import Precision, cast_
+from optimum_grail.models.resolve import resolve
+from optimum_grail.models.stock import current_widths, expressible_together, is_standalone, write_config_
+from optimum_grail.models.surgery import check_weights
+from optimum_grail.pipeline.allocate import Accepts, Request, Widths, allocate, check_request
+from optimum_grail.pipeline.calibrate import calibration_data, choose_dtype_
+from optimum_grail.pipeline.estimate import estimate
+from optimum_grail.pipeline.fit import FitRun
+from optimum_grail.pipeline.methods import Methods
+from optimum_grail.pipeline.summary import Size
+from optimum_grail.pipeline.survey import Curve, Survey
+from optimum_grail.report.progress import Progress
+
+
+@dataclass
+class Job:
+    """The stages of a run, in the order of the methods; :meth:`prepare_` comes first.
+
+    Args:
+        model: compressed in place.
+        methods: the three methods.
+        settings: the resolved configuration, as a dictionary.
+        progress: told about every group.
+        spec: the architecture map; by default the registered one of the model's type.
+        tokenizer: for text calibration data.
+        processor: for image calibration data.
+    """
+
+    model: nn.Module
+    methods: Methods
+    settings: Mapping[str, Any]
+    progress: Progress
+    spec: ArchitectureSpec | None = None
+    tokenizer: Any = None
+    processor: Any = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def prepare_(self) -> Layout:
+        """Eval mode, weights checked, biases added if a fitted one could not be stored otherwise.
+
+        Raises:
+            GrailError: no map fits, weights are not finite, or the request cannot be reached.
+        """
+        self.precision = Precision.of(self.model)
+        self.model.eval()
+        layout = resolve(self.model, self.spec)
+        check_weights(self.model, layout.groups)
+        self.before = Size.of(self.model, layout, self.precision.main)
+        affine = getattr(self.methods.compensator, "affine", None)
+        if affine and not all(owns_bias(self.model, group) for group in layout.groups):
+            add_biases_(self.model, layout)
+            layout = resolve(self.model, self.spec)
+        check_request(layout, *self._request(layout))
+        return layout
+
+    def _request(self, layout: Layout) -> tuple[Request, Allocation, Accepts]:
+        method = self.methods.allocation
+        request = Request.of(self.settings, getattr(method, "round_to", 1), self.before.blocks)
+        return request, method, partial(expressible_together, self.model, layout)
+
+    def calibration(self, layout: Layout, dataset: Any) -> CalibrationData | None:
+        """The data, after saying what the run will need; ``None`` for data-free methods."""
+        if not self.methods.needs_data:
+            return None
+        cast_(self.model, torch.float32)
+        with self.timed("data"):
+            data = calibration_data(
+                self.model, layout, dataset, self.settings, self.tokenizer, self.processor, self.progress
+            )
+        cost = estimate(self.model, layout, self.methods, data.batches)
+        self.progress.message(cost.line(data.samples, data.tokens))
+        if note := choose_dtype_(self.model, cost, self.precision):
+            self.notes.append(note)
+        return data
+
+    def survey(self, layout: Layout, data: CalibrationData | None) -> Mapping[str, Curve] | None:
+        """What the allocation has to know, measured on the dense model; ``None`` if it asks for nothing."""
+        if "curves" not in self.methods.needs or data is None:
+            return None
+        with self.timed("survey"):
+            self.progress.start(len(layout.groups), "survey")
+            curves = Survey(self.model, layout, data.batches, self.progress).run()
+            self.progress.finish()
+        return curves
+
+    def allocate(self, layout: Layout, curves: Mapping[str, Curve] | None) -> Widths:
+        """Units to keep per group."""
+        return allocate(layout, *self._request(layout), curves)
+
+    def fit_(self, layout: Layout, data: CalibrationData | None, widths: Widths) -> Plan:
+        """Compress the model to ``widths`` and return what was done."""
+        batches = data.batches if data else ()
+        with self.timed("fit"):
+            self.progress.start(len(layout.groups), "fit")
+            run = FitRun(self.model, layout, self.methods, widths.kept, batches, self.settings["seed"], self.progress)
+            plan = run.run_()
+            self.progress.finish()
+        return plan
+
+    def finish_(self, layout: Layout) -> bool:
+        """Write the widths into the config and give the weights their dtype back, so that what is measured is what is
+        saved; returns whether plain transformers can load the result."""
+        standalone = False
+        if isinstance(self.model, PreTrainedModel):
+            provenance = {**self.settings, "widths": current_widths(self.model, layout)}
+            provenance.pop("quant_method", None)
+            standalone = is_standalone(write_config_(self.model, layout, provenance))
+        self.precision.restore_(self.model)
+        return standalone
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the wall time of the body to ``seconds[stage]``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -1,0 +1,36 @@
+"""FLAP: units whose features fluctuate least around their mean go, because a bias makes up for a constant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+from optimum_grail.core.fluctuation import Metric, fluctuation
+from optimum_grail.core.problem import GroupProblem, Need, Selection
+from optimum_grail.errors import ConfigError
+from optimum_grail.selectors import SELECTORS
+
+
+@SELECTORS.register
+@dataclass(frozen=True)
+class Flap:
+    """Keep the units of largest standardised fluctuation (FLAP, An et al. 2024, eq. 5-7).
+
+    Args:
+        metric: ``"wifv"`` (variance of the feature times squared norm of its column), ``"wifn"`` (root mean square
+            times mean absolute column) or ``"ifv"`` (variance alone); see :func:`~optimum_grail.core.fluctuation`.
+
+    Raises:
+        ConfigError: another ``metric``.
+    """
+
+    metric: Metric = "wifv"
+    needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+
+    def __post_init__(self) -> None:
+        if self.metric not in get_args(Metric):
+            raise ConfigError(f"flap metric is {self.metric!r}; expected 'wifv', 'wifn' or 'ifv'.")
+
+    def __call__(self, problem: GroupProblem, keep: int) -> Selection:
+        """Reduce ``problem`` to the ``keep`` units of largest score."""
+        return Selection.by_score(fluctuation(problem, self.metric), keep)

@@ -1,16 +1,17 @@
-"""OBS: exact greedy backward elimination on the student's statistics."""
+"""OBS: backward elimination by the error that a least-squares readout leaves, on the student's statistics."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optimum_grail.core.elimination import eliminate
+import torch
+
+from optimum_grail.core.elimination import damped_inverse, eliminate
 from optimum_grail.core.problem import GroupProblem, Need, Selection
-from optimum_grail.core.reduction import Reduction
-from optimum_grail.errors import ConfigError
+from optimum_grail.core.surgeon import block_costs, diagonal_blocks
 from optimum_grail.selectors import SELECTORS
+from optimum_grail.selectors._surgeon import by_elimination, check_positive
 
 
 @SELECTORS.register
@@ -19,27 +20,30 @@ class Obs:
     """Remove one unit at a time, always the one whose loss the others can make up for best.
 
     The criterion is the error that a least-squares readout leaves (ZipLM, Kurtic et al. 2023, eq. 3-5), centred where
-    the consumer owns a bias. Keeps the removal order and the error curve.
+    the consumer owns a bias. Keeps the removal order and, if greedy, the error curve.
 
     Args:
         damping: ridge relative to each feature's second moment, positive and finite.
+        greedy: update all costs after every removal; else score once and remove the cheapest together, which takes
+            both of two units that stand in for each other.
 
     Raises:
         ConfigError: ``damping`` is not a positive number.
     """
 
     damping: float = 1e-3
+    greedy: bool = True
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
 
     def __post_init__(self) -> None:
-        if not 0 < self.damping < math.inf:
-            raise ConfigError(f"obs damping is {self.damping!r}; expected a positive number, for example 1e-3.")
+        check_positive("obs", "damping", self.damping)
 
     def __call__(self, problem: GroupProblem, keep: int) -> Selection:
-        """Reduce ``problem`` to ``keep`` units, greedily."""
+        """Reduce ``problem`` to ``keep`` units."""
         gram = problem.measured.moments.covariance(problem.owns_bias)
-        result = eliminate(problem.weight.to(gram), gram, problem.units, problem.units - keep, self.damping)
-        gone = set(result.order.tolist())
-        kept = [unit for unit in range(problem.units) if unit not in gone]
-        reduction = Reduction.prune(problem.units, result.order.new_tensor(kept))
-        return Selection(reduction, result.order, result.errors / max(result.total, 1e-300))
+        weight = problem.weight.to(gram)
+        if self.greedy:
+            result = eliminate(weight, gram, problem.units, problem.units - keep, self.damping)
+            return by_elimination(problem.units, result)
+        inverse = damped_inverse(gram, self.damping, torch.arange(len(gram), device=gram.device))
+        return Selection.by_score(block_costs(weight, diagonal_blocks(inverse, problem.units)), keep)

@@ -51,7 +51,17 @@ def problem_of(span: int, name: str = "layers.0.mlp", seed: int = 0) -> GroupPro
     weight = torch.randn(OUTPUTS, width, generator=draw, dtype=torch.float64)
     producers = (torch.randn(UNITS, 5 * span, generator=draw, dtype=torch.float64),)
     statistics = Statistics(fit, held, fit_target, held_target)
-    return GroupProblem(name, UNITS, weight, producers, statistics, owns_bias=True, seed=seed)
+    return GroupProblem(
+        name,
+        UNITS,
+        weight,
+        producers,
+        statistics,
+        owns_bias=True,
+        mask_gradients=torch.randn(5, UNITS, generator=draw, dtype=torch.float64),
+        block_gradients=torch.rand(OUTPUTS, width, generator=draw, dtype=torch.float64),
+        seed=seed,
+    )
 
 
 def named(registry: Registry[Any]) -> list[Any]:

@@ -72,17 +72,35 @@ class Sample:
         zero = TargetMoments.zero(*self.w.shape)
         return zero.plus_rows(torch.from_numpy(drift), torch.from_numpy(self.s))
 
-    def problem(self, owns_bias: bool = False) -> GroupProblem:
-        producers = (torch.from_numpy(self.p),)
-        statistics = Statistics(self.moments)
-        return GroupProblem("g", self.units, torch.from_numpy(self.w), producers, statistics, owns_bias)
+    @property
+    def gradients(self) -> tuple[Array, Array]:
+        """Gradients by a mask on the units ``[batches, units]``, and by the consumer's weight (root mean square)."""
+        draw = np.random.default_rng(7)
+        return draw.standard_normal((12, self.units)), draw.random(self.w.shape)
+
+    def problem(self, owns_bias: bool = False, drift: Array | None = None) -> GroupProblem:
+        by_mask, by_weight = (torch.from_numpy(part) for part in self.gradients)
+        return GroupProblem(
+            "g",
+            self.units,
+            torch.from_numpy(self.w),
+            (torch.from_numpy(self.p),),
+            Statistics(self.moments, None, None if drift is None else self.target(drift)),
+            owns_bias,
+            mask_gradients=by_mask,
+            block_gradients=by_weight,
+        )
 
     def equations(self, reduction: Reduction, drift: Array | None = None) -> NormalEquations:
         target = None if drift is None else self.target(drift)
         return NormalEquations.of(torch.from_numpy(self.w), self.moments, target, reduction)
 
 
-@pytest.fixture(params=[(0, 1), (1, 1), (2, 3)], ids=lambda p: f"seed{p[0]}-span{p[1]}")
+GROUPS = {"mlp": (0, 1), "mlp-again": (1, 1), "mha": (2, 3), "gqa": (3, 6), "conv": (4, 9)}
+"""Seed and features per unit: a channel, a head, the query heads of a KV group, the taps of a filter."""
+
+
+@pytest.fixture(params=GROUPS.values(), ids=GROUPS)
 def sample(request: pytest.FixtureRequest) -> Sample:
     seed, span = request.param
     draw = np.random.default_rng(seed)

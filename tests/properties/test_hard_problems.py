@@ -53,7 +53,16 @@ def hard_problem(seed: int, span: int, how: dict[str, Any], affine: bool) -> Gro
     weight = torch.randn(3, UNITS * span, generator=generator, dtype=torch.float64)
     drift = torch.randn(len(rows), 3, generator=generator) * how["scale"]
     moments, target = Moments.of(rows), TargetMoments.zero(3, UNITS * span).plus_rows(drift, rows)
-    return GroupProblem("g", UNITS, weight, (), Statistics(moments, moments, target, target), owns_bias=affine)
+    return GroupProblem(
+        "g",
+        UNITS,
+        weight,
+        (),
+        Statistics(moments, moments, target, target),
+        owns_bias=affine,
+        mask_gradients=torch.randn(how["count"], UNITS, generator=generator, dtype=torch.float64) * how["scale"],
+        block_gradients=torch.rand(weight.shape, generator=generator, dtype=torch.float64) * how["scale"],
+    )
 
 
 def finite(*tensors: Tensor | None) -> bool:

@@ -1,5 +1,5 @@
 """Fluctuation of features around their mean, standardised so that units of all groups can be compared (FLAP, An et al.
-2024, "Fluctuation-based Adaptive Structured Pruning", eq. 5-7 and the authors' code)."""
+2024, "Fluctuation-based Adaptive Structured Pruning", and the authors' code)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from optimum_grail.selectors import SELECTORS
 @SELECTORS.register
 @dataclass(frozen=True)
 class Flap:
-    """Keep the units of largest standardised fluctuation (FLAP, An et al. 2024, eq. 5-7).
+    """Keep the units of largest standardised fluctuation (FLAP, An et al. 2024).
 
     Args:
         metric: ``"wifv"`` (variance of the feature times squared norm of its column), ``"wifn"`` (root mean square

@@ -1,0 +1,22 @@
+"""Taylor: first-order estimate of what the loss gains or loses without a unit, batch by batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from optimum_grail.core.problem import GroupProblem, Need, Selection
+from optimum_grail.selectors import SELECTORS
+from optimum_grail.selectors._gradients import gradients
+
+
+@SELECTORS.register
+@dataclass(frozen=True)
+class Taylor:
+    """Keep the units of largest ``mean_b |∂L_b/∂m|``, ``m`` a factor on the unit (Molchanov et al. 2017, eq. 7-8)."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"mask_gradients"})
+
+    def __call__(self, problem: GroupProblem, keep: int) -> Selection:
+        """Reduce ``problem`` to the ``keep`` units of largest score."""
+        return Selection.by_score(gradients(problem, "mask").abs().mean(0), keep)

@@ -14,6 +14,17 @@ from optimum_grail.models.hook import install
 if TYPE_CHECKING:
     from optimum_grail.allocations import ALLOCATIONS
     from optimum_grail.architectures import register_architecture
+    from optimum_grail.auto import (
+        GrailModel,
+        GrailModelForCausalLM,
+        GrailModelForFeatureExtraction,
+        GrailModelForImageClassification,
+        GrailModelForMaskedLM,
+        GrailModelForQuestionAnswering,
+        GrailModelForSequenceClassification,
+        GrailModelForTokenClassification,
+        GrailModelForZeroShotImageClassification,
+    )
     from optimum_grail.compensators import COMPENSATORS
     from optimum_grail.compressor import GrailCompressor
     from optimum_grail.config import GrailConfig
@@ -30,6 +41,15 @@ __version__ = "0.1.0"
 __all__ = [
     "GrailConfig",
     "GrailCompressor",
+    "GrailModel",
+    "GrailModelForCausalLM",
+    "GrailModelForFeatureExtraction",
+    "GrailModelForImageClassification",
+    "GrailModelForMaskedLM",
+    "GrailModelForQuestionAnswering",
+    "GrailModelForSequenceClassification",
+    "GrailModelForTokenClassification",
+    "GrailModelForZeroShotImageClassification",
     "load_compressed_",
     "register_architecture",
     "ArchitectureSpec",
@@ -51,6 +71,15 @@ __all__ = [
 _HOME = {
     "GrailConfig": "config",
     "GrailCompressor": "compressor",
+    "GrailModel": "auto",
+    "GrailModelForCausalLM": "auto",
+    "GrailModelForFeatureExtraction": "auto",
+    "GrailModelForImageClassification": "auto",
+    "GrailModelForMaskedLM": "auto",
+    "GrailModelForQuestionAnswering": "auto",
+    "GrailModelForSequenceClassification": "auto",
+    "GrailModelForTokenClassification": "auto",
+    "GrailModelForZeroShotImageClassification": "auto",
     "load_compressed_": "models.loading",
     "register_architecture": "architectures",
     "ArchitectureSpec": "core.spec",

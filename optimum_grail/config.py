@@ -62,6 +62,8 @@ class GrailConfig(QuantizationConfigMixin):
         seed: seed of everything random, >= 0.
         standalone: whether plain transformers must be able to load the result; where possible when ``None``.
         allow_recompress: accept a model that is compressed already.
+        tokenizer, processor: for the calibration data of a model that is compressed while it loads; by default those
+            beside the model. Not part of :meth:`to_dict`.
         extra: unknown keys are kept (with a warning) in ``self.extra`` and written back out.
 
     Raises:
@@ -98,12 +100,15 @@ class GrailConfig(QuantizationConfigMixin):
         seed: int = 42,
         standalone: bool | None = None,
         allow_recompress: bool = False,
+        tokenizer: Any = None,
+        processor: Any = None,
         **extra: Any,
     ) -> None:
         given = dict(locals())
         self.quant_method = METHOD  # type: ignore[assignment]  # upstream's enum lists its own methods only
         for option in OPTIONS:
             setattr(self, option.name, option.check(given[option.name]))
+        self.tokenizer, self.processor = tokenizer, processor
         self.extra = _checked_extra(extra)
         self._check_budget()
 
@@ -200,9 +205,13 @@ class GrailConfig(QuantizationConfigMixin):
 
     def _with(self, **changes: Any) -> GrailConfig:
         fields = {option.name: getattr(self, option.name) for option in OPTIONS}
-        copy = type(self)(**(fields | changes))
+        copy = type(self)(**(fields | changes), tokenizer=self.tokenizer, processor=self.processor)
         copy.extra = dict(self.extra)
         return copy
+
+    def __deepcopy__(self, memo: Any) -> GrailConfig:
+        """A copy that shares live data sets and tokenizers: transformers copies configurations while it loads."""
+        return self._with()
 
     # -- meaning ----------------------------------------------------------------------------------------------------
 

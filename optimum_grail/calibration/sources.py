@@ -257,12 +257,13 @@ def _images(request: _Request, rows: Rows, kind: Kind) -> _Samples:
     return _Samples(images.pair_samples(pictures, texts, processor), prints, length, notes)
 
 
-def load_processors(path: str | Path, trust_remote_code: bool = False) -> tuple[Any, Any]:
+def load_processors(path: str | Path, trust_remote_code: bool = False, **hub: Any) -> tuple[Any, Any]:
     """Tokenizer and image processor that belong to a model.
 
     Args:
         path: model folder, or id of a model on the Hub.
         trust_remote_code: let transformers run code of the repository.
+        hub: where to find it there: ``revision``, ``token`` and the like.
 
     Returns:
         ``(tokenizer, image processor)``; None for one that the folder has no files of. Image processors are the ones
@@ -274,8 +275,8 @@ def load_processors(path: str | Path, trust_remote_code: bool = False) -> tuple[
     from transformers import AutoImageProcessor, AutoTokenizer
 
     return (
-        _load_one(AutoTokenizer, path, _TOKENIZER_FILES, trust_remote_code, {}),
-        _load_one(AutoImageProcessor, path, _PROCESSOR_FILES, trust_remote_code, {"backend": "pil"}),
+        _load_one(AutoTokenizer, path, _TOKENIZER_FILES, trust_remote_code, hub),
+        _load_one(AutoImageProcessor, path, _PROCESSOR_FILES, trust_remote_code, {"backend": "pil", **hub}),
     )
 
 

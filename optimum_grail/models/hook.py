@@ -1,13 +1,15 @@
-"""Make plain transformers load per-layer widths, once ``optimum_grail`` has been imported.
+"""Make plain transformers load per-layer widths and compress on load, once ``optimum_grail`` has been imported.
 
 ``PreTrainedModel.post_init`` runs at the end of every model's construction, before weights are loaded: the wrapper
-narrows the modules there if ``config.grail_config`` holds a table. Importing transformers' modelling code takes
-seconds, so it is patched when it is imported, not before.
+narrows the modules there if ``config.grail_config`` holds a table. The quantizer is entered in transformers' tables
+for ``quantization_config=GrailConfig(...)``. Importing transformers' modelling code takes seconds, so it is patched
+when it is imported, not before; and what compresses is imported when it is called for.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -17,17 +19,20 @@ from types import ModuleType
 from typing import Any
 
 TARGET = "transformers.modeling_utils"
+QUANTIZERS = "transformers.quantizers.auto"
+METHOD = "grail"
 _MARK = "_optimum_grail"
 
 
 def install() -> None:
-    """Patch ``PreTrainedModel.post_init`` now if transformers' modelling code is loaded, else as soon as it is.
+    """Patch ``PreTrainedModel.post_init`` and register the quantizer, now if transformers' modelling code is loaded.
 
-    Calling it again does nothing. Loads neither torch nor transformers.
+    Otherwise as soon as it is. Calling it again does nothing. Loads neither torch nor transformers.
     """
     module = sys.modules.get(TARGET)
     if module is not None:
         patch_(module)
+        register_quantizer()
     elif not any(isinstance(finder, _PatchOnImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _PatchOnImport())
 
@@ -48,6 +53,34 @@ def patch_(module: ModuleType) -> None:
 
     setattr(post_init, _MARK, True)
     module.PreTrainedModel.post_init = post_init
+
+
+def register_quantizer() -> None:
+    """Enter method ``"grail"`` in transformers' tables of quantizers, unless it is there already."""
+    tables = importlib.import_module(QUANTIZERS)
+    tables.AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault(METHOD, _Later("optimum_grail.config", "GrailConfig"))
+    tables.AUTO_QUANTIZER_MAPPING.setdefault(METHOD, _Later("optimum_grail.quantizer", "GrailHfQuantizer"))
+
+
+class _Later:
+    """Stands for a class whose module is imported when the class is first called or asked for something.
+
+    transformers' own ``register_quantizer`` wants the class itself, and importing it costs every program that loads a
+    model; besides, the compressor imports transformers, which is only half imported when the table is made.
+    """
+
+    def __init__(self, module: str, name: str) -> None:
+        self._place = module, name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._load()(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._load(), name)
+
+    def _load(self) -> Any:
+        module, name = self._place
+        return getattr(importlib.import_module(module), name)
 
 
 class _PatchOnImport(MetaPathFinder):
@@ -77,3 +110,4 @@ class _PatchingLoader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
         patch_(module)
+        register_quantizer()

@@ -1,0 +1,120 @@
+"""``GrailModelFor…``: transformers' auto classes, with ``grail_config=`` to compress a dense checkpoint on load."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoModelForZeroShotImageClassification,
+)
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+from optimum_grail.calibration.sources import load_processors
+from optimum_grail.config import GrailConfig
+from optimum_grail.errors import ConfigError
+from optimum_grail.models.stock import compressed_with
+
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+"""Keyword arguments that say where a model is found, and its tokenizer with it."""
+
+
+class GrailAutoModel(_BaseAutoModelClass):
+    """A transformers auto class that also compresses. What it loads is an ordinary ``PreTrainedModel``."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *model_args: Any,
+        grail_config: GrailConfig | Mapping[str, Any] | str | Path | None = None,
+        tokenizer: Any = None,
+        processor: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a model: a compressed checkpoint as it is, a dense one compressed as ``grail_config`` says.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a Hub id.
+            model_args: as transformers takes them.
+            grail_config: how to compress: a :class:`GrailConfig`, its dictionary, or the path or Hub id of a saved one;
+                ``None`` loads without compressing.
+            tokenizer: for calibration text; by default the one beside the model.
+            processor: for calibration images; by default the one beside the model.
+            kwargs: everything that transformers' ``from_pretrained`` takes.
+
+        Returns:
+            the model, in eval mode; with ``output_loading_info=True`` a pair, as from transformers.
+
+        Raises:
+            CheckpointError: ``grail_config`` for a checkpoint that is compressed already, unless it says
+                ``allow_recompress``.
+            ConfigError: a wrong value, or ``grail_config`` together with ``quantization_config``.
+            GrailError: as :meth:`GrailCompressor.compress`.
+        """
+        path = str(pretrained_model_name_or_path)
+        if grail_config is None:
+            loaded = super().from_pretrained(path, *model_args, **kwargs)
+            _warn_if_dense(loaded, path)
+            return loaded
+        if kwargs.get("quantization_config") is not None:
+            raise ConfigError(
+                "grail_config and quantization_config exclude each other: compress first, save, and load the result "
+                "with quantization_config."
+            )
+        config = as_config(grail_config)
+        config.tokenizer, config.processor = tokenizer or config.tokenizer, processor or config.processor
+        if config.tokenizer is None and config.processor is None:
+            hub = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+            trust = bool(kwargs.get("trust_remote_code"))
+            config.tokenizer, config.processor = load_processors(path, trust, **hub)
+        return super().from_pretrained(path, *model_args, quantization_config=config, **kwargs)
+
+
+def as_config(value: GrailConfig | Mapping[str, Any] | str | Path) -> GrailConfig:
+    """A configuration of its own from whatever a user calls one.
+
+    Raises:
+        ConfigError: a wrong value, or nothing readable at the path.
+    """
+    if isinstance(value, str | Path):
+        return GrailConfig.from_pretrained(value)
+    if isinstance(value, GrailConfig):
+        return copy.deepcopy(value)
+    if isinstance(value, Mapping):
+        return GrailConfig(**value)
+    raise ConfigError(f"grail_config is a {type(value).__name__}; expected a GrailConfig, a dictionary or a path.")
+
+
+def _warn_if_dense(loaded: Any, path: str) -> None:
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    if compressed_with(model.config) is None:
+        warnings.warn(f"{path!r} is dense, and without grail_config it was loaded as it is.", stacklevel=3)
+
+
+def _door(name: str, auto: type[_BaseAutoModelClass]) -> type[GrailAutoModel]:
+    text = f"``{auto.__name__}`` that also compresses; see :meth:`GrailAutoModel.from_pretrained`."
+    return type(name, (GrailAutoModel, auto), {"__doc__": text, "__module__": __name__})
+
+
+GrailModel = _door("GrailModel", AutoModel)
+GrailModelForFeatureExtraction = _door("GrailModelForFeatureExtraction", AutoModel)
+GrailModelForCausalLM = _door("GrailModelForCausalLM", AutoModelForCausalLM)
+GrailModelForMaskedLM = _door("GrailModelForMaskedLM", AutoModelForMaskedLM)
+GrailModelForSequenceClassification = _door("GrailModelForSequenceClassification", AutoModelForSequenceClassification)
+GrailModelForTokenClassification = _door("GrailModelForTokenClassification", AutoModelForTokenClassification)
+GrailModelForQuestionAnswering = _door("GrailModelForQuestionAnswering", AutoModelForQuestionAnswering)
+GrailModelForImageClassification = _door("GrailModelForImageClassification", AutoModelForImageClassification)
+GrailModelForZeroShotImageClassification = _door(
+    "GrailModelForZeroShotImageClassification", AutoModelForZeroShotImageClassification
+)

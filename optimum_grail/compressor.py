@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from optimum_grail.adapters import convert_adapter
 from optimum_grail.calibration.sources import load_processors
 from optimum_grail.config import GrailConfig
 from optimum_grail.core.plan import Plan
@@ -69,6 +70,7 @@ class GrailCompressor:
         self.plan: Plan | None = None
         self._report: Report | None = None
         self._layout: Layout | None = None
+        self._folder: Path | None = None
         self._settings = self.config.resolved().to_dict()
         selector, compensator, allocation = self.config.methods()
         self.methods = Methods(selector, compensator, allocation, self._settings["within_block"])
@@ -208,4 +210,40 @@ class GrailCompressor:
             overwrite=overwrite,
             licence=licence_of(self.source),
             max_shard_size=max_shard_size,
+        )
+        self._folder = Path(save_directory)
+
+    def convert_adapter(
+        self,
+        adapter: str | Path,
+        output: str | Path,
+        *,
+        base_model: PreTrainedModel | str | Path | None = None,
+        dataset: Any = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """Write a LoRA adapter for the compressed model, made from one that was trained on the dense model.
+
+        Args:
+            adapter: folder or Hub id of the adapter.
+            output: folder to write; complete or absent.
+            base_model: the dense model; by default it is loaded again from where it came from.
+            dataset: data of the adapter's task; a causal language model with the adapter writes its own by default.
+            overwrite: replace an adapter in ``output``.
+            progress: told what is going on.
+
+        Raises:
+            GrailError: nothing has been saved yet, or as :func:`optimum_grail.adapters.convert_adapter`.
+        """
+        if self._folder is None:
+            raise GrailError("An adapter names the model that it belongs to. Call save_pretrained() first.")
+        convert_adapter(
+            adapter,
+            output,
+            self._folder,
+            base_model=base_model or self.source,
+            dataset=dataset,
+            overwrite=overwrite,
+            progress=progress,
         )

@@ -11,7 +11,13 @@ from pathlib import Path
 
 from optimum_grail.errors import OutputError
 
-CHECKPOINT_FILES = ("config.json", "grail_config.json", "grail_layers.json", "grail_report.json")
+CHECKPOINT_FILES = (
+    "config.json",
+    "grail_config.json",
+    "grail_layers.json",
+    "grail_report.json",
+    "adapter_config.json",
+)
 """An existing folder is replaced only if it holds one of these: it then is a checkpoint and not, say, a home folder."""
 
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from optimum_grail.core.plan import Plan
+from optimum_grail.core.reduction import Reduction
+from optimum_grail.errors import CheckpointError
 from optimum_grail.hub.card import write_card
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.loading import save_compressed
@@ -92,6 +95,27 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
         }
     save_file(tensors, str(Path(folder) / PLAN_TENSORS))
     _write_json(Path(folder) / PLAN_FILE, {"groups": groups})
+
+
+def load_reductions(folder: str | Path) -> dict[str, Reduction]:
+    """How every group shrank, by group name, from a folder that :func:`save_plan` wrote.
+
+    Raises:
+        CheckpointError: there is no plan, or it is corrupt.
+    """
+    path = Path(folder) / PLAN_TENSORS
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"Cannot read the plan {str(path)!r}: {error}. Name the folder of a compressed checkpoint."
+        ) from error
+    reductions = {}
+    for name in (key.removesuffix(".assignment") for key in tensors if key.endswith(".assignment")):
+        assignment = tensors[f"{name}.assignment"]
+        weight = tensors.get(f"{name}.weight", torch.ones(len(assignment), dtype=torch.float64))
+        reductions[name] = Reduction(assignment, weight, int(assignment.max()) + 1)
+    return reductions
 
 
 def _write_json(path: Path, value: Any) -> None:

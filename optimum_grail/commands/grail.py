@@ -8,6 +8,7 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 from optimum_grail.commands._shared import describe
 from optimum_grail.commands.compress import CompressCommand
+from optimum_grail.commands.convert_adapter import ConvertAdapterCommand
 from optimum_grail.commands.evaluate import EvaluateCommand
 from optimum_grail.commands.inspect_model import InspectCommand
 from optimum_grail.commands.list_methods import ListCommand
@@ -28,6 +29,7 @@ class GrailCommand(BaseOptimumCLICommand):
     SUBCOMMANDS = (
         CommandInfo("compress", "Compress a model, save it and evaluate it.", CompressCommand),
         CommandInfo("evaluate", "Measure a dense or compressed model.", EvaluateCommand),
+        CommandInfo("convert-adapter", "Carry a LoRA adapter over to a compressed model.", ConvertAdapterCommand),
         CommandInfo("inspect", "Show what of a model can shrink, and how far.", InspectCommand),
         CommandInfo("list", "List presets, methods and architectures.", ListCommand),
     )

@@ -1,0 +1,1 @@
+"""Recovery: short training of a compressed model on what its dense model says."""

@@ -13,7 +13,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from optimum_grail.core.problem import Allocation, Compensator, Selector
+from optimum_grail.core.allocation import Allocation
+from optimum_grail.core.problem import Compensator, Selector
 from optimum_grail.errors import ConfigError, GrailError
 from optimum_grail.methods import build_method
 from optimum_grail.options import BUDGETS, BY_NAME, DEFAULT_SPARSITY, OPTIONS, OVERRIDES, UNIT_BUDGETS

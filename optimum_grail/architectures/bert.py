@@ -45,5 +45,6 @@ BERT = ArchitectureSpec(
     ),
     example=tiny_bert,
     mask="attention_mask",
+    depth_field="num_hidden_layers",
 )
 SPECS = (BERT,)

@@ -64,7 +64,12 @@ MLP = Mlp(
     bias_flag="mlp_bias",
 )
 LLAMA = ArchitectureSpec(
-    model_types=("llama",), blocks=("layers.*",), groups=(HEADS, MLP), example=tiny_llama, mask="attention_mask"
+    model_types=("llama",),
+    blocks=("layers.*",),
+    groups=(HEADS, MLP),
+    example=tiny_llama,
+    mask="attention_mask",
+    depth_field="num_hidden_layers",
 )
 MISTRAL = replace(
     LLAMA,

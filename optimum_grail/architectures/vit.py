@@ -43,5 +43,6 @@ VIT = ArchitectureSpec(
     ),
     example=tiny_vit,
     main_input="image",
+    depth_field="num_hidden_layers",
 )
 SPECS = (VIT,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -30,9 +30,7 @@ def drift_of(dense: Record, student: Record, norm: nn.BatchNorm2d | None) -> Ten
     """Rows ``[B, R, O]`` of ``d = y* - W s``: the gap of the residual streams, seen through a BatchNorm behind the
     consumer if there is one; of the consumer's outputs where the group reaches no stream."""
     if dense.stream is None or student.stream is None:
-        if dense.output is None or student.output is None:
-            return None
-        return rows_of(dense.output - student.output)
+        return _gap(dense.output, student.output)
     gap = rows_of(dense.stream - student.stream)
     if norm is None:
         return gap
@@ -60,31 +58,48 @@ class Collector:
     held_out: bool
     moments: dict[str, Moments] = field(default_factory=dict)
     targets: dict[str, TargetMoments] = field(default_factory=dict)
+    offsets: dict[str, TargetMoments] = field(default_factory=dict)
 
-    def add(self, student: Record, dense: Record | None, mask: Tensor | None, split: Split) -> None:
-        """Add one batch: ``mask`` ``[B, R]`` is non-zero on real rows, ``None`` where all are real."""
+    def add(
+        self, student: Record, dense: Record | None, mask: Tensor | None, split: Split, unfolded: Record | None = None
+    ) -> None:
+        """Add one batch.
+
+        Args:
+            student: what the student's block showed.
+            dense: what the dense block showed, or ``None`` without a dense stream.
+            mask: ``[B, R]``, non-zero on real rows; ``None`` where all are real.
+            split: where the rows belong.
+            unfolded: what the student's block showed before its producers were folded; ``None`` without folding.
+        """
         if student.features is None:
             return
         features = features_of(student.features, self.consumer, self.view)
-        drift = drift_of(dense, student, self.norm) if dense is not None and self.view != "shared" else None
+        drift = offset = None
+        if self.view != "shared":  # where taps share one map, a row of the matrix is no output
+            drift = None if dense is None else drift_of(dense, student, self.norm)
+            offset = None if unfolded is None else _gap(unfolded.output, student.output)
         if split != "halves" or not self.held_out:
-            self._add("held" if split == "held" and self.held_out else "fit", features, drift, mask)
+            self._add("held" if split == "held" and self.held_out else "fit", features, drift, offset, mask)
             return
         if mask is None or mask.shape != features.shape[:2]:
             mask = torch.ones(features.shape[:2], device=features.device)
         for part, half in zip(("fit", "held"), _halves(mask.bool()), strict=True):
-            self._add(part, features, drift, half)
+            self._add(part, features, drift, offset, half)
 
-    def _add(self, part: str, features: Tensor, drift: Tensor | None, mask: Tensor | None) -> None:
+    def _add(
+        self, part: str, features: Tensor, drift: Tensor | None, offset: Tensor | None, mask: Tensor | None
+    ) -> None:
         rows = _real(features, mask)
         if part not in self.moments:
             self.moments[part] = Moments.zero(rows.shape[1], rows.device)
         self.moments[part] = self.moments[part].plus_rows(rows)
-        if drift is not None:
-            gaps = _real(drift, mask)
-            if part not in self.targets:
-                self.targets[part] = TargetMoments.zero(gaps.shape[1], rows.shape[1], rows.device)
-            self.targets[part] = self.targets[part].plus_rows(gaps, rows)
+        for sums, gap in ((self.targets, drift), (self.offsets, offset)):
+            if gap is not None:
+                gaps = _real(gap, mask)
+                if part not in sums:
+                    sums[part] = TargetMoments.zero(gaps.shape[1], rows.shape[1], rows.device)
+                sums[part] = sums[part].plus_rows(gaps, rows)
 
     def statistics(self) -> Statistics:
         """The sums so far.
@@ -92,9 +107,9 @@ class Collector:
         Raises:
             StatisticsError: no rows, or activations that are not finite.
         """
-        fit = self.moments.get("fit") or Moments.zero(0)
+        fit = self._moments("fit") or Moments.zero(0)
         fit.check(self.group.name)
-        held = self.moments.get("held")
+        held = self._moments("held")
         if held is not None and held.count == 0:  # every sample is too short to be halved
             held = None
             self.targets.pop("held", None)
@@ -103,6 +118,14 @@ class Collector:
         for target in self.targets.values():
             target.check(self.group.name)
         return Statistics(fit, held, self.targets.get("fit"), self.targets.get("held"))
+
+    def _moments(self, part: str) -> Moments | None:
+        moments = self.moments.get(part)
+        return None if moments is None else replace(moments, offset=self.offsets.get(part))
+
+
+def _gap(target: Tensor | None, now: Tensor | None) -> Tensor | None:
+    return None if target is None or now is None else rows_of(target - now)
 
 
 def _halves(real: Tensor) -> tuple[Tensor, Tensor]:

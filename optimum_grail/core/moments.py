@@ -6,7 +6,7 @@ loses digits beyond about 1e5 rows).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,11 +37,14 @@ class Moments:
         count: number of rows.
         total: ``Σ s``, float64, shape ``[F]``.
         gram: ``Σ s sᵀ``, float64, shape ``[F, F]``.
+        offset: for folded features: sums over ``e``, what the consumer put out before its producers were folded,
+            beyond what it puts out now; ``None`` where ``s`` are the features themselves and ``e`` is zero.
     """
 
     count: int
     total: Tensor
     gram: Tensor
+    offset: TargetMoments | None = None
 
     @classmethod
     def zero(cls, width: int, device: torch.device | str = "cpu") -> Moments:
@@ -60,10 +63,13 @@ class Moments:
             chunk = chunk.float()
             self.gram.add_(chunk.T @ chunk)
             self.total.add_(chunk.sum(0, dtype=torch.float64))
-        return Moments(self.count + len(rows), self.total, self.gram)
+        return replace(self, count=self.count + len(rows))
 
     def __add__(self, other: Moments) -> Moments:
-        return Moments(self.count + other.count, self.total + other.total, self.gram + other.gram)
+        offset = self.offset
+        if offset is not None and other.offset is not None:
+            offset = offset + other.offset
+        return Moments(self.count + other.count, self.total + other.total, self.gram + other.gram, offset)
 
     @property
     def energy(self) -> Tensor:

@@ -34,10 +34,10 @@ class NormalEquations:
         count: rows.
         mean: ``Σ z``, ``[K]``.
         gram: ``Σ z zᵀ``, ``[K, K]``.
-        cross: ``Σ (W s) zᵀ``, ``[O, K]``.
-        output: ``Σ W s``, ``[O]``.
-        drift_cross: ``Σ d zᵀ``, ``[O, K]``, or ``None`` without drift.
-        drift: ``Σ d``, ``[O]``, or ``None``.
+        cross: ``Σ (W s) zᵀ``, ``[O, K]``; ``W s + e`` instead of ``W s`` for folded features (:attr:`Moments.offset`).
+        output: ``Σ W s``, ``[O]``; likewise.
+        drift_cross: ``Σ d zᵀ``, ``[O, K]``, or ``None`` without drift; ``d - e`` instead of ``d`` likewise.
+        drift: ``Σ d``, ``[O]``, or ``None``; likewise.
         energy: ``Σ ‖W s + d‖²``.
         variance: the same after the best constant is taken off: the error of dropping everything.
         naive: what plain pruning or folding leaves of the consumer, ``[O, K]``.
@@ -64,12 +64,19 @@ class NormalEquations:
         outer = weight @ moments.gram
         output = weight @ moments.total
         energy = (outer * weight).sum()
-        cross = drift = None
+        gap = target or moments.offset
         total = output
+        if gap is not None:
+            energy = energy + 2 * (gap.cross * weight).sum() + gap.energy
+            total = output + gap.total
+        cross = drift = None
         if target is not None:
             cross, drift = reduction.encode_columns(target.cross, span), target.total
-            energy = energy + 2 * (target.cross * weight).sum() + target.energy
-            total = output + target.total
+        if moments.offset is not None:
+            outer, output = outer + moments.offset.cross, output + moments.offset.total
+            if cross is not None and drift is not None:
+                cross = cross - reduction.encode_columns(moments.offset.cross, span)
+                drift = drift - moments.offset.total
         half = reduction.encode_rows(moments.gram, span)
         return cls(
             count=moments.count,

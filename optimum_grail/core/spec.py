@@ -108,6 +108,7 @@ class ArchitectureSpec:
         example: builds a tiny random model (about 100 kB) that the contract tests run the map on.
         mask: name of the model input that marks real rows with 1 (padding rows are left out), or ``None``.
         main_input: ``"text"`` or ``"image"``: what one calibration sample is.
+        depth_field: config field that says the number of blocks, so that whole blocks can go; ``None`` where none does.
     """
 
     model_types: tuple[str, ...]
@@ -116,3 +117,4 @@ class ArchitectureSpec:
     example: Callable[[], nn.Module] | None = None
     mask: str | None = None
     main_input: str = "text"
+    depth_field: str | None = None

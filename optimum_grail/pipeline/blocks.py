@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from optimum_grail.calibration.batches import Batch
 from optimum_grail.calibration.collect import Collector
-from optimum_grail.calibration.probe import Probe, Record
+from optimum_grail.calibration.probe import Probe, Record, Wanted
 from optimum_grail.calibration.stream import Call
 
 
@@ -25,6 +25,11 @@ class Streams:
 
     student: list[Tensor]
     dense: list[Tensor] | None
+
+    @property
+    def equal(self) -> bool:
+        """Whether both are still one, because nothing has been compressed yet."""
+        return self.dense is not None and self.dense[0] is self.student[0]
 
 
 @dataclass(frozen=True)
@@ -74,37 +79,64 @@ class Targets:
         if index not in self.records:
             output = self.probe.run(self.calls[index], self.hidden[index])
             self.records[index] = self.probe.records
+            for name in self.records[index].keys() - set(names):
+                self.records[index][name].features = None  # a later stage has its own, behind what is compressed here
             if output is not None:
                 self.hidden[index] = output
         return {name: self.records[index].pop(name) for name in names}
 
 
-@torch.no_grad()
-def student_pass(
-    probe: Probe,
-    collectors: Sequence[Collector],
-    calls: Sequence[Call],
-    streams: Streams,
-    batches: Batches,
-    targets: Targets | None,
-) -> None:
-    """Run the student's block over its stream and add every batch to the collectors; the stream does not move.
+@dataclass(frozen=True)
+class BlockRun:
+    """One block of the student with all that runs through it.
 
     Args:
-        probe: on the student's block; records the features, and the targets' counterparts if there are targets.
-        collectors: of the groups of one stage.
-        calls: what the block is called with, per batch.
-        streams: the hidden states entering the block.
+        block: the student's block.
+        path: its path in the model.
+        calls: what it is called with, per batch.
+        streams: the hidden states entering it; they do not move here.
         batches: splits and masks.
         targets: the dense side, or ``None`` without a dense stream.
     """
-    names = [collector.group.name for collector in collectors]
-    for index, call in enumerate(calls):
-        dense = targets.take(index, names) if targets is not None else {}
-        probe.run(call, streams.student[index])
-        for name, collector in zip(names, collectors, strict=True):
-            mask, split = batches.masks[index], batches.batches[index].split
-            collector.add(probe.records[name], dense.get(name), mask, split)
+
+    block: nn.Module
+    path: str
+    calls: Sequence[Call]
+    streams: Streams
+    batches: Batches
+    targets: Targets | None
+
+    @torch.no_grad()
+    def measure(self, collectors: Sequence[Collector], wanted: Wanted, unfolded: nn.Module | None = None) -> None:
+        """Run the block over the student's stream and add every batch to the collectors of one stage.
+
+        Args:
+            collectors: of the groups of the stage.
+            wanted: what to record of each group: its features, and the counterparts of the targets.
+            unfolded: a copy of the block from before producers of the stage were folded, or ``None``.
+        """
+        names = [collector.group.name for collector in collectors]
+        groups = [collector.group for collector in collectors]
+        before = None if unfolded is None else Probe(unfolded, self.path, groups, Wanted(output=True), True)
+        wanted = wanted if before is None else replace(wanted, output=True)
+        if self.targets is not None and unfolded is not None:
+            self.targets.probe.block = unfolded  # the dense side of a first stage has to be measured unfolded too
+        probe = Probe(self.block, self.path, groups, wanted, stop_early=True)
+        for index, call in enumerate(self.calls):
+            hidden = self.streams.student[index]
+            equal = self.targets is not None and self.targets.hidden[index] is hidden and before is None
+            dense = self.targets.take(index, names) if self.targets is not None else {}
+            if equal:  # nothing has been compressed yet: the dense run shows the student's features, and no drift
+                records, dense = dense, {}
+            else:
+                probe.run(call, hidden)
+                records = probe.records
+            if before is not None:
+                before.run(call, hidden)
+            for name, collector in zip(names, collectors, strict=True):
+                mask, split = self.batches.masks[index], self.batches.batches[index].split
+                folded = None if before is None else before.records[name]
+                collector.add(records[name], dense.get(name), mask, split, folded)
 
 
 @torch.no_grad()

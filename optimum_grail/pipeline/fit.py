@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from optimum_grail.calibration.batches import Batch
 from optimum_grail.calibration.probe import Probe, Wanted
@@ -14,12 +15,16 @@ from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.moments import Statistics
 from optimum_grail.core.plan import GroupPlan, Plan
 from optimum_grail.core.problem import GroupProblem, Selection
+from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.surgery import apply_
-from optimum_grail.pipeline.blocks import Batches, Streams, Targets, advance, student_pass
+from optimum_grail.pipeline.blocks import Batches, BlockRun, Streams, Targets, advance
+from optimum_grail.pipeline.gradients import block_gradients
+from optimum_grail.pipeline.memory import release
 from optimum_grail.pipeline.methods import Methods
 from optimum_grail.pipeline.problems import collector_for, problem_of, to_patches
+from optimum_grail.pipeline.regional import Regional
 from optimum_grail.report.progress import Progress
 
 
@@ -35,6 +40,9 @@ class FitRun:
         batches: calibration batches; empty for data-free methods.
         seed: seed of random choices.
         progress: told once per group.
+        dropped: paths of blocks that go altogether: the student's stream passes them by. They are still in the model
+            afterwards.
+        mask_gradients: per group, what :func:`optimum_grail.pipeline.gradients.mask_gradients` returned.
     """
 
     model: nn.Module
@@ -44,6 +52,8 @@ class FitRun:
     batches: Sequence[Batch]
     seed: int
     progress: Progress
+    dropped: Sequence[str] = ()
+    mask_gradients: Mapping[str, Tensor] = field(default_factory=dict)
 
     def run_(self) -> Plan:
         """Compress the model and return the plan that was applied: every group that lost units or was refitted.
@@ -65,21 +75,23 @@ class FitRun:
             check_chain(self.model, stack.blocks, self.batches[0])
         return capture(self.model, {stack.name: stack.blocks for stack in self.layout.stacks}, self.batches)
 
-    def _groups(self, path: str) -> list[ChannelGroup]:
-        return sorted((g for g in self.layout.groups if g.block == path), key=lambda group: group.stage)
-
     def _stack_(self, stack: Stack, captured: Captured | None) -> list[GroupPlan]:
+        kept = [path for path in stack.blocks if path not in self.dropped]
         if captured is None:
-            return [self._group_(group, None) for path in stack.blocks for group in self._touched(path, False)]
+            return [self._group_(group, group, None) for path in kept for group in self._touched(path, False)]
         batches = Batches.of(self.batches, stack.spec.mask)
-        dense = list(captured.hidden) if self.methods.two_streams else None
-        streams = Streams(captured.hidden, dense)
+        streams = Streams(captured.hidden, list(captured.hidden) if self.methods.two_streams else None)
         plans: list[GroupPlan] = []
         drifted = False
         for path in stack.blocks:
+            calls = captured.calls.pop(path)
+            if path in self.dropped:
+                if streams.dense is not None:
+                    advance(self.model.get_submodule(path), calls, streams.dense)
+                drifted = True
+                continue
             groups = self._touched(path, drifted)
-            last = path == stack.blocks[-1]
-            plans += self._block_(path, groups, captured.calls.pop(path), streams, batches, last)
+            plans += self._block_(path, groups, calls, streams, batches, path == kept[-1])
             drifted = drifted or bool(groups)
         return plans
 
@@ -89,7 +101,7 @@ class FitRun:
         refits = self.methods.compensator.refits_whole_groups and self.methods.two_streams
         joint = self.methods.within_block == "joint"
         touched: list[ChannelGroup] = []
-        for group in self._groups(path):
+        for group in self.layout.of_block(path):
             behind = drifted or (not joint and any(other.stage < group.stage for other in touched))
             if self.widths[group.name] < group.units or (refits and behind):
                 touched.append(group)
@@ -108,24 +120,26 @@ class FitRun:
         if not groups:
             return self._pass_through(block, calls, streams, last)
         wanted = self.methods.wanted if streams.dense is not None else Wanted()
-        targets = None if streams.dense is None else Targets(Probe(block, path, groups, wanted), calls, streams.dense)
-        plans: list[GroupPlan] = []
-        for stage in self._stages(groups):
-            collectors = [collector_for(self.model, group, "held_out" in self.methods.needs) for group in stage]
-            probe = Probe(block, path, stage, replace(wanted, features=True), stop_early=True)
-            student_pass(probe, collectors, calls, streams, batches, targets)
-            plans += [self._group_(collector.group, collector.statistics()) for collector in collectors]
+        targets = None
+        if streams.dense is not None:
+            together = replace(wanted, features=streams.equal)
+            targets = Targets(Probe(block, path, groups, together), calls, streams.dense)
+        run = BlockRun(block, path, calls, streams, batches, targets)
+        regional = Regional.before(run, self.methods.regional_rounds)
+        plans = [plan for stage in self._stages(groups) for plan in self._stage_(run, stage, wanted)]
+        regional.optimise_([group.consumer.module for group in groups])
         if not last:
             advance(block, calls, streams.student)
+            release()
         return plans
 
     def _pass_through(self, block: nn.Module, calls: Sequence[Call], streams: Streams, last: bool) -> list[GroupPlan]:
         """Nothing to do in this block: only move the streams on, both at once while they are still equal."""
         if not last:
-            together = streams.dense is not None and streams.dense[0] is streams.student[0]
+            equal = streams.equal
             advance(block, calls, streams.student)
             if streams.dense is not None:
-                if together:
+                if equal:
                     streams.dense = list(streams.student)
                 else:
                     advance(block, calls, streams.dense)
@@ -136,23 +150,63 @@ class FitRun:
             return [list(groups)] if groups else []
         return [[g for g in groups if g.stage == stage] for stage in sorted({g.stage for g in groups})]
 
-    def _group_(self, group: ChannelGroup, statistics: Statistics | None) -> GroupPlan:
-        problem = problem_of(self.model, group, statistics, self.seed)
-        selection = self._select(problem, self.widths[group.name])
-        compensation = self.methods.compensator(problem, selection.reduction)
-        plan = GroupPlan(
-            group,
-            selection.reduction,
-            to_patches(compensation.readout, self.model, group),
-            selection.order,
-            selection.curve,
-            compensation.diagnostics,
-        )
-        apply_(self.model, Plan([plan]))
-        self.progress.update(1, group.name)
-        return replace(plan, readout=None)  # the model holds it now; a second copy would double the memory
+    def _stage_(self, run: BlockRun, stage: Sequence[ChannelGroup], wanted: Wanted) -> list[GroupPlan]:
+        """Measure the groups of one stage and compress them.
 
-    def _select(self, problem: GroupProblem, keep: int) -> Selection:
+        Folded features are no function of the unfolded ones, so a selector that folds (without having looked at
+        statistics) has its folding applied before anything is measured: readouts are then fitted on what the folded
+        producers really put out.
+        """
+        gradients: Mapping[str, Tensor] = {}
+        if "block_gradients" in self.methods.needs:
+            gradients = block_gradients(run, stage, self.model)
+        ahead: dict[str, Selection] = {}
+        if not self.methods.selector.needs:
+            ahead = {group.name: self._select(self._problem(group, None), group) for group in stage}
+        folded = [group for group in stage if group.name in ahead and not ahead[group.name].reduction.is_selection]
+        unfolded = copy.deepcopy(run.block) if folded else None
+        shapes = [self._fold_(group, ahead[group.name].reduction) if group in folded else group for group in stage]
+        collectors = [collector_for(self.model, shape, "held_out" in self.methods.needs) for shape in shapes]
+        run.measure(collectors, replace(wanted, features=True), unfolded)
+        release()
+        return [
+            self._group_(group, shape, collector.statistics(), ahead.get(group.name), gradients.get(group.name))
+            for group, shape, collector in zip(stage, shapes, collectors, strict=True)
+        ]
+
+    def _fold_(self, group: ChannelGroup, reduction: Reduction) -> ChannelGroup:
+        """Fold the producers, sum the consumer's columns, and return the group in its new shape."""
+        problem = self._problem(group, None)
+        readout = Readout(reduction.lift_columns(problem.weight, problem.span))
+        apply_(self.model, Plan([GroupPlan(group, reduction, to_patches(readout, self.model, group))]))
+        return replace(group, units=reduction.slots)
+
+    def _group_(
+        self,
+        group: ChannelGroup,
+        shape: ChannelGroup,
+        statistics: Statistics | None,
+        selection: Selection | None = None,
+        gradients: Tensor | None = None,
+    ) -> GroupPlan:
+        """Compress one group; ``shape`` is the group as it is now: ``group`` itself, or what a folding left of it."""
+        problem = replace(self._problem(shape, statistics), block_gradients=gradients)
+        selection = selection or self._select(problem, group)
+        reduction = selection.reduction if shape is group else Reduction.keep_all(shape.units)
+        compensation = self.methods.compensator(problem, reduction)
+        readout = to_patches(compensation.readout, self.model, shape)
+        apply_(self.model, Plan([GroupPlan(shape, reduction, readout)]))
+        release()
+        self.progress.update(1, group.name)
+        # Without the readout: the model holds it now, and a second copy would double the memory.
+        return GroupPlan(group, selection.reduction, None, selection.order, selection.curve, compensation.diagnostics)
+
+    def _problem(self, group: ChannelGroup, statistics: Statistics | None) -> GroupProblem:
+        problem = problem_of(self.model, group, statistics, self.seed)
+        return replace(problem, mask_gradients=self.mask_gradients.get(group.name))
+
+    def _select(self, problem: GroupProblem, group: ChannelGroup) -> Selection:
+        keep = self.widths[group.name]
         if keep == problem.units:
             return Selection(Reduction.keep_all(problem.units))
         return self.methods.selector(problem, keep)

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_grail.calibration.batches import CalibrationData
+from optimum_grail.calibration.batches import Batch, CalibrationData
+from optimum_grail.core.allocation import Allocation
 from optimum_grail.core.plan import Plan
-from optimum_grail.core.problem import Allocation
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.models.biases import add_biases_
+from optimum_grail.models.depth import drop_blocks_
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.matrix import owns_bias
 from optimum_grail.models.precision import Precision, cast_
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import current_widths, expressible_together, is_standalone, write_config_
 from optimum_grail.models.surgery import check_weights
-from optimum_grail.pipeline.allocate import Accepts, Request, Widths, allocate, check_request
+from optimum_grail.pipeline.allocate import Widths, allocate, check_request
 from optimum_grail.pipeline.calibrate import calibration_data, choose_dtype_
 from optimum_grail.pipeline.estimate import estimate
+from optimum_grail.pipeline.findings import Findings
 from optimum_grail.pipeline.fit import FitRun
+from optimum_grail.pipeline.gradients import mask_gradients
 from optimum_grail.pipeline.methods import Methods
+from optimum_grail.pipeline.request import Accepts, Request
 from optimum_grail.pipeline.summary import Size
-from optimum_grail.pipeline.survey import Curve, Survey
+from optimum_grail.pipeline.survey import SURVEYED, Survey
 from optimum_grail.report.progress import Progress
 
 
@@ -78,7 +82,7 @@ class Job:
 
     def _request(self, layout: Layout) -> tuple[Request, Allocation, Accepts]:
         method = self.methods.allocation
-        request = Request.of(self.settings, getattr(method, "round_to", 1), self.before.blocks)
+        request = Request.of(self.settings, self.before.blocks)
         return request, method, partial(expressible_together, self.model, layout)
 
     def calibration(self, layout: Layout, dataset: Any) -> CalibrationData | None:
@@ -96,40 +100,66 @@ class Job:
             self.notes.append(note)
         return data
 
-    def survey(self, layout: Layout, data: CalibrationData | None) -> Mapping[str, Curve] | None:
-        """What the allocation has to know, measured on the dense model; ``None`` if it asks for nothing."""
-        if "curves" not in self.methods.needs or data is None:
-            return None
+    def survey(self, layout: Layout, data: CalibrationData | None) -> Findings:
+        """What the allocation has to know, measured on the dense model; empty if it asks for nothing."""
+        needs = self.methods.allocation.needs & SURVEYED
+        if not needs or data is None:
+            return Findings()
         with self.timed("survey"):
             self.progress.start(len(layout.groups), "survey")
-            curves = Survey(self.model, layout, data.batches, self.progress).run()
+            findings = Survey(self.model, layout, data.batches, self.progress, needs).run()
             self.progress.finish()
-        return curves
+        return findings
 
-    def allocate(self, layout: Layout, curves: Mapping[str, Curve] | None) -> Widths:
+    def allocate(self, layout: Layout, findings: Findings) -> Widths:
         """Units to keep per group."""
-        return allocate(layout, *self._request(layout), curves)
+        return allocate(layout, *self._request(layout), findings)
 
     def fit_(self, layout: Layout, data: CalibrationData | None, widths: Widths) -> Plan:
         """Compress the model to ``widths`` and return what was done."""
         batches = data.batches if data else ()
+        gradients = self._gradients(layout, batches)
         with self.timed("fit"):
             self.progress.start(len(layout.groups), "fit")
-            run = FitRun(self.model, layout, self.methods, widths.kept, batches, self.settings["seed"], self.progress)
+            run = FitRun(
+                self.model,
+                layout,
+                self.methods,
+                widths.kept,
+                batches,
+                self.settings["seed"],
+                self.progress,
+                widths.dropped,
+                gradients,
+            )
             plan = run.run_()
             self.progress.finish()
         return plan
 
-    def finish_(self, layout: Layout) -> bool:
-        """Write the widths into the config and give the weights their dtype back, so that what is measured is what is
-        saved; returns whether plain transformers can load the result."""
+    def _gradients(self, layout: Layout, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        if "mask_gradients" not in self.methods.needs:
+            return {}
+        with self.timed("gradients"):
+            self.progress.start(len(batches), "gradients")
+            found = mask_gradients(self.model, layout, batches, self.settings["seed"], self.progress)
+            self.progress.finish()
+        return found
+
+    def finish_(self, layout: Layout, dropped: Sequence[str] = ()) -> tuple[Layout, bool]:
+        """Take dropped blocks out, write the widths into the config, and give the weights their dtype back, so that
+        what is measured is what is saved.
+
+        Returns:
+            the layout of what is left, at its sizes before compression; and whether plain transformers can load it.
+        """
+        layout = drop_blocks_(self.model, layout, dropped)
         standalone = False
         if isinstance(self.model, PreTrainedModel):
             provenance = {**self.settings, "widths": current_widths(self.model, layout)}
             provenance.pop("quant_method", None)
             standalone = is_standalone(write_config_(self.model, layout, provenance))
         self.precision.restore_(self.model)
-        return standalone
+        return layout, standalone
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from optimum_grail.calibration.batches import CalibrationData
 from optimum_grail.core.plan import Plan
-from optimum_grail.hub.card import hub_id
+from optimum_grail.hub.metadata import hub_id
 from optimum_grail.models.layout import Layout
 from optimum_grail.pipeline.allocate import Widths
 from optimum_grail.report.environment import hardware, peak_memory, versions
@@ -50,6 +50,7 @@ class Outcome:
 
     Args:
         source: where the model came from.
+        base_model: its Hub id, if the source is none.
         revision: its commit, if known.
         config: resolved configuration, JSON.
         layout: the layout before compression.
@@ -59,12 +60,14 @@ class Outcome:
         widths: what the allocation decided and predicted.
         data: calibration data, or ``None``.
         evaluation: results, dense and compressed.
+        forward: one forward pass, dense and compressed.
         standalone: whether plain transformers loads the result.
         notes: what the user should know.
         seconds: wall time per stage.
     """
 
     source: str
+    base_model: str | None
     revision: str | None
     config: Mapping[str, Any]
     layout: Layout
@@ -74,6 +77,7 @@ class Outcome:
     widths: Widths
     data: CalibrationData | None
     evaluation: Sequence[Mapping[str, Any]]
+    forward: Mapping[str, Any]
     standalone: bool
     notes: Sequence[str]
     seconds: Mapping[str, float]
@@ -85,8 +89,8 @@ class Outcome:
             model=self.source,
             model_type=getattr(getattr(model, "config", None), "model_type", "") or "",
             model_class=type(model).__name__,
-            base_model=hub_id(self.source),
-            revision=self.revision,
+            base_model=self.base_model or hub_id(self.source),
+            revision=getattr(getattr(model, "config", None), "_commit_hash", None) or self.revision,
             asked={key: self.config[key] for key in asked if self.config.get(key) is not None},
             parameters_before=self.before.parameters,
             parameters_after=self.after.parameters,
@@ -99,6 +103,8 @@ class Outcome:
             config=self.config,
             standalone=self.standalone,
             free_width_gain=self._gain(),
+            forward=self.forward,
+            datasets=self._datasets(),
             evaluation=tuple(self.evaluation),
             seconds=dict(self.seconds),
             peak_memory=peak_memory(),
@@ -113,8 +119,14 @@ class Outcome:
         for group in self.layout.groups:
             item = self.plan.get(group.name)
             diagnostics = {} if item is None else item.diagnostics
-            rows.append(GroupRow.of(group.name, group.kind, group.units, self.widths.kept[group.name], diagnostics))
+            kept = 0 if group.block in self.widths.dropped else self.widths.kept[group.name]
+            rows.append(GroupRow.of(group.name, group.kind, group.units, kept, diagnostics))
         return tuple(rows)
+
+    def _datasets(self) -> tuple[str, ...]:
+        """Hub ids of the data; now is when a path is told from an id."""
+        sources = [*([self.data.source] if self.data else []), *(str(row.get("dataset")) for row in self.evaluation)]
+        return tuple(dict.fromkeys(source for source in sources if hub_id(source)))
 
     def _calibration(self) -> Calibration | None:
         data = self.data

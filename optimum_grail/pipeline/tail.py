@@ -59,7 +59,7 @@ class Tail:
                 )
             )
         try:
-            reference = [_outputs(model(**on_device(model, batch))) for batch in batches]
+            reference = [outputs_of(model(**on_device(model, batch))) for batch in batches]
         finally:
             for handle in handles:
                 handle.remove()
@@ -93,10 +93,10 @@ class Tail:
             replacements |= dict.fromkeys(paths, identity)
             replacements[paths[-1]] = constant(hidden if name == stack else self.last[name][index])
         with patched_forward(self.model, replacements):
-            return _outputs(self.model(**on_device(self.model, self.batches[index])))
+            return outputs_of(self.model(**on_device(self.model, self.batches[index])))
 
 
-def _outputs(output: Any) -> Outputs:
+def outputs_of(output: Any) -> Outputs:
     """Pick what to compare: logits of a head, else image and text embeddings, else the last hidden state."""
     if isinstance(output, Tensor):
         return Outputs(output.float(), ())

@@ -22,8 +22,8 @@ from optimum_grail.core.plan import Plan
 from optimum_grail.core.spec import ArchitectureSpec, Mlp
 from optimum_grail.errors import ArchitectureError, StatisticsError
 from optimum_grail.models.resolve import resolve
-from optimum_grail.pipeline import fit as fit_module
 from optimum_grail.pipeline import problems
+from optimum_grail.pipeline.blocks import BlockRun
 from optimum_grail.pipeline.fit import FitRun
 from optimum_grail.pipeline.methods import Methods
 from optimum_grail.pipeline.survey import Survey
@@ -167,13 +167,13 @@ def test_later_groups_of_the_first_compressed_block_are_refitted_too() -> None:
 
 def test_joint_measures_the_uncompressed_block_once(monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
-    real = fit_module.student_pass
+    real = BlockRun.measure
 
-    def counted(probe: Any, collectors: Any, *rest: Any) -> None:
+    def counted(run: BlockRun, collectors: Any, *rest: Any) -> None:
         passes.append(len(collectors))
-        real(probe, collectors, *rest)
+        real(run, collectors, *rest)
 
-    monkeypatch.setattr(fit_module, "student_pass", counted)
+    monkeypatch.setattr(BlockRun, "measure", counted)
     for order, expected in (("joint", [2, 2, 2]), ("sequential", [1] * 6)):
         passes.clear()
         model = tiny_llama()

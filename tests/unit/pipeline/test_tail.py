@@ -16,7 +16,7 @@ from optimum_grail.calibration.batches import Batch
 from optimum_grail.calibration.stream import capture
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.resolve import resolve
-from optimum_grail.pipeline.tail import Outputs, Tail, _loss, _outputs
+from optimum_grail.pipeline.tail import Outputs, Tail, _loss, outputs_of
 
 
 def text(rows: int = 3, length: int = 9) -> dict[str, Tensor]:
@@ -92,10 +92,10 @@ def test_a_single_embedding_is_measured_against_its_size() -> None:
 
 def test_outputs_are_picked_from_whatever_a_model_returns() -> None:
     tensor = torch.ones(2, 3)
-    assert _outputs(tensor).logits is not None
-    assert _outputs({"logits": tensor, "last_hidden_state": tensor}).logits is not None
-    assert len(_outputs({"image_embeds": tensor, "text_embeds": tensor, "last_hidden_state": tensor}).embeddings) == 2
-    assert len(_outputs({"last_hidden_state": tensor}).embeddings) == 1
+    assert outputs_of(tensor).logits is not None
+    assert outputs_of({"logits": tensor, "last_hidden_state": tensor}).logits is not None
+    assert len(outputs_of({"image_embeds": tensor, "text_embeds": tensor, "last_hidden_state": tensor}).embeddings) == 2
+    assert len(outputs_of({"last_hidden_state": tensor}).embeddings) == 1
     for nothing in (SimpleNamespace(), {"loss": tensor}, (tensor,)):
         with pytest.raises(ArchitectureError, match="--allocation uniform"):
-            _outputs(nothing)
+            outputs_of(nothing)

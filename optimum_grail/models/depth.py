@@ -1,0 +1,108 @@
+"""Dropping whole blocks: the shorter model is an ordinary one, whose stock config says the number of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from optimum_grail.core.groups import ChannelGroup, Port
+from optimum_grail.errors import ArchitectureError
+from optimum_grail.models.layout import Layout, Stack
+from optimum_grail.models.stock import config_of
+
+
+def drop_blocks_(model: nn.Module, layout: Layout, dropped: Sequence[str]) -> Layout:
+    """Take the blocks at the paths ``dropped`` out of the model and its config.
+
+    The blocks that stay move up: their paths, their layers in the table and the ``layer_idx`` of their modules change.
+
+    Args:
+        model: the model, its blocks in ``nn.ModuleList``.
+        layout: its layout before compression.
+        dropped: paths of blocks of ``layout``.
+
+    Returns:
+        ``layout`` without those blocks, at the new paths; the sizes are still those before compression.
+
+    Raises:
+        ArchitectureError: a family whose config cannot say the number of layers, all blocks of a stack, or blocks that
+            are in no list. Nothing has changed then.
+    """
+    if not dropped:
+        return layout
+    for stack in layout.stacks:
+        _check(model, stack, dropped)
+    moves: dict[str, str] = {}
+    stacks = []
+    for stack in layout.stacks:
+        kept = [path for path in stack.blocks if path not in dropped]
+        moves |= dict(zip(kept, stack.blocks, strict=False))
+        stacks.append(replace(stack, blocks=stack.blocks[: len(kept)], layers=stack.layers[: len(kept)]))
+        if len(kept) < len(stack.blocks):
+            _shorten_(model, stack, dropped)
+    layers = {path: layer for stack in stacks for path, layer in zip(stack.blocks, stack.layers, strict=True)}
+    groups = [(group, _moved(group, moves, layers)) for group in layout.groups if group.block in moves]
+    old = {port.module: _swap(port.module, group.block, moves) for group, _ in groups for port in _ports(group)}
+    return replace(
+        layout,
+        stacks=tuple(stacks),
+        groups=tuple(new for _, new in groups),
+        specs={new.name: layout.specs[group.name] for group, new in groups},
+        weights={old[path]: size for path, size in layout.weights.items() if path in old},
+    )
+
+
+def _check(model: nn.Module, stack: Stack, dropped: Sequence[str]) -> None:
+    gone = [path for path in stack.blocks if path in dropped]
+    if not gone:
+        return
+    if len(gone) == len(stack.blocks):
+        raise ArchitectureError(f"All blocks of {stack.name!r} would go. Keep at least one.")
+    if stack.spec.depth_field is None or config_of(model, stack.owner) is None:
+        raise ArchitectureError(
+            f"The config of {stack.name!r} cannot say a number of layers, so none can be dropped. Leave depth off."
+        )
+    if any(not isinstance(model.get_submodule(path.rpartition(".")[0]), nn.ModuleList) for path in gone):
+        raise ArchitectureError(f"The blocks of {stack.name!r} are in no ModuleList, so none can be dropped.")
+
+
+def _shorten_(model: nn.Module, stack: Stack, dropped: Sequence[str]) -> None:
+    gone = [index for index, path in enumerate(stack.blocks) if path in dropped]
+    parent: Any = model.get_submodule(stack.blocks[0].rpartition(".")[0])
+    for index in reversed(gone):
+        del parent[index]
+    for index, block in enumerate(parent):
+        for module in block.modules():
+            if isinstance(vars(module).get("layer_idx"), int):
+                module.layer_idx = index
+    config = config_of(model, stack.owner)
+    kinds = getattr(config, "layer_types", None)
+    setattr(config, str(stack.spec.depth_field), len(parent))
+    if isinstance(kinds, list) and len(kinds) == len(stack.blocks):
+        config.layer_types = [kind for index, kind in enumerate(kinds) if index not in gone]
+
+
+def _ports(group: ChannelGroup) -> tuple[Port, ...]:
+    return (*group.producers, group.consumer)
+
+
+def _swap(path: str, block: str, moves: Mapping[str, str]) -> str:
+    return moves[block] + path.removeprefix(block)
+
+
+def _moved(group: ChannelGroup, moves: Mapping[str, str], layers: Mapping[str, str]) -> ChannelGroup:
+    """The group where its block is now."""
+    block = group.block
+    return replace(
+        group,
+        name=_swap(group.name, block, moves),
+        producers=tuple(replace(port, module=_swap(port.module, block, moves)) for port in group.producers),
+        consumer=replace(group.consumer, module=_swap(group.consumer.module, block, moves)),
+        block=moves[block],
+        layer=layers[moves[block]],
+        norm=None if group.norm is None else _swap(group.norm, block, moves),
+        attributes=tuple((_swap(path, block, moves), count) for path, count in group.attributes),
+    )

@@ -1,0 +1,186 @@
+"""Gradients that some scores read: of the dense model's loss by masks on units, of a block's output by a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from optimum_grail.calibration.batches import Batch
+from optimum_grail.calibration.probe import features_of, rows_of
+from optimum_grail.calibration.stream import first, on_device
+from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.models.layout import Layout
+from optimum_grail.pipeline.blocks import BlockRun
+from optimum_grail.pipeline.problems import view_of
+from optimum_grail.pipeline.tail import Outputs, outputs_of
+from optimum_grail.report.progress import Progress
+
+IGNORED = -100
+"""Label of positions that have no next token."""
+
+
+def mask_gradients(
+    model: nn.Module, layout: Layout, batches: Sequence[Batch], seed: int, progress: Progress
+) -> dict[str, Tensor]:
+    """Per sample, the gradient of the loss by a factor on each unit, at one; float64 ``[samples, units]`` by group.
+
+    The factor sits at the consumer's input, so it stands for the unit as a whole (``m ∂L/∂m = Σ θ ∂L/∂θ`` over the
+    unit's columns). The loss of a sample is its mean cross-entropy: against the next tokens for causal language models,
+    else against labels drawn from the model's own predictions, so that squares estimate its Fisher information. Models
+    without logits are read as Gaussian: the loss is half the squared distance of their (normalised) output from a draw
+    around it.
+
+    Args:
+        model: the dense model, in eval mode; unchanged.
+        layout: its groups.
+        batches: calibration batches; one backward pass each.
+        seed: of the draws.
+        progress: told once per batch.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    found: dict[str, list[Tensor]] = {group.name: [] for group in layout.groups}
+    mask_name = next((stack.spec.mask for stack in layout.stacks if stack.spec.mask), None)
+    with _frozen(model):
+        for batch in batches:
+            inputs = on_device(model, batch)
+            count = len(next(iter(batch.inputs.values())))
+            with _masks(model, layout.groups, count) as masks, torch.enable_grad():
+                real = inputs.get(mask_name) if mask_name else None
+                loss = _loss(model, inputs, outputs_of(model(**inputs)), real, draw)
+                gradients = torch.autograd.grad(loss, list(masks.values()))
+            for name, gradient in zip(masks, gradients, strict=True):
+                found[name].append(gradient.detach().double())
+            progress.update(1, "gradients")
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _loss(
+    model: nn.Module, inputs: Mapping[str, Any], outputs: Outputs, mask: Tensor | None, draw: torch.Generator
+) -> Tensor:
+    """Sum over samples of each one's mean loss."""
+    if outputs.logits is None:
+        return sum((_gaussian(states, mask, draw) for states in outputs.embeddings), torch.zeros(()))
+    logits, labels = outputs.logits, inputs.get("input_ids")
+    if logits.dim() == 3 and labels is not None and isinstance(model, PreTrainedModel) and model.can_generate():
+        real = torch.ones_like(labels) if mask is None else mask
+        labels = labels.masked_fill(real == 0, IGNORED)
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    else:
+        odds = logits.detach().softmax(-1).flatten(0, -2)
+        labels = torch.multinomial(odds.cpu(), 1, generator=draw).to(logits.device).reshape(logits.shape[:-1])
+        if mask is not None and labels.shape == mask.shape:
+            labels = labels.masked_fill(mask == 0, IGNORED)
+    rows = nn.functional.cross_entropy(
+        logits.flatten(0, -2), labels.flatten(), reduction="none", ignore_index=IGNORED
+    ).reshape(len(logits), -1)
+    counted = (labels.reshape(len(logits), -1) != IGNORED).sum(1).clamp(min=1)
+    return (rows.sum(1) / counted).sum()
+
+
+def _gaussian(states: Tensor, mask: Tensor | None, draw: torch.Generator) -> Tensor:
+    """The loss of a Gaussian around the states, by the surrogate ``-ε·f(x)``, which has the same gradient."""
+    rows = nn.functional.normalize(rows_of(states), dim=-1)
+    noise = torch.randn(rows.shape, generator=draw).to(rows.device)
+    products = (rows * noise).sum(-1)
+    if mask is None or products.shape != mask.shape:
+        return -products.mean(1).sum()
+    real = mask.to(products.dtype)
+    return -((products * real).sum(1) / real.sum(1).clamp(min=1)).sum()
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No gradients for parameters: only masks and hidden states are differentiated."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _masks(model: nn.Module, groups: Sequence[ChannelGroup], samples: int) -> Iterator[dict[str, Tensor]]:
+    """Factors of one on every unit of every sample, ``[samples, units]``, multiplied into the consumers' inputs."""
+    device = next(model.parameters()).device
+    masks: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for group in groups:
+            masks[group.name] = torch.ones(samples, group.units, device=device, requires_grad=True)
+            hook = _multiplier(masks[group.name], group.consumer.span)
+            module = model.get_submodule(group.consumer.module)
+            stack.callback(module.register_forward_pre_hook(hook).remove)
+        yield masks
+
+
+def _multiplier(mask: Tensor, span: int) -> Callable[..., Any]:
+    def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        features = args[0]
+        factors = mask.repeat_interleave(span, 1)
+        if features.dim() == 4:  # feature maps [B, C, H, W]
+            factors = factors[:, :, None, None]
+        elif features.dim() == 3:
+            factors = factors[:, None]
+        return (features * factors.to(features.dtype), *args[1:])
+
+    return hook
+
+
+def block_gradients(run: BlockRun, groups: Sequence[ChannelGroup], model: nn.Module) -> dict[str, Tensor]:
+    """Root mean square over samples of ``∂‖f(x)‖₂ / ∂W``, ``f`` the block and ``W`` a consumer's matrix; float64
+    ``[O, F]`` by group (regional gradients: Yang et al. 2025, "Wanda++", eq. 3).
+
+    The gradient of one sample is the product of the consumer's inputs and the gradients of its outputs, so a batch
+    takes one backward pass.
+
+    Args:
+        run: the student's block and stream.
+        groups: groups of the block.
+        model: the model, for the shape of the groups' matrices.
+    """
+    views = {group.name: view_of(model, group) for group in groups}
+    modules = {group.name: model.get_submodule(group.consumer.module) for group in groups}
+    squares: dict[str, Tensor] = {}
+    samples = 0
+    with _frozen(run.block):
+        for call, hidden in zip(run.calls, run.streams.student, strict=True):
+            seen: dict[str, tuple[Tensor, Tensor]] = {}
+            with ExitStack() as stack, torch.enable_grad():
+                for name, module in modules.items():
+                    stack.callback(module.register_forward_hook(_keeper(seen, name)).remove)
+                output = first(call.run(run.block, hidden.clone().requires_grad_()))
+                norms = output.flatten(1).float().norm(dim=1).sum()
+                gradients = torch.autograd.grad(norms, [pair[1] for pair in seen.values()])
+            for (name, (inputs, _)), gradient in zip(seen.items(), gradients, strict=True):
+                square = _per_sample(inputs.detach(), gradient, modules[name], views[name])
+                squares[name] = squares[name] + square if name in squares else square
+            samples += len(hidden)
+    return {name: (total / max(samples, 1)).sqrt() for name, total in squares.items()}
+
+
+def _keeper(seen: dict[str, tuple[Tensor, Tensor]], name: str) -> Callable[..., None]:
+    def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        seen[name] = (args[0], output)
+
+    return hook
+
+
+def _per_sample(inputs: Tensor, gradient: Tensor, module: nn.Module, view: str) -> Tensor:
+    """Sum over samples of the squared weight gradient, float64 ``[O, F]`` (``[O·taps, I]`` in the shared view)."""
+    conv = inputs.dim() == 4
+    features = features_of(inputs, module, "patch").float()
+    outputs = rows_of(gradient).float()
+    total = torch.zeros(outputs.shape[-1], features.shape[-1], dtype=torch.float64, device=inputs.device)
+    for sample, delta in zip(features, outputs, strict=True):
+        total += (delta.T @ sample).double().square()
+    if not conv or view == "patch":
+        return total
+    taps = features.shape[-1] // inputs.shape[1]
+    return total.unflatten(1, (-1, taps)).transpose(1, 2).flatten(0, 1)

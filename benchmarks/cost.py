@@ -36,11 +36,13 @@ from optimum_grail.calibration.stream import capture
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import expressible
-from optimum_grail.pipeline.allocate import Request, allocate
+from optimum_grail.pipeline.allocate import allocate
 from optimum_grail.pipeline.estimate import estimate, matmul_rate
+from optimum_grail.pipeline.findings import Findings
 from optimum_grail.pipeline.fit import FitRun
 from optimum_grail.pipeline.methods import Methods
-from optimum_grail.pipeline.survey import Curve, Survey
+from optimum_grail.pipeline.request import Request
+from optimum_grail.pipeline.survey import Survey
 from optimum_grail.report.progress import Silent
 
 SEED = 42
@@ -127,17 +129,17 @@ class Run:
         selector, compensator, allocation = GrailConfig().methods()
         return cls(case, model, resolve(model), Methods(selector, compensator, allocation), batches)
 
-    def survey(self) -> dict[str, Curve]:
+    def survey(self) -> Findings:
         """The survey."""
         return Survey(self.model, self.layout, self.batches, Silent()).run()
 
-    def widths(self, curves: dict[str, Curve]) -> dict[str, int]:
+    def widths(self, findings: Findings) -> dict[str, int]:
         """Units to keep."""
 
         def accepts(groups: Any, width: int) -> bool:
             return all(expressible(self.model, self.layout, group, width) for group in groups)
 
-        return allocate(self.layout, Request(SPARSITY), self.methods.allocation, accepts, curves).kept
+        return allocate(self.layout, Request(SPARSITY), self.methods.allocation, accepts, findings).kept
 
     def fit(self, model: nn.Module, kept: dict[str, int]) -> None:
         """The fit, of ``model`` in place."""
@@ -206,8 +208,8 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
     cost = estimate(run.model, run.layout, run.methods, run.batches)
     parts = memory_parts(run)
     model = copy.deepcopy(run.model)
-    curves = run.survey()
-    kept = run.widths(curves)
+    findings = run.survey()
+    kept = run.widths(findings)
     peak = peak_above(lambda: run.fit(model, kept))
     times: dict[str, list[Seconds]] = {"bare": [], "fit": [], "survey": []}
     rates = []

@@ -7,28 +7,25 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from optimum_grail.allocations import ALLOCATIONS
-from optimum_grail.allocations._checks import check_round_to
+from optimum_grail.core.allocation import Allocation
 from optimum_grail.core.budget import Budget, WidthClass, minimise
 from optimum_grail.core.problem import Need
 
 
 @ALLOCATIONS.register
 @dataclass(frozen=True)
-class Balanced:
+class Balanced(Allocation):
     """One width per kind for the whole stack, split between the kinds where the predicted damage is least.
 
     The damage of a group at width ``k`` is predicted as its sensitivity times its error curve at ``k``.
-
-    Args:
-        round_to: FFN and convolution widths are multiples of this.
     """
 
-    round_to: int = 1
-    needs: ClassVar[frozenset[Need]] = frozenset({"gram", "curves"})
     tied: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_round_to(self.round_to)
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Error curves."""
+        return frozenset({"gram", "curves"})
 
     def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
         """Widths of least predicted damage within the budget."""

@@ -15,9 +15,6 @@ class Knapsack(Balanced):
     """A width of its own for every group, where the predicted damage of the whole model is least.
 
     The checkpoint then needs the per-layer table (``import optimum_grail`` before loading).
-
-    Args:
-        round_to: FFN and convolution widths are multiples of this.
     """
 
     tied: ClassVar[bool] = False

@@ -9,30 +9,25 @@ from typing import ClassVar
 import torch
 
 from optimum_grail.allocations import ALLOCATIONS
-from optimum_grail.allocations._checks import check_round_to
+from optimum_grail.core.allocation import Allocation
 from optimum_grail.core.budget import Budget, WidthClass, check_reachable, minimise, smallest
-from optimum_grail.core.problem import Need
 
 
 @ALLOCATIONS.register
 @dataclass(frozen=True)
-class Uniform:
-    """The same fraction everywhere; heads go to the nearest allowed count and the FFN width meets the budget.
+class Uniform(Allocation):
+    """The same fraction everywhere; heads go to the nearest allowed count and the FFN width meets the budget."""
 
-    Args:
-        round_to: FFN and convolution widths are multiples of this.
-    """
-
-    round_to: int = 1
-    needs: ClassVar[frozenset[Need]] = frozenset()
     tied: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_round_to(self.round_to)
 
     def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
         """Widths of the classes: heads first, then the largest common fraction of the rest that fits."""
         check_reachable(classes, budget)
+        whole = {item.name: item.units for item in classes if len(item.widths) == 1}
+        if len(whole) == len(classes):
+            return whole
+        if whole:
+            return self([item for item in classes if item.name not in whole], _rest(classes, whole, budget)) | whole
         fraction = min(max(budget.kept / _whole(classes), 0.0), 1.0)
         fine = [item for item in classes if item.kind != "heads"] or list(classes)
         names = {item.name for item in fine}
@@ -48,7 +43,7 @@ class Uniform:
 
 
 def _whole(classes: Sequence[WidthClass]) -> int:
-    return sum(item.cost * item.units for item in classes)
+    return sum(item.whole for item in classes)
 
 
 def _alike(classes: Sequence[WidthClass], fraction: float) -> list[WidthClass]:
@@ -60,8 +55,8 @@ def _alike(classes: Sequence[WidthClass], fraction: float) -> list[WidthClass]:
 
 
 def _rest(classes: Sequence[WidthClass], fixed: dict[str, int], budget: Budget) -> Budget:
-    used = sum(item.cost * fixed[item.name] for item in classes if item.name in fixed)
-    return Budget(budget.kept - used, budget.total, budget.undershoot, budget.asked)
+    used = sum(item.price(fixed[item.name]) for item in classes if item.name in fixed)
+    return replace(budget, kept=budget.kept - used)
 
 
 def _shrink_(classes: Sequence[WidthClass], fixed: dict[str, int]) -> bool:
@@ -83,7 +78,7 @@ def _grow_(classes: Sequence[WidthClass], fixed: dict[str, int], spare: float) -
     for item in classes:
         if item.name in fixed and fixed[item.name] < item.units:
             width = item.widths[item.widths.index(fixed[item.name]) + 1]
-            if item.cost * (width - fixed[item.name]) <= spare:
+            if item.price(width) - item.price(fixed[item.name]) <= spare:
                 steps.append((fixed[item.name] / item.units, item.name, width))
     if not steps:
         return False

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from optimum_grail.errors import BudgetError
+from optimum_grail.errors import BudgetError, StatisticsError
 
 BINS = 8192
 """Resolution of the dynamic programme over the budget; what rounding leaves is spent greedily afterwards."""
@@ -26,8 +27,12 @@ class WidthClass:
         groups: names of its groups.
         units: their common number of units.
         widths: the widths allowed, ascending; the last is ``units``.
-        cost: what one unit costs over all groups of the class (parameters, or 1 per group when units are counted).
+        cost: what one unit costs over all groups of the class (parameters, or 1 per group when units are counted); or,
+            where costs do not add up (latency), what each of ``widths`` costs, ascending.
         damage: float64, predicted damage at each of ``widths``, or ``None`` when nothing was measured.
+        block: path of the block that owns the first of its groups.
+        place: position of that block in its stack, and the number of blocks there.
+        signals: what else was measured (see :data:`optimum_grail.core.problem.Need`), one row per group.
     """
 
     name: str
@@ -35,8 +40,37 @@ class WidthClass:
     groups: tuple[str, ...]
     units: int
     widths: tuple[int, ...]
-    cost: int
+    cost: int | tuple[int, ...]
     damage: Tensor | None = None
+    block: str = ""
+    place: tuple[int, int] = (0, 1)
+    signals: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def prices(self) -> tuple[int, ...]:
+        """What each of ``widths`` costs."""
+        return self.cost if isinstance(self.cost, tuple) else tuple(self.cost * width for width in self.widths)
+
+    @property
+    def whole(self) -> int:
+        """What all units cost."""
+        return self.prices[-1]
+
+    def price(self, width: int) -> int:
+        """What ``width``, one of ``widths``, costs."""
+        return self.prices[self.widths.index(width)] if isinstance(self.cost, tuple) else self.cost * width
+
+    def signal(self, name: str) -> Tensor:
+        """The signal ``name``, averaged over the groups of the class.
+
+        Raises:
+            StatisticsError: it was not measured; the allocation should declare that it needs it.
+        """
+        if name not in self.signals:
+            raise StatisticsError(
+                f"The signal {name!r} of {self.name!r} was not measured, but the allocation reads it."
+            )
+        return self.signals[name].double().mean(0)
 
     def nearest(self, share: float) -> int:
         """The allowed width nearest to ``share`` units; the wider of two equally near ones."""
@@ -52,17 +86,19 @@ class Budget:
         total: the cost of everything prunable, blocks' other parameters included: tolerances are fractions of it.
         undershoot: how far below ``kept`` a result may stay, as a fraction of ``total``.
         asked: the request in the user's words, for messages.
+        resource: what is counted, for messages.
     """
 
     kept: float
     total: float
     undershoot: float = 0.005
     asked: str = ""
+    resource: str = "parameters"
 
 
 def cost_of(classes: Sequence[WidthClass], widths: Mapping[str, int]) -> int:
     """Cost of keeping ``widths``."""
-    return sum(item.cost * widths[item.name] for item in classes)
+    return sum(item.price(widths[item.name]) for item in classes)
 
 
 def predicted(classes: Sequence[WidthClass], widths: Mapping[str, int]) -> float:
@@ -72,7 +108,7 @@ def predicted(classes: Sequence[WidthClass], widths: Mapping[str, int]) -> float
 
 def smallest(classes: Sequence[WidthClass]) -> int:
     """Cost of the smallest widths allowed."""
-    return sum(item.cost * item.widths[0] for item in classes)
+    return sum(item.prices[0] for item in classes)
 
 
 def check_reachable(classes: Sequence[WidthClass], budget: Budget) -> None:
@@ -83,11 +119,12 @@ def check_reachable(classes: Sequence[WidthClass], budget: Budget) -> None:
     """
     least = smallest(classes)
     if least > budget.kept + budget.undershoot * budget.total:
-        whole = sum(item.cost * item.units for item in classes)
+        whole = sum(item.whole for item in classes)
         reach = (whole - least) / max(budget.total, 1)
         raise BudgetError(
             f"{budget.asked or 'The sparsity'} cannot be reached: with the widths allowed here at most {reach:.4f} of "
-            "the blocks can go. Ask for less, lower --round-to, or allow other widths with --no-standalone."
+            f"the blocks' {budget.resource} can go. Ask for less, lower --round-to and the allocation's floors, or "
+            "allow other widths with --no-standalone."
         )
 
 
@@ -98,7 +135,8 @@ def finest_step(classes: Sequence[WidthClass]) -> int:
 
 
 def _prices(item: WidthClass) -> list[int]:
-    return [item.cost * (above - below) for below, above in pairwise(item.widths)]
+    """Costs of the steps between neighbouring widths that cost anything."""
+    return [above - below for below, above in pairwise(item.prices) if above > below]
 
 
 def minimise(classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
@@ -159,7 +197,7 @@ def _walk(classes: Sequence[WidthClass], unit: int, choices: Sequence[Tensor], l
 
 def _bins(item: WidthClass, index: int, unit: int) -> int:
     """What the width ``item.widths[index]`` costs above the smallest, rounded up to multiples of ``unit``."""
-    return -(-item.cost * (item.widths[index] - item.widths[0]) // unit)
+    return -((item.prices[0] - item.prices[index]) // unit)
 
 
 def _extend(best: Tensor, item: WidthClass, unit: int) -> tuple[Tensor, Tensor]:
@@ -196,9 +234,9 @@ def spend(classes: Sequence[WidthClass], budget: Budget, widths: Mapping[str, in
         for item in classes:
             index = item.widths.index(result[item.name])
             if index + 1 < len(item.widths):
-                price = item.cost * (item.widths[index + 1] - item.widths[index])
+                price = item.prices[index + 1] - item.prices[index]
                 gain = 0.0 if item.damage is None else float(item.damage[index] - item.damage[index + 1])
-                found.append((-gain / price, price, item.name, item.widths[index + 1]))
+                found.append((-gain / price if price else -math.inf, price, item.name, item.widths[index + 1]))
         return sorted(found)
 
     while options := [step for step in steps() if cost + step[1] <= budget.kept]:

@@ -1,23 +1,43 @@
-"""What selectors, compensators and allocations see, and what they are: values in, values out, no ``nn.Module``."""
+"""What selectors and compensators see, and what they are: values in, values out, no ``nn.Module``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from optimum_grail.core.budget import Budget, WidthClass
 from optimum_grail.core.moments import Statistics
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.errors import StatisticsError
 
-Need = Literal["gram", "held_out", "drift", "dense", "curves", "mask_gradients", "block_gradients"]
-"""What a method asks the calibration for: second moments, their held-out part, the residual stream's drift, the
-dense consumer output, error curves with sensitivities, gradients of the dense model's loss by a mask on the units,
-gradients of the block's own output by the consumer's weight."""
+Need = Literal[
+    "gram",
+    "held_out",
+    "drift",
+    "dense",
+    "mask_gradients",
+    "block_gradients",
+    "curves",
+    "gradient_curves",
+    "fluctuation",
+    "outliers",
+    "influence",
+    "drops",
+    "positions",
+    "latency",
+]
+"""What a method asks the calibration for.
+
+Of the fit: second moments, their held-out part, the residual stream's drift, the dense consumer output, gradients of
+the dense model's loss by a mask on the units, gradients of the block's own output by the consumer's weight.
+
+Of the survey of the dense model: error curves with sensitivities, measured by short forward passes or estimated from
+gradients; per unit FLAP's standardised fluctuation, per feature the weight times activation norm that outliers are
+counted on; per block its influence ``1 - cos(input, output)`` and the damage of leaving it out; how often each module's
+weight is used per sample (for FLOPs); the latency of each width."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +141,3 @@ class Compensation:
 
     readout: Readout
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Allocation(Protocol):
-    """Shares a budget out. A frozen dataclass whose fields are its options (``round_to`` among them)."""
-
-    needs: ClassVar[frozenset[Need]]
-    tied: ClassVar[bool]
-
-    def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
-        """Units to keep in each group of each class, by class name."""

@@ -1,17 +1,15 @@
 """Survey: what an allocation has to know before the fit, measured on the dense model, one block at a time.
 
-For every group: the error curve of one greedy elimination on dense statistics, and the *sensitivity*, the rise of the
-calibration loss when only this group is pruned and compensated at one half, divided by its error there. Nothing else
-is kept.
+For every group, as far as it is asked for: the error curve of one greedy elimination on dense statistics; the
+*sensitivity*, the rise of the calibration loss per unit of that error; scores of its units. For every block: how much
+it changes its input, and the rise of the loss without it. Nothing else is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,40 +17,28 @@ from torch import Tensor, nn
 from optimum_grail.calibration.batches import PROBE_FRACTION, Batch
 from optimum_grail.calibration.probe import Probe, Wanted
 from optimum_grail.calibration.stream import Call, Captured, capture, check_chain
-from optimum_grail.core.elimination import eliminate
+from optimum_grail.core.elimination import Elimination, eliminate
+from optimum_grail.core.fluctuation import fluctuation
 from optimum_grail.core.groups import ChannelGroup
-from optimum_grail.core.problem import GroupProblem
+from optimum_grail.core.problem import GroupProblem, Need
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.solve import NormalEquations
 from optimum_grail.models.layout import Layout, Stack
-from optimum_grail.models.matrix import from_matrix
 from optimum_grail.pipeline.blocks import Batches
-from optimum_grail.pipeline.problems import collector_for, norm_of, problem_of, to_patches
+from optimum_grail.pipeline.findings import Curve, Findings
+from optimum_grail.pipeline.influence import Influence
+from optimum_grail.pipeline.masking import masked
+from optimum_grail.pipeline.problems import collector_for, problem_of
 from optimum_grail.pipeline.tail import Tail
 from optimum_grail.report.progress import Progress
 
 DAMPING = 1e-3
 RIDGE = 1e-3
-
-
-@dataclass(frozen=True)
-class Curve:
-    """What the survey found out about one group.
-
-    Args:
-        errors: float64, ``[units]``; ``errors[t]`` is the error after ``t`` removals relative to dropping everything.
-        order: removal order, int64.
-        sensitivity: rise of the calibration loss per unit of relative error.
-    """
-
-    errors: Tensor
-    order: Tensor
-    sensitivity: float
-
-    def damage(self, width: int) -> float:
-        """Predicted rise of the calibration loss at ``width`` kept units."""
-        return self.sensitivity * float(self.errors[len(self.errors) - width])
+STATISTICS: frozenset[Need] = frozenset({"curves", "gradient_curves", "fluctuation", "outliers"})
+"""What is computed from the statistics of groups."""
+SURVEYED: frozenset[Need] = STATISTICS | {"influence", "drops", "positions", "latency"}
+"""What a survey can find out."""
 
 
 @dataclass(frozen=True)
@@ -64,114 +50,122 @@ class Survey:
         layout: its stacks and groups.
         batches: calibration batches.
         progress: told once per group.
+        needs: what to find out, a part of :data:`SURVEYED`.
     """
 
     model: nn.Module
     layout: Layout
     batches: Sequence[Batch]
     progress: Progress
+    needs: frozenset[Need] = frozenset({"curves"})
 
     @torch.no_grad()
-    def run(self) -> dict[str, Curve]:
-        """Error curve and sensitivity of every group, by name."""
+    def run(self) -> Findings:
+        """Everything asked for."""
         stacks = {stack.name: stack.blocks for stack in self.layout.stacks}
         for stack in self.layout.stacks:
             check_chain(self.model, stack.blocks, self.batches[0])
         captured = capture(self.model, stacks, self.batches)
-        few = self._few()
-        tail = Tail.of(self.model, self.layout, [self.batches[index] for index in few])
+        few = few_of(self.batches)
+        tail = None
+        if self.needs & {"curves", "drops"}:
+            tail = Tail.of(self.model, self.layout, [self.batches[index] for index in few])
         curves: dict[str, Curve] = {}
+        signals: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for stack in self.layout.stacks:
-            curves |= self._stack(stack, captured[stack.name], tail, few)
-        return curves
+            walk = _Walk(self, stack, captured[stack.name], tail, few)
+            walk.run(curves, signals)
+        return Findings(curves, dict(signals))
 
-    def _few(self) -> list[int]:
-        """Indices of the batches that sensitivities are measured on: at most an eighth of the samples."""
-        sizes = [len(next(iter(batch.inputs.values()))) for batch in self.batches]
-        few, seen = [0], sizes[0]
-        for index in range(1, len(sizes)):
-            if seen + sizes[index] <= sum(sizes) / PROBE_FRACTION:
-                few.append(index)
-                seen += sizes[index]
-        return few
 
-    def _stack(self, stack: Stack, captured: Captured, tail: Tail, few: Sequence[int]) -> dict[str, Curve]:
-        batches = Batches.of(self.batches, stack.spec.mask)
-        hidden = captured.hidden
-        curves: dict[str, Curve] = {}
-        for position, path in enumerate(stack.blocks):
-            groups = [group for group in self.layout.groups if group.block == path]
-            inputs = [hidden[index] for index in few]
-            problems = self._measure(path, groups, captured.calls[path], hidden, batches)
-            later = [(p, [captured.calls[p][index] for index in few]) for p in stack.blocks[position:]]
-            for group, problem in zip(groups, problems, strict=True):
-                damage = partial(tail.damage, stack.name, later, inputs)
-                curves[group.name] = self._curve(group, problem, damage)
-                self.progress.update(1, f"survey {group.name}")
-            del captured.calls[path]
-        return curves
+def few_of(batches: Sequence[Batch]) -> list[int]:
+    """Indices of the batches that short forward passes take: at most an eighth of the samples."""
+    sizes = [len(next(iter(batch.inputs.values()))) for batch in batches]
+    few, seen = [0], sizes[0]
+    for index in range(1, len(sizes)):
+        if seen + sizes[index] <= sum(sizes) / PROBE_FRACTION:
+            few.append(index)
+            seen += sizes[index]
+    return few
+
+
+@dataclass
+class _Walk:
+    """The survey's way through one stack."""
+
+    survey: Survey
+    stack: Stack
+    captured: Captured
+    tail: Tail | None
+    few: Sequence[int]
+    batches: Batches = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.batches = Batches.of(self.survey.batches, self.stack.spec.mask)
+
+    def run(self, curves: dict[str, Curve], signals: dict[str, dict[str, Tensor]]) -> None:
+        needs, hidden = self.survey.needs, self.captured.hidden
+        for position, path in enumerate(self.stack.blocks):
+            inputs = [hidden[index] for index in self.few]
+            influence, problems = self._measure(path, self.captured.calls[path], hidden)
+            for group in self.survey.layout.of_block(path):
+                if "influence" in needs:
+                    signals["influence"][group.name] = influence
+                if group.name in problems:
+                    self._scores(group.name, problems[group.name], signals)
+                if "curves" in needs:
+                    curves[group.name] = self._curve(group, problems[group.name], position, inputs)
+                self.survey.progress.update(1, f"survey {group.name}")
+            del self.captured.calls[path]
 
     def _measure(
-        self,
-        path: str,
-        groups: Sequence[ChannelGroup],
-        calls: Sequence[Call],
-        hidden: list[Tensor],
-        batches: Batches,
-    ) -> list[GroupProblem]:
-        """Dense statistics of the block's groups; ``hidden`` moves on to the next block."""
-        collectors = [collector_for(self.model, group, held_out=False) for group in groups]
-        probe = Probe(self.model.get_submodule(path), path, groups, Wanted(features=True))
+        self, path: str, calls: Sequence[Call], hidden: list[Tensor]
+    ) -> tuple[Tensor, Mapping[str, GroupProblem]]:
+        """The influence of a block and the dense statistics of its groups; ``hidden`` moves on to the next block."""
+        model, groups = self.survey.model, self.survey.layout.of_block(path)
+        wanted = bool(self.survey.needs & STATISTICS)
+        collectors = [collector_for(model, group, held_out=False) for group in groups if wanted]
+        probe = Probe(model.get_submodule(path), path, groups, Wanted(features=wanted))
+        influence = Influence()
         for index, call in enumerate(calls):
             output = probe.run(call, hidden[index])
             for collector in collectors:
                 record = probe.records[collector.group.name]
-                collector.add(record, None, batches.masks[index], "fit")
-            hidden[index] = hidden[index] if output is None else output
-        return [problem_of(self.model, c.group, c.statistics(), 0) for c in collectors]
+                collector.add(record, None, self.batches.masks[index], "fit")
+            if output is not None:
+                influence.add(hidden[index], output, self.batches.masks[index])
+                hidden[index] = output
+        return influence.value, {c.group.name: problem_of(model, c.group, c.statistics(), 0) for c in collectors}
 
-    def _curve(self, group: ChannelGroup, problem: GroupProblem, damage: Callable[[], float]) -> Curve:
+    def _scores(self, name: str, problem: GroupProblem, signals: dict[str, dict[str, Tensor]]) -> None:
+        if "fluctuation" in self.survey.needs:
+            signals["fluctuation"][name] = fluctuation(problem).cpu()
+        if "outliers" in self.survey.needs:
+            norms = problem.measured.moments.energy.clamp(min=0).sqrt()
+            signals["outliers"][name] = (problem.weight.abs().sum(0) * norms).cpu()
+
+    def _curve(self, group: ChannelGroup, problem: GroupProblem, position: int, inputs: Sequence[Tensor]) -> Curve:
         gram = problem.measured.moments.covariance(problem.owns_bias)
         run = eliminate(problem.weight, gram, problem.units, problem.units - 1, DAMPING)
         errors = run.errors / max(run.total, 1e-300)
         half = max(problem.units // 2, 1)
-        reduction = Reduction.prune(problem.units, _kept(run.order, problem.units, half))
-        equations = NormalEquations.of(problem.weight, problem.measured.moments, None, reduction)
-        readout = equations.fit(RIDGE, "diagonal", "naive", problem.owns_bias).at(0.0)
-        with _masked(self.model, group, problem, reduction, readout):
-            rise = damage()
+        with masked(self.survey.model, group, problem, *self._halved(problem, run, half)):
+            rise = self._damage(position, inputs)
         return Curve(errors, run.order, max(rise, 0.0) / max(float(errors[problem.units - half]), 1e-12))
 
+    def _halved(self, problem: GroupProblem, run: Elimination, keep: int) -> tuple[Reduction, Readout]:
+        """The group at ``keep`` units and compensated."""
+        reduction = Reduction.prune(problem.units, _kept(run.order, problem.units, keep))
+        equations = NormalEquations.of(problem.weight, problem.measured.moments, None, reduction)
+        return reduction, equations.fit(RIDGE, "diagonal", "naive", problem.owns_bias).at(0.0)
 
-@contextmanager
-def _masked(
-    model: nn.Module, group: ChannelGroup, problem: GroupProblem, reduction: Reduction, readout: Readout
-) -> Iterator[None]:
-    """The model with this group pruned and compensated at full width: dropped columns are zero; put back afterwards."""
-    consumer: Any = model.get_submodule(group.consumer.module)
-    full = torch.zeros_like(problem.weight)
-    columns = (reduction.kept[:, None] * problem.span + torch.arange(problem.span)).flatten()
-    full[:, columns.to(full.device)] = readout.weight
-    weight = from_matrix(to_patches(Readout(full), model, group).weight, consumer)
-    norm = norm_of(model, group)
-    shift = readout.bias
-    with ExitStack() as stack:
-        stack.enter_context(_replaced(consumer.weight, weight))
-        if shift is not None and consumer.bias is not None:
-            stack.enter_context(_replaced(consumer.bias, consumer.bias + shift))
-        elif shift is not None and norm is not None and norm.running_mean is not None:
-            stack.enter_context(_replaced(norm.running_mean, norm.running_mean - shift))
-        yield
-
-
-@contextmanager
-def _replaced(tensor: Tensor, value: Tensor) -> Iterator[None]:
-    original = tensor.data
-    tensor.data = value.detach().to(original)
-    try:
-        yield
-    finally:
-        tensor.data = original
+    def _damage(self, position: int, inputs: Sequence[Tensor]) -> float:
+        """Loss of the model as it is now, from the block at ``position`` on."""
+        if self.tail is None:
+            return 0.0
+        calls = self.captured.calls
+        later = [(p, [calls[p][index] for index in self.few]) for p in self.stack.blocks[position:]]
+        return self.tail.damage(self.stack.name, later, inputs)
 
 
 def _kept(order: Tensor, units: int, keep: int) -> Tensor:

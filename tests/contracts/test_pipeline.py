@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.allocations.balanced import Balanced
 from optimum_grail.allocations.uniform import Uniform
 from optimum_grail.architectures import ARCHITECTURES
@@ -23,11 +24,13 @@ from optimum_grail.core.plan import Plan
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import expressible
 from optimum_grail.pipeline import fit as fit_module
-from optimum_grail.pipeline.allocate import Request, allocate
+from optimum_grail.pipeline.allocate import allocate
 from optimum_grail.pipeline.blocks import Streams
+from optimum_grail.pipeline.findings import Curve, Findings
 from optimum_grail.pipeline.fit import FitRun
 from optimum_grail.pipeline.methods import Methods
-from optimum_grail.pipeline.survey import Curve, Survey
+from optimum_grail.pipeline.request import Request
+from optimum_grail.pipeline.survey import SURVEYED, Survey
 from optimum_grail.report.progress import Silent
 from optimum_grail.selectors.magnitude import Magnitude
 from optimum_grail.selectors.obs import Obs
@@ -95,7 +98,7 @@ def fit_(model: nn.Module, methods: Methods, widths: dict[str, int], batches: Se
 
 
 def survey(model: nn.Module, batches: Sequence[Batch]) -> dict[str, Curve]:
-    return Survey(model, resolve(model), batches, Silent()).run()
+    return dict(Survey(model, resolve(model), batches, Silent()).run().curves)
 
 
 def same_state(model: nn.Module, state: dict[str, Tensor]) -> bool:
@@ -116,8 +119,8 @@ def test_a_model_gets_smaller_and_still_works(model: nn.Module, methods: Methods
     def accepts(groups: Any, width: int) -> bool:
         return all(expressible(model, layout, group, width) for group in groups)
 
-    curves = survey(model, batches) if "curves" in methods.needs else None
-    widths = allocate(layout, Request(0.4), methods.allocation, accepts, curves)
+    curves = survey(model, batches) if "curves" in methods.needs else {}
+    widths = allocate(layout, Request(0.4), methods.allocation, accepts, Findings(curves))
     plan = FitRun(model, layout, methods, widths.kept, batches, 0, Silent()).run_()
     left = sum(parameter.numel() for parameter in model.parameters())
     gone = layout.total_parameters - left
@@ -128,6 +131,21 @@ def test_a_model_gets_smaller_and_still_works(model: nn.Module, methods: Methods
     for item in plan.values():
         assert item.readout is None and item.reduction.slots == widths.kept[item.group.name]
         assert item.diagnostics["fit_error"] <= item.diagnostics["plain_error"] + 1e-9
+
+
+@pytest.mark.parametrize("name", ALLOCATIONS.names())
+@pytest.mark.parametrize("family", ["llama", "clip", "resnet-basic"])
+def test_every_allocation_gets_what_it_needs_and_meets_the_budget(family: str, name: str) -> None:
+    model, allocation = EXAMPLES[family](), ALLOCATIONS.get(name)()
+    layout, batches = resolve(model), batches_of(model)
+    findings = Survey(model, layout, batches, Silent(), allocation.needs & SURVEYED).run()
+    assert bool(findings.curves) == ("curves" in allocation.needs)
+    widths = allocate(layout, Request(0.4, standalone=False), allocation, lambda groups, width: True, findings)
+    assert -0.02 < layout.removed_parameters(widths.kept) / layout.block_parameters - 0.4 <= 0.02
+    again = Findings.from_tensors(findings.to_tensors())
+    assert allocate(layout, Request(0.4, standalone=False), allocation, lambda groups, width: True, again) == widths
+    fit_(model, Methods(Obs(), GrailPlus(), allocation), widths.kept, batches)
+    assert resolve(model).widths == widths.kept
 
 
 def test_compensation_brings_the_outputs_nearer(model: nn.Module) -> None:

@@ -15,13 +15,14 @@ from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.resnet import tiny_basic, tiny_bottleneck
 from optimum_grail.architectures.vit import tiny_vit
+from optimum_grail.core.allocation import Allocation
 from optimum_grail.core.groups import ChannelGroup
-from optimum_grail.core.problem import Allocation
 from optimum_grail.errors import BudgetError
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.resolve import resolve
-from optimum_grail.pipeline.allocate import Request, Widths, allocate
-from optimum_grail.pipeline.survey import Curve
+from optimum_grail.pipeline.allocate import Widths, allocate
+from optimum_grail.pipeline.findings import Curve, Findings
+from optimum_grail.pipeline.request import Request
 
 MODELS = {
     "llama": tiny_llama,
@@ -74,7 +75,7 @@ def run(
     method = method or Uniform()
     if "curves" in method.needs:
         curves = curves or curves_of(layout)
-    return allocate(layout, request, method, accepts, curves)
+    return allocate(layout, request, method, accepts, Findings(curves or {}))
 
 
 def finest(layout: Layout, tied: bool) -> int:
@@ -175,10 +176,10 @@ def test_channels_lose_the_fraction_asked_in_every_stage() -> None:
 @pytest.mark.parametrize("method", [Uniform, Balanced], ids=["uniform", "balanced"])
 def test_widths_are_rounded(method: Callable[..., Allocation], round_to: int) -> None:
     layout = layout_of(tiny_llama)
-    kept = run(layout, Request(0.4, round_to=round_to), method(round_to=round_to)).kept
+    kept = run(layout, Request(0.4), method(round_to=round_to)).kept
     for group in layout.groups:
         assert group.kind == "heads" or kept[group.name] % round_to == 0 or kept[group.name] == group.units
-    share = run(layout, Request(None, {"mlp": 0.4}, round_to=round_to), method(round_to=round_to)).kept
+    share = run(layout, Request(None, {"mlp": 0.4}), method(round_to=round_to)).kept
     assert {share[group.name] for group in layout.groups if group.kind == "mlp"} <= {28, 24, 32}
 
 
@@ -242,9 +243,9 @@ def test_a_sparsity_out_of_reach_names_the_largest(method: Allocation) -> None:
 
 
 def test_a_request_that_prunes_nothing_is_refused() -> None:
-    for request in (Request(None, {"heads": 0.1}), Request(None, {"mlp": 0.2}, round_to=48)):
+    for request, method in ((Request(None, {"heads": 0.1}), Uniform()), (Request(None, {"mlp": 0.2}), Uniform(48))):
         with pytest.raises(BudgetError, match=r"prunes nothing.*higher sparsity.*--round-to"):
-            run(layout_of(tiny_llama), request)
+            run(layout_of(tiny_llama), request, method)
 
 
 def test_a_fraction_that_leaves_no_unit_is_refused() -> None:

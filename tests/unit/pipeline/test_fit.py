@@ -108,7 +108,7 @@ def test_a_block_that_is_never_called_is_refused() -> None:
 def test_few_samples_and_single_rows_work(shape: tuple[int, ...], count: int) -> None:
     net = Net()
     batches = batches_of(*shape, count=count)
-    curves = Survey(net, resolve(net, SPEC), batches, Silent()).run()
+    curves = Survey(net, resolve(net, SPEC), batches, Silent()).run().curves
     assert all(curve.sensitivity >= 0 for curve in curves.values())
     plan = fit_(net, PLUS, {"blocks.0.mlp": 6, "blocks.2.mlp": 3}, batches)
     assert plan.widths == {"blocks.0.mlp": 6, "blocks.1.mlp": 12, "blocks.2.mlp": 3}

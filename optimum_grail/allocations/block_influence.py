@@ -1,0 +1,52 @@
+"""Block influence: layers that change their input little lose most (MoDeGPT)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from optimum_grail.allocations import ALLOCATIONS
+from optimum_grail.allocations._ratios import blocks_of, by_ratio
+from optimum_grail.core.allocation import Allocation
+from optimum_grail.core.budget import Budget, WidthClass
+from optimum_grail.core.problem import Need
+from optimum_grail.errors import ConfigError
+
+MOST = 0.95
+"""Largest ratio that a layer may lose, as the authors clip it."""
+
+
+@ALLOCATIONS.register
+@dataclass(frozen=True)
+class BlockInfluence(Allocation):
+    """Layer ``l`` of ``L`` loses ``L φ softmax(-s / ε)_l`` for a mean ratio ``φ``, with the influence
+    ``s_l = 1 - E cos(input, output)`` of its block (Lin et al. 2025, "MoDeGPT", section 3.3).
+
+    Args:
+        temperature: ``ε`` above; large values are uniform.
+    """
+
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        value = self.temperature
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise ConfigError(f"temperature is {value!r}; expected a positive number, for example 0.1.")
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The influence of every block."""
+        return frozenset({"influence"})
+
+    def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
+        """Widths of the layers' ratios, all scaled so that the budget is met; no ratio above 0.95."""
+        blocks = blocks_of(classes)
+        influence = torch.stack([classes[indices[0]].signal("influence") for indices in blocks.values()])
+        shares = len(blocks) * (-influence / self.temperature).softmax(0)
+        ratios = torch.empty(len(classes), dtype=torch.float64)
+        for share, indices in zip(shares, blocks.values(), strict=True):
+            ratios[indices] = share
+        return by_ratio(classes, budget, lambda level: (level * ratios).clamp(max=MOST))

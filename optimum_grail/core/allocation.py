@@ -1,0 +1,94 @@
+"""What every allocation is, and the options that all of them share: rounding, floors, protected layers."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from optimum_grail.core.budget import Budget, WidthClass
+from optimum_grail.core.problem import Need
+from optimum_grail.errors import BudgetError, ConfigError
+
+NOTHING = "none"
+
+
+@dataclass(frozen=True)
+class Allocation(ABC):
+    """Shares a budget out. A frozen dataclass whose fields are its options; those here belong to every allocation.
+
+    Args:
+        round_to: FFN and convolution widths are multiples of this.
+        min_heads: fewest key-value heads that a layer keeps: a count, or a fraction of what it has, such as ``0.25``.
+        min_ffn: the same for FFN channels.
+        min_channels: the same for convolution channels.
+        protect: layers that stay whole, as positions in their stack joined by slashes; negative ones count from the
+            end: ``0/1/-1`` are the first two and the last.
+
+    Raises:
+        ConfigError: a value outside its range; the message names the option.
+    """
+
+    round_to: int = 1
+    min_heads: int | float = 1
+    min_ffn: int | float = 1
+    min_channels: int | float = 1
+    protect: str = NOTHING
+    tied: ClassVar[bool] = False
+    """Whether all layers of a kind get one width."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.round_to, int) or isinstance(self.round_to, bool) or self.round_to < 1:
+            raise ConfigError(f"round_to is {self.round_to!r}; expected a whole number of at least 1, for example 64.")
+        for name in ("min_heads", "min_ffn", "min_channels"):
+            _check_floor(name, getattr(self, name))
+        self._positions()
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the survey has to measure on the dense model; nothing by default."""
+        return frozenset()
+
+    @abstractmethod
+    def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
+        """Units to keep in each group of each class, by class name.
+
+        Raises:
+            BudgetError: the budget cannot be reached.
+        """
+
+    def least(self, kind: str, units: int) -> int:
+        """Fewest units that a group of ``kind`` with ``units`` units may keep."""
+        floor = {"heads": self.min_heads, "mlp": self.min_ffn}.get(kind, self.min_channels)
+        return min(math.ceil(floor * units) if isinstance(floor, float) else floor, units)
+
+    def protected(self, layers: int) -> frozenset[int]:
+        """Positions of the layers that stay whole in a stack of ``layers`` layers.
+
+        Raises:
+            BudgetError: a position is outside the stack.
+        """
+        for position in self._positions():
+            if not -layers <= position < layers:
+                raise BudgetError(
+                    f"protect names layer {position}, but a stack has {layers}; expected {-layers} to {layers - 1}."
+                )
+        return frozenset(position % layers for position in self._positions())
+
+    def _positions(self) -> tuple[int, ...]:
+        words = [] if self.protect == NOTHING else str(self.protect).split("/")
+        try:
+            return tuple(int(word) for word in words)
+        except ValueError:
+            raise ConfigError(
+                f"protect is {self.protect!r}; expected 'none' or positions of layers joined by slashes, for example "
+                "0/1/-1."
+            ) from None
+
+
+def _check_floor(name: str, value: int | float) -> None:
+    count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if not count and not (isinstance(value, float) and 0 < value <= 1):
+        raise ConfigError(f"{name} is {value!r}; expected a count of at least 1 or a fraction up to 1, such as 0.25.")

@@ -61,7 +61,10 @@ def _preset(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "summary": preset.summary,
+        "paper": preset.paper,
         "needs": preset.needs,
+        "cost": preset.cost,
+        "works": preset.works,
         "methods": " + ".join(preset.values.values()),
     }
 

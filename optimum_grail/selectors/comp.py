@@ -1,0 +1,51 @@
+"""COMP: neurons by what they do for the condition of the matrix that reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from optimum_grail.core.problem import GroupProblem, Need, Selection
+from optimum_grail.selectors import SELECTORS
+from optimum_grail.selectors._surgeon import check_positive
+
+
+@SELECTORS.register
+@dataclass(frozen=True)
+class Comp:
+    """Keep the units whose loss would condition the consumer's map worst.
+
+    COMP (Xu et al. 2025) removes whole layers, then neurons by "a matrix condition-based metric", then tunes a mask.
+    Of the metric only that name is used here, so it is ours: with ``A = W diag(sqrt(E s²))``, the map as the data uses
+    it, a unit's score is the rise of ``κ² = ‖A‖²_F ‖A⁺‖²_F`` when its columns leave the (damped) inverse,
+    ``Δ tr M⁻¹ = tr((I - A_uᵀ M⁻¹ A_u)⁻¹ A_uᵀ M⁻² A_u)`` for ``M = A Aᵀ + λI``. Removing layers is an allocation's
+    business, the mask that of the compensator ``mask-scale``.
+
+    Args:
+        damping: ``λ`` relative to the mean of ``A Aᵀ``'s diagonal, positive and finite.
+
+    Raises:
+        ConfigError: ``damping`` is not a positive number.
+    """
+
+    damping: float = 1e-2
+    needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+
+    def __post_init__(self) -> None:
+        check_positive("comp", "damping", self.damping)
+
+    def __call__(self, problem: GroupProblem, keep: int) -> Selection:
+        """Reduce ``problem`` to the ``keep`` units of largest score."""
+        moments = problem.measured.moments
+        scaled = problem.weight.to(moments.gram) * (moments.energy / max(moments.count, 1)).clamp(min=0).sqrt()
+        scaled = scaled / scaled.square().sum(1).mean().sqrt().clamp(min=1e-150)  # mean of the diagonal is one
+        matrix = scaled @ scaled.T
+        matrix.diagonal().add_(self.damping)
+        solved = torch.cholesky_solve(scaled, torch.linalg.cholesky(matrix))
+        shape = (len(scaled), problem.units, problem.span)
+        columns, lifted = (part.reshape(shape).permute(1, 2, 0) for part in (scaled, solved))
+        left = torch.eye(problem.span).to(scaled) - columns @ lifted.transpose(1, 2)
+        rise = torch.linalg.solve(left, lifted @ lifted.transpose(1, 2))
+        return Selection.by_score(rise.diagonal(dim1=1, dim2=2).sum(1), keep)

@@ -12,6 +12,7 @@ from hypothesis import settings
 from torch import Tensor
 
 from optimum_grail.core.moments import Moments, Statistics, TargetMoments
+from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.solve import NormalEquations
@@ -66,6 +67,20 @@ class Case:
             return Statistics(fit.moments, None, fit.target if drift else None)
         targets = (fit.target, rest.target) if drift else (None, None)
         return Statistics(fit.moments, rest.moments, *targets)
+
+    def problem(self, owns_bias: bool = True, drift: bool = True, parts: int = 2) -> GroupProblem:
+        """The case with all that any method may ask for."""
+        generator = torch.Generator().manual_seed(len(self.rows))
+        return GroupProblem(
+            "g",
+            self.units,
+            self.weight,
+            (torch.randn(self.units, 6, generator=generator, dtype=torch.float64),),
+            self.statistics(parts, drift),
+            owns_bias,
+            mask_gradients=torch.randn(9, self.units, generator=generator, dtype=torch.float64),
+            block_gradients=torch.rand(self.weight.shape, generator=generator, dtype=torch.float64),
+        )
 
     def part(self, mask: Tensor) -> Case:
         return Case(self.units, self.rows[mask], self.drift[mask], self.weight, self.keep, self.clusters)

@@ -85,7 +85,7 @@ def evaluate_path(
     tokenizer, processor = load_processors(model_path, trust_remote_code)
     measure.check(kind, config, tokenizer, processor, rows)
     model = load_model(model_path, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    if dtype == "auto" and model.device.type == "cpu":
+    if dtype == "auto" and model.device.type == "cpu" and not getattr(model, "is_quantized", False):
         model.float()
     result = measure(model, tokenizer, processor, rows, progress=progress)
     value = result[measure.headline]

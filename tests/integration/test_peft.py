@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from optimum_grail.adapters import convert_adapter, convert_state
+from optimum_grail.adapters import convert_adapter
+from optimum_grail.adapters.refit import convert_state
 from optimum_grail.architectures.bert import tiny_bert
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.calibration.batches import Batch
@@ -160,6 +161,28 @@ def test_compressor_and_command_carry_adapters_over(
     assert all(torch.equal(one[name], two[name]) for name in one)
     with pytest.raises(OutputError, match="not empty"):
         compressor.convert_adapter(adapter, tmp_path / "one")
+
+
+def test_adapters_follow_when_whole_layers_go(
+    compress_llama: Callable[..., GrailCompressor],
+    adapter: Path,
+    embedded_llama: Path,
+    text: Path,
+    held_windows: Tensor,
+    tmp_path: Path,
+) -> None:
+    compressor = compress_llama(allocation="balanced:depth=true", sparsity=0.65)
+    layers = compressor.model.config.num_hidden_layers
+    assert layers < 6
+    compressor.save_pretrained(tmp_path / "small")
+    compressor.convert_adapter(adapter, tmp_path / "adapter", dataset=str(text))
+    small = AutoModelForCausalLM.from_pretrained(tmp_path / "small", dtype=torch.float32)
+    before = logits(small, held_windows)
+    adapted = PeftModel.from_pretrained(small, tmp_path / "adapter")
+    assert len(get_peft_model_state_dict(adapted)) == layers * len(LLAMA) * 2
+    dense = AutoModelForCausalLM.from_pretrained(embedded_llama, dtype=torch.float32)
+    teacher = logits(PeftModel.from_pretrained(dense, adapter), held_windows)
+    assert divergence(teacher, logits(adapted, held_windows)) < 0.7 * divergence(teacher, before)
 
 
 def test_what_cannot_be_carried_over_is_refused(

@@ -1,0 +1,148 @@
+"""Quantization after compression: quantized, saved, loaded again, measured; each library where it is installed."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TorchAoConfig
+
+from optimum_grail.compressor import GrailCompressor
+from optimum_grail.evaluation.evaluate import evaluate_path
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+
+def torchao_int8() -> Any:
+    quantization = pytest.importorskip("torchao.quantization")
+    return TorchAoConfig(quantization.Int8WeightOnlyConfig())
+
+
+def bitsandbytes_int8() -> Any:
+    pytest.importorskip("bitsandbytes")
+    return BitsAndBytesConfig(load_in_8bit=True)
+
+
+def bitsandbytes_nf4() -> Any:
+    pytest.importorskip("bitsandbytes")
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+
+
+LIBRARIES: dict[Callable[[], Any], float] = {torchao_int8: 0.02, bitsandbytes_int8: 0.03, bitsandbytes_nf4: 0.1}
+"""What transformers quantizes with while it loads, and the relative change of the logits that it may cost."""
+
+
+@torch.no_grad()
+def logits(model: Any, windows: Tensor) -> Tensor:
+    return model.eval()(input_ids=windows[:4]).logits.float()
+
+
+def change(got: Tensor, wanted: Tensor) -> float:
+    return float((got - wanted).norm() / wanted.norm())
+
+
+def tensor_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def block_bytes(model: Any) -> int:
+    """Bytes of the saved blocks."""
+    buffer = io.BytesIO()
+    torch.save(model.model.layers.state_dict(), buffer)
+    return buffer.tell()
+
+
+def dynamic(model: nn.Module) -> Any:
+    """PyTorch's dynamic quantization of all linear layers to int8."""
+    if set(torch.backends.quantized.supported_engines) <= {"none"}:
+        pytest.skip("This build of torch has no engine for quantized layers.")
+    return torch.ao.quantization.quantize_dynamic(model.eval(), {nn.Linear}, dtype=torch.qint8)
+
+
+@pytest.fixture(scope="module", params=["default", "free"])
+def folder(request: pytest.FixtureRequest, llama_run: Callable[[str], Any]) -> Path:
+    """A checkpoint that plain transformers loads; one with widths of its own in each layer."""
+    path: Path = llama_run(request.param).folder
+    return path
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_quantized_while_loading_saved_and_loaded(
+    library: Callable[[], Any], folder: Path, held_windows: Tensor, text: Path, tmp_path: Path
+) -> None:
+    wanted = logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), held_windows)
+    config = library()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=config)
+    got = logits(model, held_windows)
+    assert 0 < change(got, wanted) < LIBRARIES[library]
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert saved["quantization_config"]["quant_method"] in ("torchao", "bitsandbytes")
+    assert saved["grail_config"]["widths"]
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path), held_windows), got)
+    assert tensor_bytes(tmp_path) < 0.6 * 2 * tensor_bytes(folder), "twice: the folder is in 16 bits, this model in 32"
+    measured = {"seqlen": 128, "num_samples": 4, "progress": False}
+    after = evaluate_path(tmp_path, str(text), "perplexity", **measured)["perplexity"]
+    before = evaluate_path(folder, str(text), "perplexity", **measured)["perplexity"]
+    assert after == pytest.approx(before, rel=0.1)
+
+
+def test_quanto(folder: Path, held_windows: Tensor, tmp_path: Path) -> None:
+    quanto = pytest.importorskip("optimum.quanto")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    wanted = logits(model, held_windows)
+    quantized = quanto.QuantizedModelForCausalLM.quantize(model, weights=quanto.qint8)
+    got = logits(quantized._wrapped, held_windows)
+    assert 0 < change(got, wanted) < 0.02
+    quantized.save_pretrained(tmp_path)
+    again = quanto.QuantizedModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(again._wrapped, held_windows), got)
+
+
+def test_dynamic_quantization(folder: Path, held_windows: Tensor, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    wanted = logits(model, held_windows)
+    quantized = dynamic(model)
+    got = logits(quantized, held_windows)
+    assert 0 < change(got, wanted) < 0.1
+    torch.save(quantized.state_dict(), tmp_path / "int8.pt")
+    again = dynamic(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+    for parameter in again.parameters():
+        parameter.data.zero_()
+    again.load_state_dict(torch.load(tmp_path / "int8.pt", weights_only=False))
+    assert torch.equal(logits(again, held_windows), got)
+
+
+def test_blocks_shrink_by_three_quarters_and_by_nineteen_twentieths(embedded_llama: Path) -> None:
+    """Int8 is a quarter of float32; of a model pruned by 80 %, a twentieth."""
+    dense = AutoModelForCausalLM.from_pretrained(embedded_llama, dtype=torch.float32)
+    small = GrailCompressor.from_pretrained(
+        embedded_llama, {"preset": "magnitude", "sparsity": 0.8}, dtype="float32"
+    ).compress()
+    whole = block_bytes(dense)
+    assert block_bytes(dynamic(dense)) / whole == pytest.approx(0.25, abs=0.02)
+    assert block_bytes(dynamic(small)) / whole == pytest.approx(0.05, abs=0.02)
+
+
+def test_group_wise_quantization_through_round_to(compress_llama: Callable[..., GrailCompressor]) -> None:
+    """GPTQ and its kin scale groups of input features: widths must be multiples of the group's size."""
+    quantization = pytest.importorskip("torchao.quantization")
+    granularity = pytest.importorskip("torchao.quantization.granularity")
+    grouped = quantization.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=granularity.PerGroup(32))
+    settings = {"preset": "magnitude", "sparsity": 0.4}
+    plain = compress_llama(**settings).model
+    assert plain.config.intermediate_size % 32 != 0
+    with pytest.raises(AssertionError, match="divisible"):
+        quantization.quantize_(plain.float(), grouped)
+    rounded = compress_llama(**settings, round_to=32).model.float()
+    assert rounded.config.intermediate_size % 32 == 0
+    wanted = logits(rounded, torch.arange(3, 35)[None])
+    quantization.quantize_(rounded, grouped)
+    assert 0 < change(logits(rounded, torch.arange(3, 35)[None]), wanted) < 0.3

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import CheckpointError, GrailError
 from optimum_grail.evaluation.comparison import Comparison
 from optimum_grail.evaluation.evaluate import load_model
-from optimum_grail.hub.card import licence_of
+from optimum_grail.evaluation.forward import compare_forward, measure_forward
+from optimum_grail.hub.metadata import check_base_model, inherited_from
+from optimum_grail.hub.publish import Upload, push_saved
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import float32_on_cpu
 from optimum_grail.models.stock import refuse_compressed
@@ -42,6 +45,7 @@ class GrailCompressor:
         processor: for image calibration data.
         source: where the model came from (a Hub id or folder), for report and card.
         revision: its commit, if known.
+        base_model: its Hub id, for the card, where ``source`` is not one.
 
     Raises:
         ConfigError: a wrong configuration value.
@@ -59,6 +63,7 @@ class GrailCompressor:
         processor: Any = None,
         source: str | None = None,
         revision: str | None = None,
+        base_model: str | None = None,
     ) -> None:
         self.model = model
         self.config = config if isinstance(config, GrailConfig) else GrailConfig(**dict(config or {}))
@@ -67,6 +72,7 @@ class GrailCompressor:
         self.processor = processor
         self.source = source or getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__
         self.revision = revision
+        self.base_model = None if base_model is None else check_base_model(base_model)
         self.plan: Plan | None = None
         self._report: Report | None = None
         self._layout: Layout | None = None
@@ -90,6 +96,7 @@ class GrailCompressor:
         trust_remote_code: bool = False,
         revision: str | None = None,
         token: str | bool | None = None,
+        base_model: str | None = None,
     ) -> GrailCompressor:
         """Load a model (and, unless given, its tokenizer and processor) for compression.
 
@@ -102,6 +109,7 @@ class GrailCompressor:
             trust_remote_code: whether the model's own code may run.
             revision: branch, tag or commit of a Hub model.
             token: Hub token.
+            base_model: Hub id of the model, for the card, where ``model_or_path`` is not one.
 
         Raises:
             CheckpointError: the model is missing, corrupt, or compressed already.
@@ -114,8 +122,16 @@ class GrailCompressor:
                 source, dtype=dtype, device=device, trust_remote_code=trust_remote_code, revision=revision, token=token
             )
             if tokenizer is None and processor is None:
-                tokenizer, processor = load_processors(source, trust_remote_code)
-        return cls(model, grail_config, tokenizer=tokenizer, processor=processor, source=source, revision=revision)
+                tokenizer, processor = load_processors(source, trust_remote_code, revision=revision, token=token)
+        return cls(
+            model,
+            grail_config,
+            tokenizer=tokenizer,
+            processor=processor,
+            source=source,
+            revision=revision,
+            base_model=base_model,
+        )
 
     @property
     def report(self) -> Report:
@@ -161,23 +177,27 @@ class GrailCompressor:
         job.notes += comparison.warnings(data)
         with job.timed("evaluation"), float32_on_cpu(self.model):
             dense = comparison.measure(self.model, "dense", progress)
-        widths = job.allocate(layout, job.survey(layout, data))
+            before = measure_forward(self.model, data)
+        widths = job.allocate(layout, data, job.survey(layout, data))
         self.plan = job.fit_(layout, data, widths)
-        standalone = job.finish_(layout)
+        left, standalone = job.finish_(layout, widths.dropped)
         with job.timed("evaluation"), float32_on_cpu(self.model):
             results = comparison.results(dense, self.model, progress)
-        self._layout = layout
+            forward = compare_forward(before, measure_forward(self.model, data))
+        self._layout = left
         self._report = Outcome(
             source=self.source,
+            base_model=self.base_model,
             revision=self.revision,
             config=self._settings,
             layout=layout,
             before=job.before,
-            after=Size.of(self.model, layout, job.precision.main),
+            after=Size.of(self.model, left, job.precision.main),
             plan=self.plan,
             widths=widths,
             data=data,
             evaluation=results,
+            forward=forward,
             standalone=standalone,
             notes=(*job.notes, *widths.notes),
             seconds=job.seconds,
@@ -189,9 +209,16 @@ class GrailCompressor:
     quantize = compress
 
     def save_pretrained(
-        self, save_directory: str | Path, *, overwrite: bool = False, max_shard_size: str | int = "5GB"
+        self,
+        save_directory: str | Path,
+        *,
+        overwrite: bool = False,
+        max_shard_size: str | int = "5GB",
+        include_modeling_code: bool = False,
     ) -> None:
         """Write the compressed checkpoint with tokenizer, plan, report and card; complete or absent.
+
+        Args: as :func:`optimum_grail.saving.save_checkpoint`.
 
         Raises:
             GrailError: nothing has been compressed yet.
@@ -208,10 +235,34 @@ class GrailCompressor:
             self._settings,
             tuple(item for item in (self.processor, self.tokenizer) if item is not None),
             overwrite=overwrite,
-            licence=licence_of(self.source),
+            inherited=inherited_from(self.source, revision=self.revision) or inherited_from(self.base_model or ""),
             max_shard_size=max_shard_size,
+            include_modeling_code=include_modeling_code,
         )
         self._folder = Path(save_directory)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: str | int = "5GB",
+        tags: Sequence[str] = (),
+    ) -> str:
+        """Publish weights, tokenizer, plan, report, card and plot in one commit; returns its address.
+
+        Args: as :class:`optimum_grail.hub.publish.Upload`; ``max_shard_size`` as in transformers' ``save_pretrained``.
+
+        Raises:
+            HubError: no token, or the Hub refused, failed or broke off; the message says what to do.
+        """
+        upload = Upload(repo_id, commit_message, private, token, revision, create_pr, tuple(tags))
+        commit = push_saved(partial(self.save_pretrained, max_shard_size=max_shard_size), upload)
+        return str(commit.pr_url or commit.commit_url)
 
     def convert_adapter(
         self,

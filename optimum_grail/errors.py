@@ -53,3 +53,7 @@ class StatisticsError(GrailError):
 
 class OutputError(GrailError):
     """The output folder cannot be written, or exists already."""
+
+
+class HubError(GrailError):
+    """The Hub refused an upload, failed, or was out of reach; nothing was committed."""

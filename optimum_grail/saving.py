@@ -19,7 +19,10 @@ from optimum_grail.errors import CheckpointError
 from optimum_grail.hub.card import write_card
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.loading import save_compressed
+from optimum_grail.models.remote_code import write_remote_code_
 from optimum_grail.output import staged_folder
+from optimum_grail.report.plots import FILE_NAME as PLOT
+from optimum_grail.report.plots import can_plot, plot_errors
 from optimum_grail.report.report import Report
 
 PLAN_FILE = "grail_plan.json"
@@ -43,10 +46,11 @@ def save_checkpoint(
     companions: tuple[Savable, ...] = (),
     *,
     overwrite: bool = False,
-    licence: str | None = None,
+    inherited: Mapping[str, Any] | None = None,
     max_shard_size: str | int = "5GB",
+    include_modeling_code: bool = False,
 ) -> None:
-    """Write weights, companions, ``grail_config.json``, plan, report and card.
+    """Write weights, companions, ``grail_config.json``, plan, report, plot (with matplotlib) and card.
 
     Args:
         directory: the folder to be.
@@ -57,14 +61,18 @@ def save_checkpoint(
         config: the resolved configuration, JSON.
         companions: tokenizer and processor.
         overwrite: replace a checkpoint that is there.
-        licence: licence of the base model, for the card.
+        inherited: licence and language of the base model, for the card.
         max_shard_size: as in transformers' ``save_pretrained``.
+        include_modeling_code: let transformers load the checkpoint with ``trust_remote_code=True`` where this package
+            is not installed; nothing is written where plain transformers loads it anyway.
 
     Raises:
         OutputError: the folder exists, cannot be written, or the disk is full; nothing is left half-written.
     """
     with staged_folder(directory, overwrite) as folder:
         if isinstance(model, PreTrainedModel):
+            if include_modeling_code and not report.standalone:
+                write_remote_code_(model, folder)
             model.save_pretrained(folder, max_shard_size=max_shard_size)
         else:
             save_compressed(model, folder, layout)
@@ -73,7 +81,9 @@ def save_checkpoint(
         _write_json(folder / "grail_config.json", config)
         save_plan(plan, folder)
         report.save(folder)
-        write_card(report, folder, licence=licence)
+        if can_plot(report):
+            plot_errors(report, folder / PLOT)
+        write_card(report, folder, inherited=inherited)
 
 
 def save_plan(plan: Plan, folder: str | Path) -> None:

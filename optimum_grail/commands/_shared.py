@@ -56,8 +56,8 @@ def session(args: Namespace) -> Iterator[Session]:
             stdout.write(json.dumps(current.result, indent=2, allow_nan=False) + "\n")
     except GrailError as error:
         _fail(args, str(error), BAD_INPUT)
-    except KeyboardInterrupt:
-        _fail(args, "interrupted; no output folder was written or changed.", FAILURE)
+    except KeyboardInterrupt as stop:
+        _fail(args, str(stop) or "interrupted; no output folder was written or changed.", FAILURE)
     except Exception as error:  # the last resort of a program: one line instead of a traceback
         _fail(args, f"{type(error).__name__}: {error} (--debug shows where)", FAILURE)
 
@@ -98,6 +98,13 @@ def describe(parser: ArgumentParser, description: str, examples: str) -> None:
 def add_model_flag(parser: ArgumentParser) -> None:
     """``--model``."""
     parser.add_argument("-m", "--model", required=True, metavar="MODEL", help="Model folder or Hub id.")
+
+
+def add_base_model_flag(parser: ArgumentParser) -> None:
+    """``--base-model``."""
+    parser.add_argument(
+        "--base-model", metavar="ID", help="Hub id of the dense model, for the card; never a path of this machine."
+    )
 
 
 def add_loading_flags(parser: ArgumentParser) -> None:

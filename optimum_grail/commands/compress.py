@@ -10,6 +10,7 @@ from typing import Any
 from optimum.commands.base import BaseOptimumCLICommand
 
 from optimum_grail.commands._shared import (
+    add_base_model_flag,
     add_loading_flags,
     add_model_flag,
     add_option,
@@ -48,6 +49,12 @@ class CompressCommand(BaseOptimumCLICommand):
         )
         parser.add_argument("--config", metavar="FILE", help="JSON with any of the fields below; flags win over it.")
         parser.add_argument("--eval-dataset", metavar="SRC", help="Evaluate before and after on this data.")
+        add_base_model_flag(parser)
+        parser.add_argument(
+            "--include-modeling-code",
+            action="store_true",
+            help="Add code that loads the result with trust_remote_code=True where optimum-grail is not installed.",
+        )
         add_loading_flags(parser)
         add_output_flags(parser)
         groups = {name: parser.add_argument_group(name) for name in dict.fromkeys(option.group for option in OPTIONS)}
@@ -71,15 +78,21 @@ class CompressCommand(BaseOptimumCLICommand):
                 if isinstance(source, str):
                     check_path(source)
             compressor = GrailCompressor.from_pretrained(
-                args.model, config, dtype=args.dtype, device=args.device, trust_remote_code=args.trust_remote_code
+                args.model,
+                config,
+                dtype=args.dtype,
+                device=args.device,
+                trust_remote_code=args.trust_remote_code,
+                base_model=args.base_model,
             )
             progress = RichProgress()
             try:
-                compressor.compress(
-                    save_directory=target, eval_dataset=args.eval_dataset, overwrite=args.overwrite, progress=progress
-                )
+                compressor.compress(eval_dataset=args.eval_dataset, progress=progress)
             finally:
                 progress.finish()
+            compressor.save_pretrained(
+                target, overwrite=args.overwrite, include_modeling_code=args.include_modeling_code
+            )
             print_report(compressor.report, out.console)
             out.console.print(f"Written to {target}", markup=False, highlight=False, soft_wrap=True)
             out.result = {"output": str(target), "report": compressor.report.to_dict()}

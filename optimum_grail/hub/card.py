@@ -3,87 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData, hf_hub_download, metadata_load
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import ModelCard
 from jinja2 import Environment, StrictUndefined
 
 from optimum_grail.hub.citations import citations
+from optimum_grail.hub.metadata import CARD, auto_class_and_task, check_base_model, front_matter, inherited_from
+from optimum_grail.hub.snippet import Snippet
+from optimum_grail.report.plots import FILE_NAME as PLOT
 from optimum_grail.report.report import Report
-from optimum_grail.report.table import asked_lines, change, comparison_rows, number, percent
+from optimum_grail.report.table import MISSING, asked_lines, change, comparison_rows, number, percent
 
-FILE_NAME = "README.md"
-TAGS = ("grail", "pruned", "structured-pruning")
-REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-TASKS: Mapping[str, tuple[str, str]] = {
-    "ForCausalLM": ("AutoModelForCausalLM", "text-generation"),
-    "ForMaskedLM": ("AutoModelForMaskedLM", "fill-mask"),
-    "ForSequenceClassification": ("AutoModelForSequenceClassification", "text-classification"),
-    "ForTokenClassification": ("AutoModelForTokenClassification", "token-classification"),
-    "ForQuestionAnswering": ("AutoModelForQuestionAnswering", "question-answering"),
-    "ForImageClassification": ("AutoModelForImageClassification", "image-classification"),
-}
-"""Ending of a class name: the auto class that loads it, and the Hub's name of the task."""
-
-PROCESSORS: Mapping[str, str] = {
-    "vit": "AutoImageProcessor",
-    "resnet": "AutoImageProcessor",
-    "clip": "AutoProcessor",
-    "clip_vision_model": "AutoImageProcessor",
-}
-"""Model types that do not start from a tokenizer."""
+REMOTE_CODE = "modeling_grail.py"
 
 
-def hub_id(model: str | Path) -> str | None:
-    """``model`` if it reads like a Hub id and no such folder exists here, else ``None``.
-
-    An owner is required (``owner/name``): a bare name may as well be a class or a folder that has gone.
-    """
-    text = str(model)
-    return text if REPOSITORY_ID.fullmatch(text) and not Path(text).exists() else None
-
-
-def licence_of(model: str | Path, *, revision: str | None = None, token: str | bool | None = None) -> str | None:
-    """The licence that the card of ``model`` (a folder or a Hub id) states; ``None``: none in reach."""
-    path = Path(model) / FILE_NAME
-    try:
-        if not Path(model).exists():
-            if hub_id(model) is None:
-                return None
-            path = Path(hf_hub_download(str(model), FILE_NAME, revision=revision, token=token))
-        metadata = metadata_load(path) or {}
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError):
-        return None
-    licence = metadata.get("license")
-    return licence if isinstance(licence, str) else None
-
-
-def build_card(report: Report, *, licence: str | None = None, title: str | None = None) -> ModelCard:
+def build_card(
+    report: Report,
+    *,
+    inherited: Mapping[str, Any] | None = None,
+    present: Iterable[str] | None = None,
+    tags: tuple[str, ...] = (),
+    title: str | None = None,
+) -> ModelCard:
     """Render the card of a compressed model.
 
     Args:
         report: the run; a card without evaluation says so.
-        licence: licence identifier of the dense model, inherited.
+        inherited: licence and language of the dense model, as :func:`inherited_from` finds them.
+        present: names of the files that lie beside the card, which decide what it can refer to; ``None``: those that
+            a text model has.
+        tags: more tags for the Hub.
         title: heading; by default the model's name and what was done.
 
     Raises:
         jinja2.UndefinedError: the template names something the report does not have (a defect, never silent).
     """
     report = public(report)
-    auto_class, task = _task(report.model_class)
-    data = ModelCardData(
-        library_name="transformers" if report.standalone and report.model_type else "optimum-grail",
-        base_model=report.base_model,
-        license=licence,
-        pipeline_tag=task,
-        tags=[*TAGS, *([report.model_type] if report.model_type else [])],
-    )
+    names = frozenset(("tokenizer.json",) if present is None else present)
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -92,23 +53,75 @@ def build_card(report: Report, *, licence: str | None = None, title: str | None 
     body = environment.from_string(template).render(
         report=report,
         title=title or f"{report.name}, compressed",
-        auto_class=auto_class,
-        processor=PROCESSORS.get(report.model_type, "AutoTokenizer"),
-        generates=task == "text-generation",
+        snippet=Snippet.of(report, auto_class_and_task(report), names),
+        remote_code=REMOTE_CODE if REMOTE_CODE in names else "",
+        plot=PLOT if PLOT in names else "",
         asked=asked_lines(report),
         rows=_table(report),
+        measured=", ".join(f"{name} {item['shape']}" for name, item in report.forward.get("inputs", {}).items()),
         plain_measured=any(row.get("plain") is not None for row in report.evaluation),
-        config={key: value for key, value in report.config.items() if value is not None and key != "quant_method"},
+        protocols=list(dict.fromkeys(str(row["protocol"]) for row in report.evaluation if row.get("protocol"))),
+        errors=[row for row in report.groups if row.plain_error is not None or row.fit_error is not None],
+        config=_config(report),
+        made_with=_made_with(report),
         papers=citations(report.config),
     )
+    data = front_matter(report, inherited or {}, tags)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
 
 
-def write_card(report: Report, folder: str | Path, *, licence: str | None = None, title: str | None = None) -> Path:
-    """Write the card of ``report`` to ``folder/README.md`` and return its path."""
-    path = Path(folder) / FILE_NAME
-    build_card(report, licence=licence, title=title).save(path)
+def write_card(
+    report: Report,
+    folder: str | Path,
+    *,
+    inherited: Mapping[str, Any] | None = None,
+    tags: tuple[str, ...] = (),
+    title: str | None = None,
+) -> Path:
+    """Write the card of ``report`` to ``folder/README.md`` and return its path.
+
+    It refers to the files in ``folder``. Without ``inherited``, a card that is there keeps its licence and language.
+    """
+    path = Path(folder) / CARD
+    known = inherited_from(folder) if inherited is None else inherited
+    present = [file.name for file in Path(folder).iterdir()]
+    build_card(report, inherited=known, present=present, tags=tags, title=title).save(path)
     return path
+
+
+def rewrite_card(
+    folder: str | Path,
+    *,
+    base_model: str | None = None,
+    revision: str | None = None,
+    licence: str | None = None,
+    title: str | None = None,
+    tags: tuple[str, ...] = (),
+) -> Path:
+    """Render the card of a checkpoint again, from its report, and return its path.
+
+    Args:
+        folder: the checkpoint.
+        base_model: Hub id of the dense model, noted in the report too.
+        revision: its commit.
+        licence: instead of that of the card that is there, or of the base model.
+        title: heading.
+        tags: more tags.
+
+    Raises:
+        CheckpointError: there is no report in ``folder``.
+        ConfigError: ``base_model`` is no Hub id.
+    """
+    report = Report.load(folder)
+    if base_model is not None:
+        report = dataclasses.replace(report, base_model=check_base_model(base_model), revision=None)
+    if revision is not None:
+        report = dataclasses.replace(report, revision=revision)
+    known = inherited_from(folder) or inherited_from(report.base_model or "", revision=report.revision)
+    if licence is not None:
+        known = {**known, "license": licence, "license_name": None, "license_link": None}
+    report.save(folder)
+    return write_card(report, folder, inherited=known, tags=tags, title=title)
 
 
 def public(report: Report) -> Report:
@@ -133,16 +146,49 @@ def cell(value: Any) -> str:
     return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("`", "'")
 
 
-def _task(model_class: str) -> tuple[str, str | None]:
-    """The auto class that loads ``model_class`` and the Hub's task, or the class itself and no task."""
-    for ending, (auto_class, task) in TASKS.items():
-        if model_class.endswith(ending):
-            return auto_class, task
-    return model_class or "AutoModel", None
+def seconds(value: float) -> str:
+    """A duration for people: ``"12.3 ms"`` or ``"4.56 s"``."""
+    return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def gibibytes(value: int) -> str:
+    """A size for people, in MiB or GiB."""
+    return f"{value / 2**20:,.1f} MiB" if value < 2**30 else f"{value / 2**30:,.2f} GiB"
+
+
+def _made_with(report: Report) -> list[str]:
+    """Versions, hardware, and what the run cost; what is not known is left out."""
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    hardware = dict(report.hardware)
+    parts = {
+        "cores": lambda value: f"{value} cores",
+        "memory": lambda value: f"{gibibytes(value)} of memory",
+        "device": lambda value: f"computed on {value}",
+    }
+    machine = [hardware.get("processor", ""), *(show(hardware[key]) for key, show in parts.items() if key in hardware)]
+    cost = [seconds(sum(report.seconds.values()))] if report.seconds else []
+    cost += [f"{gibibytes(report.peak_memory)} of memory at the peak"] if report.peak_memory else []
+    return [line for line in (versions, ", ".join(filter(None, machine)), ", ".join(cost)) if line]
+
+
+def _config(report: Report) -> str:
+    """The settings that are not left to a default, as JSON."""
+    kept = {key: value for key, value in report.config.items() if value is not None and key != "quant_method"}
+    return json.dumps(kept, indent=2, ensure_ascii=False)
 
 
 def _table(report: Report) -> list[tuple[str, str, str, str, str]]:
-    return [
+    measured = [
+        (f"{name}, batch of {row['batch']}", show(row["dense"]), MISSING, show(row["compressed"]), _change(row))
+        for name, show in (("latency", seconds), ("memory", gibibytes))
+        for row in report.forward.get(name, ())
+    ]
+    rows = [
         (cell(name), number(dense), number(plain), number(compressed), change(dense, compressed))
         for name, dense, plain, compressed in comparison_rows(report)
     ]
+    return rows + measured
+
+
+def _change(row: Mapping[str, Any]) -> str:
+    return change(row["dense"], row["compressed"])

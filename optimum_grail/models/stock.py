@@ -128,7 +128,7 @@ def compressed_with(config: Any) -> Mapping[str, Any] | None:
     found = getattr(config, "grail_config", None)
     if found is not None:
         return found if isinstance(found, Mapping) else {}
-    hits = (compressed_with(value) for value in _sub_configs(config))
+    hits = (compressed_with(value) for value in sub_configs(config))
     return next((hit for hit in hits if hit is not None), None)
 
 
@@ -146,12 +146,13 @@ def refuse_compressed(model: nn.Module, source: str) -> None:
         )
 
 
-def _sub_configs(config: Any) -> list[Any]:
+def sub_configs(config: Any) -> list[Any]:
+    """The configs inside ``config``, one level deep."""
     return [value for value in vars(config).values() if isinstance(getattr(value, "model_type", None), str)]
 
 
 def _contains(root: Any, config: Any) -> bool:
-    return root is config or any(_contains(value, config) for value in _sub_configs(root))
+    return root is config or any(_contains(value, config) for value in sub_configs(root))
 
 
 def _accepted(spec: GroupSpec, config: Any, values: Mapping[str, int]) -> bool:

@@ -14,7 +14,13 @@ from optimum_grail.report.report import GroupRow, Report
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+FILE_NAME = "grail_errors.png"
 KIND_NAMES = {"mlp": "feed-forward", "heads": "attention heads", "conv": "convolutions"}
+
+
+def can_plot(report: Report) -> bool:
+    """Whether :func:`plot_errors` has what it needs: matplotlib, and a group with a measured error."""
+    return find_spec("matplotlib") is not None and bool(_measured(report))
 
 
 def plot_errors(report: Report, path: str | Path | None = None) -> bytes:
@@ -35,7 +41,7 @@ def plot_errors(report: Report, path: str | Path | None = None) -> bytes:
         raise ConfigError("Figures need matplotlib: pip install 'optimum-grail[plots]'.")
     from matplotlib.figure import Figure
 
-    rows = [row for row in report.groups if row.plain_error is not None or row.fit_error is not None]
+    rows = _measured(report)
     if not rows:
         raise DataError("The report has no errors per group to draw: its compensator measured none.")
     kinds = list(dict.fromkeys(row.kind for row in rows))
@@ -48,6 +54,10 @@ def plot_errors(report: Report, path: str | Path | None = None) -> bytes:
     if path is not None:
         Path(path).write_bytes(buffer.getvalue())
     return buffer.getvalue()
+
+
+def _measured(report: Report) -> list[GroupRow]:
+    return [row for row in report.groups if row.plain_error is not None or row.fit_error is not None]
 
 
 def _draw(panel: Axes, rows: list[GroupRow], title: str) -> None:

@@ -100,6 +100,9 @@ class Report:
         config: the resolved configuration.
         standalone: whether plain transformers loads the result without this package.
         free_width_gain: predicted share of the damage that free widths per layer would save; ``None``: not predicted.
+        forward: one forward pass, dense and compressed, as :func:`optimum_grail.evaluation.forward.compare_forward`
+            gives it: shapes of inputs and outputs, latency, and memory where the device counts it.
+        datasets: Hub ids of the data sets used.
         evaluation: results, each with ``metric``, ``dataset``, ``dense``, ``compressed``, and ``plain`` (pruned without
             compensation) where measured.
         seconds: wall time per stage.
@@ -128,6 +131,8 @@ class Report:
     config: Mapping[str, Any] = field(default_factory=dict)
     standalone: bool = True
     free_width_gain: float | None = None
+    forward: Mapping[str, Any] = field(default_factory=dict)
+    datasets: tuple[str, ...] = ()
     evaluation: tuple[Mapping[str, Any], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory: int | None = None
@@ -195,7 +200,7 @@ class Report:
             calibration = data.get("calibration")
             if calibration is not None:
                 data["calibration"] = Calibration(**{**calibration, "notes": tuple(calibration.get("notes", ()))})
-            for key in ("evaluation", "warnings"):
+            for key in ("datasets", "evaluation", "warnings"):
                 data[key] = tuple(data.get(key, ()))
             return cls(**data, extra=extra)
         except (TypeError, AttributeError) as error:

@@ -126,7 +126,11 @@ def test_files_and_report(trained: dict[str, Tensor], tmp_path: Path) -> None:
     compressor = GrailCompressor(dense(trained), {"sparsity": 0.4, "num_samples": 40}, spec=SPEC, source="my net")
     compressor.compress([{"images": image} for image in stripes(40, 2)[0]], tmp_path / "out")
     expected = {"README.md", "grail_config.json", "grail_layers.json", "grail_plan.json", "grail_plan.safetensors"}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == expected | {"grail_report.json", "model.safetensors"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == expected | {
+        "grail_errors.png",
+        "grail_report.json",
+        "model.safetensors",
+    }
     report = compressor.report
     assert (report.model, report.model_class, report.model_type) == ("my net", "Net", "")
     step = 3 * (2 * 9 * CHANNELS + 2) / report.block_parameters_before  # one channel less in every block

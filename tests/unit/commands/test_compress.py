@@ -23,9 +23,12 @@ class Recorder:
     def __init__(self, report):
         self.report = report
 
-    def compress(self, save_directory, **kwargs):
-        self.calls.append(("compress", save_directory, kwargs))
+    def compress(self, **kwargs):
+        self.calls.append(("compress", kwargs))
         kwargs["progress"].start(1, "fit")
+
+    def save_pretrained(self, save_directory, **kwargs):
+        self.calls.append(("save", save_directory, kwargs))
         with staged_folder(save_directory, kwargs["overwrite"]) as folder:
             (folder / "config.json").write_text("{}")
             if self.error is not None:
@@ -59,14 +62,20 @@ def test_loads_compresses_reports(recorder, cli, tmp_path, capsys):
         cli(*words(tmp_path, "--sparsity", "0.3", "--dtype", "float32", "--eval-dataset", "some/texts", "--no-affine"))
         == 0
     )
-    (_, model, config, loading), (_, folder, running) = recorder
+    (_, model, config, loading), (_, running), (_, folder, saving) = recorder
     assert model == "some/model"
     assert config == {"quant_method": "grail", "sparsity": 0.3, "affine": False}
-    assert loading == {"dtype": "float32", "device": None, "trust_remote_code": False}
+    assert loading == {"dtype": "float32", "device": None, "trust_remote_code": False, "base_model": None}
     assert folder == tmp_path / "out"
-    assert (running["eval_dataset"], running["overwrite"]) == ("some/texts", False)
+    assert running["eval_dataset"] == "some/texts"
+    assert saving == {"overwrite": False, "include_modeling_code": False}
     shown = capsys.readouterr().out
     assert "before and after" in shown and f"Written to {tmp_path / 'out'}" in shown
+
+
+def test_what_the_card_and_the_folder_get(recorder, cli, tmp_path):
+    assert cli(*words(tmp_path, "--base-model", "org/base", "--include-modeling-code")) == 0
+    assert recorder[0][3]["base_model"] == "org/base" and recorder[2][2]["include_modeling_code"] is True
 
 
 def test_json(recorder, cli, tmp_path, capsys, report):

@@ -7,6 +7,7 @@ import argparse
 import pytest
 
 from optimum_grail.commands.compress import settings
+from optimum_grail.commands.grail import GrailCommand
 from optimum_grail.options import OPTIONS
 
 COMPRESS = ("grail", "compress", "-m", "model", "-o", "out")
@@ -21,6 +22,7 @@ def test_every_field_is_a_flag_with_dashes_and_nothing_else_looks_like_one(parse
     flags = flags_of(parse_words)
     own = {"-h", "--help", "-m", "--model", "-o", "--output", "--overwrite", "--config", "--eval-dataset", "--dtype"}
     own |= {"--device", "--trust-remote-code", "--json", "--debug", "--no-affine", "--no-standalone"}
+    own |= {"--base-model", "--include-modeling-code"}
     assert set(flags) - own == {option.flag for option in OPTIONS}
     assert {option.flag: flags[option.flag].dest for option in OPTIONS} == {o.flag: o.name for o in OPTIONS}
 
@@ -91,7 +93,8 @@ def test_help_teaches_by_example(parse_words, capsys, command):
 
 def test_bare_command_prints_help(cli, capsys):
     assert cli("grail") == 0
-    assert "{compress,evaluate,inspect,list}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert all(f"    {command.name} " in shown for command in GrailCommand.SUBCOMMANDS)
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,32 @@ import dataclasses
 
 import jinja2
 import pytest
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
+from optimum_grail.errors import ConfigError
 from optimum_grail.hub import card as card_module
-from optimum_grail.hub.card import build_card, cell, hub_id, licence_of, write_card
+from optimum_grail.hub import metadata as metadata_module
+from optimum_grail.hub.card import build_card, cell, write_card
 from optimum_grail.hub.citations import citations
+from optimum_grail.hub.metadata import check_base_model, hub_id, inherited_from
+
+FORWARD = {
+    "inputs": {"input_ids": {"shape": [1, 256], "dtype": "torch.int64"}},
+    "outputs": {"logits": [1, 256, 4096]},
+    "dtype": "float32",
+    "device": "cpu",
+    "latency": [{"batch": 1, "dense": 0.05, "compressed": 0.025}],
+    "memory": [{"batch": 8, "dense": 3 * 2**20, "compressed": 2**21}],
+}
 
 
 def test_front_matter(report):
-    data = build_card(report, licence="apache-2.0").data.to_dict()
+    data = build_card(report, inherited={"license": "apache-2.0", "language": ["en"]}).data.to_dict()
     assert data == {
         "library_name": "transformers",
         "license": "apache-2.0",
+        "language": ["en"],
         "pipeline_tag": "text-generation",
         "tags": ["grail", "pruned", "structured-pruning", "llama"],
     }
@@ -41,7 +55,7 @@ def test_paths_of_the_authors_disk_stay_private(report):
     )
     text = str(build_card(private))
     assert "/home" not in text
-    for words in ("# mine, compressed", "| dataset | rows.txt |", "perplexity on test.txt", "compress -m mine -o out"):
+    for words in ("# mine, compressed", '"dataset": "rows.txt"', "perplexity on test.txt", "compress -m mine -o out"):
         assert words in text
 
 
@@ -67,10 +81,86 @@ def test_snippets_are_python(report, standalone, model_class):
     assert ("generate" in code) == (model_class == "LlamaForCausalLM")
 
 
-@pytest.mark.parametrize(("model_type", "processor"), [("vit", "AutoImageProcessor"), ("clip", "AutoProcessor")])
-def test_snippets_name_the_processor(report, model_type, processor):
-    text = build_card(dataclasses.replace(report, model_type=model_type, model_class="CLIPModel")).text
-    assert f"from transformers import {processor}, CLIPModel" in text or f"import CLIPModel, {processor}" in text
+@pytest.mark.parametrize(
+    ("present", "processor"),
+    [
+        (["preprocessor_config.json"], "AutoImageProcessor"),
+        (["preprocessor_config.json", "tokenizer.json"], "AutoProcessor"),
+        (["vocab.txt"], "AutoTokenizer"),
+    ],
+)
+def test_snippets_load_the_processor_that_is_there(report, present, processor):
+    text = build_card(report, present=present).text
+    assert f"{processor}.from_pretrained(path)" in text
+    assert ("Image.new" in text) == (processor != "AutoTokenizer")
+
+
+def test_without_a_processor_tensors_of_the_real_shapes_are_shown(report):
+    text = build_card(dataclasses.replace(report, forward=FORWARD), present=[]).text
+    code = text.split("```python\n")[1].split("```")[0]
+    assert "outputs = model(input_ids=torch.ones(1, 256, dtype=torch.long))" in code and "import torch" in code
+    assert "print(outputs.logits.shape)  # [1, 256, 4096] from input_ids [1, 256]" in code
+    assert "processor" not in code and "generate" not in code
+
+
+def test_measured_latency_and_memory_are_rows(report):
+    text = build_card(dataclasses.replace(report, forward=FORWARD)).text
+    assert "| latency, batch of 1 | 50 ms | 25 ms | -50.0 % |" in text
+    assert "| memory, batch of 8 | 3.0 MiB |" in text
+    assert "on cpu in float32, with\ninput_ids [1, 256] per sample" in text
+    assert "latency" not in build_card(report).text
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_errors_are_a_picture_or_a_table(report, drawn):
+    text = build_card(report, present=["grail_errors.png"] if drawn else []).text
+    assert ("![" in text and "(grail_errors.png)" in text) == drawn
+    assert ("| layers.1.mlp | 24 of 64 |" in text) != drawn
+
+
+def test_results_become_a_model_index(report):
+    rows = (
+        {"metric": "perplexity", "dataset": "org/text", "dense": 40.0, "compressed": 50.5},
+        {"metric": "perplexity", "dataset": "other", "dense": 40.0, "compressed": float("inf")},
+    )
+    card = build_card(dataclasses.replace(report, evaluation=rows, datasets=("org/text",)))
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("perplexity", 50.5, "org/text")
+    assert card.data.datasets == ["org/text"] and card.data.metrics == ["perplexity"]
+    again = ModelCardData(**yaml.safe_load(card.data.to_yaml()))
+    assert again.to_dict() == card.data.to_dict() and again.model_name == "some-model"
+
+
+def test_remote_code_is_mentioned_if_it_is_there(report):
+    tabled = dataclasses.replace(report, standalone=False)
+    assert "trust_remote_code=True" in build_card(tabled, present=["modeling_grail.py"]).text
+    assert "trust_remote_code" not in build_card(tabled).text
+
+
+def test_the_line_that_repeats_the_run(report):
+    text = build_card(dataclasses.replace(report, base_model="org/base", command="")).text
+    assert "optimum-cli grail compress -m org/base -o compressed --config grail_config.json" in text
+
+
+@pytest.mark.parametrize("name", ["org/model", "gpt2"])
+def test_base_models_have_hub_ids(name):
+    assert check_base_model(name) == name
+
+
+@pytest.mark.parametrize("name", ["/abs/model", "./model", "../m", "a/b/c", "", "~/m", "here"])
+def test_paths_are_no_base_models(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(ConfigError, match="no model on the Hub"):
+        check_base_model(name)
+
+
+def test_a_card_rendered_again_keeps_its_licence(report, tmp_path):
+    write_card(report, tmp_path, inherited={"license": "other", "license_name": "llama3", "license_link": "LICENSE"})
+    write_card(report, tmp_path, tags=("mine",))
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert (data.license, data.license_name, data.license_link) == ("other", "llama3", "LICENSE")
+    assert "mine" in data.tags
 
 
 def test_body_tells_the_run(report):
@@ -80,8 +170,8 @@ def test_body_tells_the_run(report):
         "| parameters | 1,000 | 600 | -40.0 % |",
         "asked 50.0 % of the blocks' parameters, achieved 50.0 %",
         "optimum-cli grail compress -m some-model -o out",
-        "| selector | obs |",
-        "self, 128 samples of 256 tokens, 32,768 rows, SHA-256 `" + "ab" * 32,
+        '"selector": "obs"',
+        "self, 128 samples of 256 tokens, 32,768 tokens, SHA-256 `" + "ab" * 32,
         "- streams in float32",
         "1 of 3 groups lost nothing",
         "something | odd",
@@ -89,14 +179,14 @@ def test_body_tells_the_run(report):
         "tang2026grail",
     ):
         assert words in text
-    assert "| ridge |" not in text
+    assert '"ridge"' not in text
     assert "not evaluated" not in text
 
 
 def test_without_evaluation_it_says_so_and_shows_no_quality(report):
     text = build_card(dataclasses.replace(report, evaluation=())).text
     assert "**not evaluated**" in text
-    assert "perplexity" not in text
+    assert "| perplexity" not in text and "model-index" not in text
 
 
 def test_plain_pruning_is_a_column_if_measured(report):
@@ -112,11 +202,11 @@ def test_without_data_it_says_so(report):
 
 
 def test_written_card_is_read_back(report, tmp_path):
-    path = write_card(report, tmp_path, licence="mit")
+    path = write_card(report, tmp_path, inherited={"license": "mit"})
     again = ModelCard.load(path)
     assert path.name == "README.md"
-    assert again.data.license == licence_of(tmp_path) == "mit"
-    assert again.text.strip() == build_card(report, licence="mit").text.strip()
+    assert again.data.license == inherited_from(tmp_path)["license"] == "mit"
+    assert again.text.strip() == build_card(report, inherited={"license": "mit"}, present=[]).text.strip()
 
 
 def test_a_template_that_names_something_else_fails_loudly(report, monkeypatch, tmp_path):
@@ -143,7 +233,7 @@ def test_paths_are_no_hub_ids(name):
 def test_no_licence_is_no_error(tmp_path, text):
     if text is not None:
         (tmp_path / "README.md").write_text(text)
-    assert licence_of(tmp_path) is None
+    assert inherited_from(tmp_path) == {}
 
 
 def test_cells():
@@ -154,21 +244,23 @@ def test_citations_follow_the_methods():
     def keys(**config):
         return [entry.split("{")[1].split(",")[0] for entry in citations(config)]
 
-    assert keys(selector="obs:damping=0.1", compensator="grail-plus") == ["tang2026grail", "wang2024liar"]
+    ours = ["tang2026grail", "kurtic2023ziplm", "wang2024liar"]
+    assert keys(selector="obs:damping=0.1", compensator="grail-plus", allocation="balanced") == ours
     assert keys(compensator={"name": "grail-plus"}, affine=False) == ["tang2026grail"]
-    assert keys(selector="wanda", compensator="grail:ridge=0.001") == ["tang2026grail"]
+    assert keys(selector="wanda", compensator="grail:ridge=0.001") == ["tang2026grail", "sun2024wanda"]
+    assert keys(selector="flap", compensator="bias", allocation="flap") == ["tang2026grail", "an2024flap"]
     assert keys(selector="prunenet", compensator="none") == ["tang2026grail", "sengupta2025prunenet"]
     assert keys() == ["tang2026grail"]
 
 
 def test_licence_of_a_name_that_is_no_repository_asks_nobody(monkeypatch):
-    monkeypatch.setattr(card_module, "hf_hub_download", lambda *args, **kwargs: pytest.fail("asked the Hub"))
-    assert licence_of("ResNetCifar") is None
+    monkeypatch.setattr(metadata_module, "hf_hub_download", lambda *args, **kwargs: pytest.fail("asked the Hub"))
+    assert inherited_from("ResNetCifar") == {}
 
 
 def test_licence_out_of_reach_is_no_error(monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("offline")
 
-    monkeypatch.setattr(card_module, "hf_hub_download", offline)
-    assert licence_of("org/model") is None
+    monkeypatch.setattr(metadata_module, "hf_hub_download", offline)
+    assert inherited_from("org/model") == {}

@@ -1,0 +1,108 @@
+"""One forward pass: what goes in, what comes out, how long it takes and how much memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optimum_grail.calibration.batches import CalibrationData
+
+ROUNDS = 5
+PATIENCE = 2.0
+"""Seconds: a pass that takes longer is measured once."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A model's forward pass.
+
+    Args:
+        inputs: shape and dtype of every input, for one sample.
+        outputs: shape of every tensor that comes out, for one sample.
+        seconds: median time by batch size.
+        memory: highest memory above what the model itself takes, in bytes, by batch size; empty where the device does
+            not count it.
+    """
+
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, list[int]]
+    seconds: Mapping[int, float]
+    memory: Mapping[int, int]
+    dtype: str
+    device: str
+
+
+@torch.inference_mode()
+def measure_forward(model: nn.Module, data: CalibrationData | None) -> Forward | None:
+    """Run ``model`` on one sample and on one batch of its calibration data; ``None`` without data.
+
+    Args:
+        model: in eval mode.
+        data: the samples; the first batch is used.
+    """
+    if data is None:
+        return None
+    parameter = next(model.parameters())
+    batch = {name: tensor.to(parameter.device) for name, tensor in data.batches[0].inputs.items()}
+    single = {name: tensor[:1] for name, tensor in batch.items()}
+    sizes = {len(next(iter(inputs.values()))): inputs for inputs in (single, batch)}
+    found = {size: _timed(model, inputs) for size, inputs in sizes.items()}
+    return Forward(
+        inputs={name: {"shape": list(t.shape), "dtype": str(t.dtype)} for name, t in single.items()},
+        outputs=_shapes(model(**single)),
+        seconds={size: seconds for size, (seconds, _) in found.items()},
+        memory={size: memory for size, (_, memory) in found.items() if memory is not None},
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        device=parameter.device.type,
+    )
+
+
+def compare_forward(dense: Forward | None, compressed: Forward | None) -> dict[str, Any]:
+    """Both passes as a report has them: ``latency`` in seconds and ``memory`` in bytes, each a list of rows."""
+    if dense is None or compressed is None:
+        return {}
+    return {
+        "inputs": dict(compressed.inputs),
+        "outputs": dict(compressed.outputs),
+        "dtype": compressed.dtype,
+        "device": compressed.device,
+        "latency": _rows(dense.seconds, compressed.seconds),
+        "memory": _rows(dense.memory, compressed.memory),
+    }
+
+
+def _rows(dense: Mapping[int, float], compressed: Mapping[int, float]) -> list[dict[str, Any]]:
+    return [{"batch": size, "dense": dense[size], "compressed": compressed[size]} for size in dense]
+
+
+def _timed(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[float, int | None]:
+    """Median seconds of a pass, after one that does not count, and its memory in bytes where CUDA tells."""
+    device = next(model.parameters()).device
+    counted = device.type == "cuda"
+    resting = torch.cuda.memory_allocated(device) if counted else 0
+    if counted:
+        torch.cuda.reset_peak_memory_stats(device)
+    first = _seconds(model, inputs, device)
+    rounds = ROUNDS if first < PATIENCE else 1
+    spent = statistics.median(_seconds(model, inputs, device) for _ in range(rounds))
+    return spent, torch.cuda.max_memory_allocated(device) - resting if counted else None
+
+
+def _seconds(model: nn.Module, inputs: Mapping[str, Tensor], device: torch.device) -> float:
+    start = time.perf_counter()
+    model(**inputs)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _shapes(outputs: Any) -> dict[str, list[int]]:
+    """Shapes of the tensors that a model returns; a single one is called ``output``."""
+    found = outputs if isinstance(outputs, Mapping) else {"output": outputs}
+    return {str(name): list(value.shape) for name, value in found.items() if isinstance(value, Tensor)}

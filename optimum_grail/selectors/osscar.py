@@ -110,18 +110,22 @@ def support(weight: Tensor, gram: Tensor, cross: Tensor, units: int, dropped: Te
     return Support(kept, torch.nonzero(~stay).flatten(), lower, fitted, loss)
 
 
-def swapped(current: Support, gram: Tensor, cross: Tensor, count: int) -> Tensor:
-    """The dropped units after ``count`` of the cheapest kept ones change places with those of largest gain."""
+def gains(current: Support, gram: Tensor, cross: Tensor) -> Tensor:
+    """By how much the loss falls if a dropped unit comes back, for each of them; float64 ``[dropped]``."""
     span = len(current.lower) // len(current.kept)
     kept, dropped = columns_of(current.kept, span), columns_of(current.dropped, span)
     between = gram[kept][:, dropped]
     half = torch.linalg.solve_triangular(current.lower, between, upper=False)
     parts = half.reshape(len(kept), len(current.dropped), span).transpose(0, 1)
     own = diagonal_blocks(gram[dropped][:, dropped], len(current.dropped))
-    gains = block_costs(cross[:, dropped] - current.weight @ between, own - parts.transpose(1, 2) @ parts)
+    return block_costs(cross[:, dropped] - current.weight @ between, own - parts.transpose(1, 2) @ parts)
+
+
+def swapped(current: Support, gram: Tensor, cross: Tensor, count: int) -> Tensor:
+    """The dropped units after ``count`` of the cheapest kept ones change places with those of largest gain."""
     inverse = torch.cholesky_inverse(current.lower)
     costs = block_costs(current.weight, diagonal_blocks(inverse, len(current.kept)))
-    out, enter = costs.argsort(stable=True)[:count], gains.argsort(descending=True, stable=True)[:count]
+    leave = costs.argsort(stable=True)[:count]
     rest = torch.ones(len(current.dropped), dtype=torch.bool, device=gram.device)
-    rest[enter] = False
-    return torch.cat([current.dropped[rest], current.kept[out]])
+    rest[gains(current, gram, cross).argsort(descending=True, stable=True)[:count]] = False
+    return torch.cat([current.dropped[rest], current.kept[leave]])

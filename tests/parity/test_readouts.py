@@ -49,6 +49,17 @@ def test_liar(sample: Any) -> None:
     close(readout.bias, sample.w[:, gone] @ solution[-1], 1e-6)
 
 
+def test_liar_damped(sample: Any) -> None:
+    """``Q = C_DP (C_PP + λ diag C_PP)⁻¹``: the damping weakens the interpolation, not the columns that stay."""
+    kept, gone = sample.columns, sample.others
+    c = (sample.s - sample.s.mean(0)).T @ (sample.s - sample.s.mean(0))
+    part = c[np.ix_(kept, kept)]
+    q = c[np.ix_(gone, kept)] @ np.linalg.inv(part + 0.1 * np.diag(np.diag(part)))
+    readout = Liar(ridge=0.1)(sample.problem(owns_bias=True), sample.reduction).readout
+    close(readout.weight, sample.w[:, kept] + sample.w[:, gone] @ q)
+    close(readout.bias, sample.w[:, gone] @ (sample.s.mean(0)[gone] - q @ sample.s.mean(0)[kept]))
+
+
 @pytest.mark.parametrize("options", [{"affine": False}, {}])
 def test_liar_without_a_bias(sample: Any, options: dict[str, Any]) -> None:
     kept, gone = sample.columns, sample.others

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.selectors.leverage import Leverage
 from optimum_grail.selectors.obs import Obs
-from optimum_grail.selectors.osscar import Osscar
+from optimum_grail.selectors.osscar import Osscar, gains, support
 from optimum_grail.selectors.schur import Schur
 from optimum_grail.selectors.slimgpt import Slimgpt
 from optimum_grail.selectors.ziplm import Ziplm
@@ -106,6 +107,16 @@ def test_osscar(sample: Any) -> None:
     found = Osscar(step=4)(sample.problem(), 3)
     assert sorted(found.order.tolist()) == sorted(dropped)
     assert Osscar(step=4, rounds=0)(sample.problem(), 3).order.tolist() == eliminate(w, h, span, [4, 1])
+
+
+def test_osscar_gains(sample: Any) -> None:
+    """What a dropped unit's return is worth is the fall of the refitted loss."""
+    w, h, span, gone = sample.w, mean_damped(sample), sample.span, [1, 4, 6]
+    left = [unit for unit in range(sample.units) if unit not in gone]
+    found = support(*map(torch.from_numpy, (w, h, w @ h)), sample.units, torch.tensor(gone))
+    assert found.loss == pytest.approx(loss(w, h, span, left), rel=1e-9)
+    expected = [loss(w, h, span, left) - loss(w, h, span, sorted([*left, unit])) for unit in gone]
+    np.testing.assert_allclose(gains(found, torch.from_numpy(h), torch.from_numpy(w @ h)), expected, rtol=1e-9)
 
 
 def test_osscar_swaps_mend_a_bad_step(sample: Any) -> None:

@@ -7,11 +7,14 @@ from argparse import ArgumentParser
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 from optimum_grail.commands._shared import describe
+from optimum_grail.commands.card import CardCommand
 from optimum_grail.commands.compress import CompressCommand
 from optimum_grail.commands.convert_adapter import ConvertAdapterCommand
 from optimum_grail.commands.evaluate import EvaluateCommand
 from optimum_grail.commands.inspect_model import InspectCommand
 from optimum_grail.commands.list_methods import ListCommand
+from optimum_grail.commands.push import PushCommand
+from optimum_grail.commands.sweep import SweepCommand
 
 EXAMPLES = """\
   optimum-cli grail compress -m MODEL -o small                 half of the blocks' parameters, default method
@@ -28,8 +31,11 @@ class GrailCommand(BaseOptimumCLICommand):
     )
     SUBCOMMANDS = (
         CommandInfo("compress", "Compress a model, save it and evaluate it.", CompressCommand),
+        CommandInfo("sweep", "Many methods and sizes from one calibration.", SweepCommand),
         CommandInfo("evaluate", "Measure a dense or compressed model.", EvaluateCommand),
         CommandInfo("convert-adapter", "Carry a LoRA adapter over to a compressed model.", ConvertAdapterCommand),
+        CommandInfo("card", "Write the card of a compressed model again.", CardCommand),
+        CommandInfo("push", "Publish a compressed model on the Hub.", PushCommand),
         CommandInfo("inspect", "Show what of a model can shrink, and how far.", InspectCommand),
         CommandInfo("list", "List presets, methods and architectures.", ListCommand),
     )

@@ -62,7 +62,13 @@ class Comparison:
 
     @classmethod
     def prepare(
-        cls, model: nn.Module, dataset: Any, tokenizer: Any, processor: Any, options: Mapping[str, Any]
+        cls,
+        model: nn.Module,
+        dataset: Any,
+        tokenizer: Any,
+        processor: Any,
+        options: Mapping[str, Any],
+        limit: int | None = None,
     ) -> Comparison:
         """Read the data and check that it fits the model, before any long work.
 
@@ -72,6 +78,7 @@ class Comparison:
             tokenizer: for text.
             processor: for images.
             options: options of the metric that are not ``None`` (``seqlen``, columns).
+            limit: measure on the first so many rows (windows of text) only.
 
         Raises:
             DataError: the data is missing or does not fit.
@@ -79,7 +86,8 @@ class Comparison:
         if dataset is None:
             return cls()
         name = default_metric(model)
-        metric = make_metric(name, {key: value for key, value in options.items() if key in OPTIONS[name]})
+        chosen = {key: value for key, value in options.items() if key in OPTIONS[name]}
+        metric = make_metric(name, chosen | ({} if limit is None else {"num_samples": limit}))
         rows = metric.read(dataset)
         config = getattr(model, "config", None)
         metric.check(type(model), config, tokenizer, processor, rows)
@@ -111,6 +119,16 @@ class Comparison:
             return {}
         progress.message(f"Measuring the {what} model: {self.name} on {self.rows.source}")
         return self.metric(model, self.tokenizer, self.processor, self.rows, progress=bars_wanted(progress))
+
+    def for_sweep(self, progress: Progress) -> dict[str, Any]:
+        """The metric as :class:`optimum_grail.sweep.Sweep` takes it; empty without data."""
+        if self.metric is None:
+            return {}
+        return {
+            "measure": lambda model: self.measure(model, "compressed", progress),
+            "headline": self.metric.headline,
+            "higher_is_better": self.metric.higher_is_better,
+        }
 
     def results(self, dense: Mapping[str, Any], model: nn.Module, progress: Progress) -> tuple[dict[str, Any], ...]:
         """The report's evaluation rows, given the dense result; measures the compressed ``model``."""

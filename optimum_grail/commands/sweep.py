@@ -1,0 +1,117 @@
+"""``optimum-cli grail sweep``: many methods and sizes from one calibration."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from optimum.commands.base import BaseOptimumCLICommand
+
+from optimum_grail.commands._shared import (
+    add_loading_flags,
+    add_model_flag,
+    add_option,
+    add_output_flags,
+    describe,
+    reader,
+    session,
+)
+from optimum_grail.options import BUDGETS, BY_NAME, OPTIONS
+from optimum_grail.presets import DEFAULT_PRESET
+
+EXAMPLES = """\
+  optimum-cli grail sweep -m MODEL -o sweep --eval-dataset test.txt --sparsity .1 .2 .3 .4 .5 .6 .7
+      the default method at seven sizes: a table, sweep/sweep.json and a plot of quality against parameters
+  optimum-cli grail sweep -m MODEL -o sweep --dataset corpus.txt --eval-dataset test.txt --presets grail-plus wanda flap
+      three methods on the same calibration data
+  optimum-cli grail sweep -m MODEL -o sweep --eval-dataset test.txt --stats-cache stats
+      keep what does not depend on the size for the next run; a sweep that was interrupted goes on where it stopped"""
+LEFT_OUT = (*BUDGETS, "preset", "allow_recompress")
+
+
+class SweepCommand(BaseOptimumCLICommand):
+    """Presets and sparsities, plus the rows of the option table that hold for all of them."""
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Add the flags."""
+        describe(parser, "Compress a model by several methods to several sizes, and measure each.", EXAMPLES)
+        add_model_flag(parser)
+        parser.add_argument("-o", "--output", required=True, metavar="DIR", help="Folder for sweep.json and sweep.png.")
+        parser.add_argument("--overwrite", action="store_true", help="Start anew where --output holds another sweep.")
+        parser.add_argument(
+            "--sparsity",
+            nargs="+",
+            type=reader(BY_NAME["sparsity"]),
+            default=[0.3, 0.5, 0.7],
+            metavar="FRACTION",
+            help="Fractions of the blocks' parameters that go (default .3 .5 .7).",
+        )
+        parser.add_argument(
+            "--presets",
+            nargs="+",
+            type=reader(BY_NAME["preset"]),
+            default=[DEFAULT_PRESET],
+            metavar="NAME",
+            help=f"Methods (`grail list presets`; default {DEFAULT_PRESET}).",
+        )
+        parser.add_argument("--eval-dataset", metavar="SRC", help="Measure every model on this data.")
+        parser.add_argument(
+            "--eval-samples",
+            type=reader(BY_NAME["num_samples"], "eval_samples"),
+            metavar="N",
+            help="Measure on the first N rows (windows of text) only.",
+        )
+        parser.add_argument(
+            "--stats-cache", metavar="DIR", help="Keep what does not depend on the size, by model, data and settings."
+        )
+        add_loading_flags(parser)
+        add_output_flags(parser)
+        groups = {name: parser.add_argument_group(name) for name in dict.fromkeys(option.group for option in OPTIONS)}
+        for option in OPTIONS:
+            if option.name not in LEFT_OUT:
+                add_option(groups[option.group], option)
+
+    def run(self) -> None:
+        """Check what can be checked at once, then compress and measure."""
+        with session(self.args) as out:
+            args = self.args
+            from optimum_grail.calibration.rows import check_path
+            from optimum_grail.calibration.sources import load_processors
+            from optimum_grail.evaluation.comparison import Comparison
+            from optimum_grail.evaluation.evaluate import load_model
+            from optimum_grail.report.progress import RichProgress
+            from optimum_grail.report.sweep_view import FILE_NAME, can_plot, plot_sweep, sweep_table
+            from optimum_grail.sweep import FILE, Sweep, cells
+
+            base = {name: value for name, value in vars(args).items() if name in BY_NAME and name not in LEFT_OUT}
+            planned = cells(list(dict.fromkeys(args.presets)), sorted(set(args.sparsity)), base)
+            for source in (base.get("dataset"), args.eval_dataset):
+                if isinstance(source, str):
+                    check_path(source)
+            model = load_model(
+                args.model, dtype=args.dtype, device=args.device, trust_remote_code=args.trust_remote_code
+            )
+            tokenizer, processor = load_processors(args.model, args.trust_remote_code)
+            progress = RichProgress()
+            comparison = Comparison.prepare(model, args.eval_dataset, tokenizer, processor, base, args.eval_samples)
+            sweep = Sweep(
+                model,
+                tokenizer=tokenizer,
+                processor=processor,
+                source=args.model,
+                stats_cache=args.stats_cache,
+                progress=progress,
+                **comparison.for_sweep(progress),
+            )
+            try:
+                result = sweep.run(planned, args.output, overwrite=args.overwrite)
+            finally:
+                progress.finish()
+            written = [Path(args.output) / FILE]
+            if result["metric"] and can_plot():
+                written.append(Path(args.output) / FILE_NAME)
+                plot_sweep(result, written[-1])
+            out.console.print(sweep_table(result))
+            out.console.print(f"Written to {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+            out.result = result

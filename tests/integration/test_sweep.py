@@ -1,0 +1,133 @@
+"""Sweeps: many methods and sizes from one calibration, resumable, with nothing measured twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from optimum_grail.architectures.llama import tiny_llama
+from optimum_grail.compressor import GrailCompressor
+from optimum_grail.errors import CheckpointError, ConfigError, OutputError, UnknownNameError
+from optimum_grail.pipeline import job as job_module
+from optimum_grail.sweep import FILE, Sweep, cells, damage
+
+FAST: dict[str, Any] = {"num_samples": 10, "seqlen": 32}
+DRAW = torch.Generator().manual_seed(0)
+TEXTS = [{"input_ids": torch.randint(3, 90, (16,), generator=DRAW)} for _ in range(20)]
+
+
+def weights_left(model: nn.Module) -> dict[str, float]:
+    """A stand-in for a metric: the norm of what is left."""
+    return {"norm": float(sum(parameter.detach().square().sum() for parameter in model.parameters()))}
+
+
+def tiny_sweep(**settings: Any) -> Sweep:
+    values = {"measure": weights_left, "headline": "norm", "higher_is_better": True, "dataset": TEXTS}
+    return Sweep(tiny_llama().eval(), **{**values, **settings})
+
+
+@pytest.fixture(name="counted")
+def _counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often surveys, gradients and readings of the data happen."""
+    counts = {"surveys": 0, "gradients": 0, "readings": 0}
+
+    def counting(what: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            counts[what] += 1
+            return real(*args, **kwargs)
+
+        return wrapped
+
+    monkeypatch.setattr(job_module, "Survey", counting("surveys", job_module.Survey))
+    monkeypatch.setattr(job_module, "mask_gradients", counting("gradients", job_module.mask_gradients))
+    monkeypatch.setattr(job_module, "calibration_data", counting("readings", job_module.calibration_data))
+    return counts
+
+
+def test_what_does_not_depend_on_the_size_is_measured_once(counted: dict[str, int], tmp_path: Path) -> None:
+    planned = cells(["grail-plus", "fisher", "magnitude"], [0.3, 0.5], {})
+    result = tiny_sweep(stats_cache=tmp_path / "stats").run(planned)
+    assert counted == {"surveys": 1, "gradients": 1, "readings": 1}
+    assert [(row["method"], row["size"]) for row in result["rows"]] == [(cell.method, cell.size) for cell in planned]
+    for row in result["rows"]:
+        assert row["parameters"] < result["dense"]["parameters"] and row["result"]["norm"] > 0
+        assert row["sparsity"] == pytest.approx(float(row["size"]), abs=0.15) and damage(result, row) < 1
+    tiny_sweep(stats_cache=tmp_path / "stats").run(planned)
+    assert counted == {"surveys": 1, "gradients": 1, "readings": 2}, "the folder keeps them for the next process"
+
+
+def test_a_row_is_what_a_run_by_itself_gives() -> None:
+    config = {"preset": "grail-plus", "sparsity": 0.5}
+    (row,) = tiny_sweep().run(cells(["grail-plus"], [0.5], {}))["rows"]
+    compressor = GrailCompressor(tiny_llama(), config)
+    compressor.compress(TEXTS)
+    assert row["result"] == weights_left(compressor.model)
+    assert row["parameters"] == compressor.report.parameters_after
+
+
+def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    planned = cells(["magnitude"], [0.3, 0.5], {})
+    whole = tiny_sweep().run(planned)
+    calls = []
+
+    def failing(model: nn.Module) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return weights_left(model)
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny_sweep(measure=failing).run(planned, tmp_path)
+    assert len(json.loads((tmp_path / FILE).read_text())["rows"]) == 1
+    resumed = tiny_sweep(measure=failing).run(planned, tmp_path)
+    assert len(calls) == 4, "neither the dense model nor the first row is measured again"
+    assert [row["result"] for row in resumed["rows"]] == [row["result"] for row in whole["rows"]]
+    assert json.loads((tmp_path / FILE).read_text())["rows"] == json.loads(json.dumps(resumed["rows"]))
+
+
+def test_another_sweep_is_not_overwritten(tmp_path: Path) -> None:
+    planned = cells(["magnitude"], [0.5], {})
+    tiny_sweep().run(planned, tmp_path)
+    with pytest.raises(OutputError, match=r"another model or metric.*--overwrite"):
+        tiny_sweep(headline="other", measure=lambda model: {"other": 1.0}).run(planned, tmp_path)
+    (tmp_path / FILE).write_text("[]")
+    with pytest.raises(OutputError, match="no sweep"):
+        tiny_sweep().run(planned, tmp_path)
+    tiny_sweep().run(planned, tmp_path, overwrite=True)
+
+
+def test_bad_requests_are_told_before_any_work() -> None:
+    with pytest.raises(ConfigError, match="sparsity"):
+        cells(["magnitude"], [1.5], {})
+    with pytest.raises(UnknownNameError, match="Did you mean 'magnitude'"):
+        cells(["magnitud"], [0.5], {})
+    compressed = GrailCompressor(tiny_llama(), {"preset": "magnitude", "sparsity": 0.5})
+    compressed.compress()
+    with pytest.raises(CheckpointError, match="compressed already"):
+        Sweep(compressed.model)
+
+
+def test_the_command_writes_a_file_a_figure_and_a_table(
+    cli: Callable[..., int], capsys: Any, embedded_llama: Path, prose: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "sweep"
+    flags = ["--dataset", prose.calibration, "--eval-dataset", prose.held, "--eval-samples", 20]
+    flags += ["--num-samples", 40, "--seqlen", 128, "--sparsity", 0.3, 0.5, "--presets", "magnitude", "magnitude+grail"]
+    assert cli("grail", "sweep", "-m", embedded_llama, "-o", out, *flags, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads((out / FILE).read_text()) and (out / "sweep.png").stat().st_size > 1000
+    values = {(row["method"], row["size"]): row["result"]["perplexity"] for row in found["rows"]}
+    assert set(values) == {(m, s) for m in ("magnitude", "magnitude+grail") for s in ("0.3", "0.5")}
+    dense = found["dense"]["result"]["perplexity"]
+    assert dense < values["magnitude+grail", "0.3"] < values["magnitude", "0.3"] < values["magnitude", "0.5"]
+    model, tokenizer = (auto.from_pretrained(embedded_llama) for auto in (AutoModelForCausalLM, AutoTokenizer))
+    compressor = GrailCompressor(model, {"preset": "magnitude", "sparsity": 0.3}, tokenizer=tokenizer)
+    compressor.compress()
+    assert compressor.report.parameters_after == found["rows"][0]["parameters"]

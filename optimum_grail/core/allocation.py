@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +13,8 @@ from optimum_grail.core.problem import Need
 from optimum_grail.errors import BudgetError, ConfigError
 
 NOTHING = "none"
+Share = Callable[[Sequence[WidthClass], Budget], dict[str, int]]
+"""``(classes, budget) -> units to keep in each group of each class, by class name``."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class Allocation(ABC):
         Raises:
             BudgetError: the budget cannot be reached.
         """
+
+    def rivals(self) -> Sequence[Share]:
+        """Other ways to share, which a rehearsal compares with this one where error curves were measured."""
+        return ()
 
     def least(self, kind: str, units: int) -> int:
         """Fewest units that a group of ``kind`` with ``units`` units may keep."""

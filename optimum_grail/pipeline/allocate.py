@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from optimum_grail.core.allocation import Allocation
+from optimum_grail.core.allocation import Allocation, Share
 from optimum_grail.core.budget import Budget, WidthClass, check_reachable, finest_step, minimise, predicted, smallest
 from optimum_grail.errors import BudgetError
 from optimum_grail.models.layout import Layout
 from optimum_grail.pipeline.classes import Sharing
+from optimum_grail.pipeline.drops import drop_sets
 from optimum_grail.pipeline.findings import Findings
 from optimum_grail.pipeline.request import Accepts, Request
 from optimum_grail.pipeline.resources import Removed, parameters
 
 BISECTIONS = 12
 """How often a budget is narrowed down where costs do not add up."""
-Sharer = Callable[[Sequence[WidthClass], Budget], dict[str, int]]
+SHORTER = 4
+"""At most so many candidates with dropped blocks are rehearsed,"""
+SAME_DEPTH = 2
+"""and so many of one number of blocks."""
+Judge = Callable[[Mapping[str, int], Sequence[str]], float]
+"""``(units per group, dropped blocks) -> loss``."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,18 @@ def allocate(
     method: Allocation,
     accepts: Accepts,
     findings: Findings | None = None,
+    judge: Judge | None = None,
 ) -> Widths:
     """Share the budget out.
+
+    Args:
+        layout: of the dense model.
+        request: what the user asked for.
+        method: the allocation.
+        accepts: what the stock config can say.
+        findings: what the survey found out.
+        judge: the loss that widths and dropped blocks really lead to; chooses where the method has rivals. ``None``
+            leaves it with what is predicted.
 
     Raises:
         BudgetError: the request cannot be reached, prunes nothing, or leaves a group without units.
@@ -53,14 +70,14 @@ def allocate(
     findings = findings or Findings()
     sharing = Sharing(layout, request, method, accepts, findings, parameters(layout, request, findings))
     notes: list[str] = []
-    kept = dict(layout.widths)
-    for classes, budget in sharing.shares((), notes):
-        widths = _exact(sharing, method, classes, budget)
-        kept |= {name: widths[item.name] for item in classes for name in item.groups}
-    _check_something_goes(layout, kept)
-    whole = sorted({g.kind for g in layout.groups} - {g.kind for g in layout.groups if kept[g.name] < g.units})
+    candidates = _candidates(sharing, notes)
+    chosen = _chosen(candidates, judge, notes)
+    _check_something_goes(layout, chosen)
+    kept = {name: units for name, units in chosen.kept.items() if layout.group(name).block not in chosen.dropped}
+    whole = sorted({g.kind for g in layout.groups} - {layout.group(n).kind for n in kept if kept[n] < layout.widths[n]})
     notes += [f"Groups of kind {kind!r} stay whole." for kind in whole]
-    return Widths(kept, *_forecast(sharing, kept), tuple(notes))
+    free = None if chosen.dropped else _predicted_free(sharing, chosen.kept)
+    return replace(chosen, predicted_free=free, notes=tuple(notes))
 
 
 def check_request(layout: Layout, request: Request, method: Allocation, accepts: Accepts) -> None:
@@ -74,7 +91,61 @@ def check_request(layout: Layout, request: Request, method: Allocation, accepts:
         check_reachable(classes, budget)
 
 
-def _exact(sharing: Sharing, share: Sharer, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
+def _candidates(sharing: Sharing, notes: list[str]) -> list[Widths]:
+    """The method's own widths first, then its rivals', then those with blocks dropped, best predicted first."""
+    own = _widths(sharing, sharing.method, (), notes)
+    if sharing.request.sparsity is None or not sharing.findings.curves:
+        return [own]
+    rivals = [_widths(sharing, rival) for rival in sharing.method.rivals()]
+    shorter = [_widths(sharing, sharing.method, dropped) for dropped in drop_sets(sharing)]
+    shorter.sort(key=lambda widths: widths.predicted or 0.0)
+    found: list[Widths] = []
+    for widths in (own, *rivals, *_varied(shorter)):
+        if all((widths.kept, widths.dropped) != (other.kept, other.dropped) for other in found):
+            found.append(widths)
+    return found
+
+
+def _varied(shorter: Sequence[Widths]) -> list[Widths]:
+    """The best predicted ones, at most ``SAME_DEPTH`` of one number of dropped blocks."""
+    counts: Counter[int] = Counter()
+    found = []
+    for widths in shorter:
+        counts[len(widths.dropped)] += 1
+        if counts[len(widths.dropped)] <= SAME_DEPTH:
+            found.append(widths)
+    return found[:SHORTER]
+
+
+def _widths(sharing: Sharing, share: Share, dropped: tuple[str, ...] = (), notes: list[str] | None = None) -> Widths:
+    """What one way to share leads to, if the blocks ``dropped`` go altogether; with the damage predicted."""
+    kept, findings = dict(sharing.layout.widths), sharing.findings
+    for classes, budget in sharing.shares(dropped, notes):
+        widths = _exact(sharing, share, classes, budget)
+        kept |= {name: widths[item.name] for item in classes for name in item.groups}
+    if not findings.curves:
+        return Widths(kept)
+    damage = sum(float(findings.of("drops")[path]) for path in dropped)
+    damage += sum(curve.damage(kept[name]) for name, curve in findings.curves.items())
+    return Widths(kept, damage, dropped=dropped)
+
+
+def _chosen(candidates: Sequence[Widths], judge: Judge | None, notes: list[str]) -> Widths:
+    """The candidate that the judge finds best; without one, that of least predicted damage and the first of equals."""
+    if judge is None or len(candidates) == 1:
+        return min(candidates, key=lambda widths: widths.predicted or 0.0) if candidates[0].predicted else candidates[0]
+    losses = [judge(widths.kept, widths.dropped) for widths in candidates]
+    best = min(range(len(candidates)), key=losses.__getitem__)
+    if best > 0:
+        what = f"without {', '.join(candidates[best].dropped)}" if candidates[best].dropped else "another split"
+        notes.append(
+            f"A rehearsal on a few batches found {what} better than the predicted split: loss {losses[best]:.4g} "
+            f"instead of {losses[0]:.4g}."
+        )
+    return candidates[best]
+
+
+def _exact(sharing: Sharing, share: Share, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
     """Widths whose exact cost meets the budget.
 
     Costs per unit add up except where two groups meet in one module (the middle convolution of a bottleneck), where the
@@ -101,22 +172,20 @@ def _exact(sharing: Sharing, share: Sharer, classes: Sequence[WidthClass], budge
     return min(tried, key=lambda item: (not -step < item[0] <= excess, abs(item[0])))[1]
 
 
-def _check_something_goes(layout: Layout, kept: Mapping[str, int]) -> None:
-    if all(kept[group.name] == group.units for group in layout.groups):
+def _check_something_goes(layout: Layout, widths: Widths) -> None:
+    if not widths.dropped and all(widths.kept[group.name] == group.units for group in layout.groups):
         raise BudgetError(
             "The request prunes nothing: every group keeps all its units after rounding. Ask for a higher sparsity or "
             "lower --round-to."
         )
 
 
-def _forecast(sharing: Sharing, kept: Mapping[str, int]) -> tuple[float | None, float | None]:
-    """Predicted damage of ``kept``, and of free widths per group at the same cost."""
-    curves, groups = sharing.findings.curves, sharing.layout.groups
-    if not curves:
-        return None, None
-    ours = sum(curves[group.name].damage(kept[group.name]) for group in groups)
-    if not sharing.method.tied or sharing.request.sparsity is None or sharing.request.standalone is False:
-        return ours, None
+def _predicted_free(sharing: Sharing, kept: Mapping[str, int]) -> float | None:
+    """Predicted damage of free widths per group at the cost of ``kept``, where that is not what was asked for."""
+    tied = sharing.method.tied and sharing.request.standalone is not False
+    if not sharing.findings.curves or not tied or sharing.request.sparsity is None:
+        return None
+    groups = sharing.layout.groups
     classes = sharing.classes(groups, False, {group.kind for group in groups})
     spent = sum(item.price(kept[item.name]) for item in classes)
-    return ours, predicted(classes, minimise(classes, Budget(spent, sharing.resource.total)))
+    return predicted(classes, minimise(classes, Budget(spent, sharing.resource.total)))

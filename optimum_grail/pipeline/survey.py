@@ -116,6 +116,10 @@ class _Walk:
                 if "curves" in needs:
                     curves[group.name] = self._curve(group, problems[group.name], position, inputs)
                 self.survey.progress.update(1, f"survey {group.name}")
+            if "drops" in needs:
+                block = self.survey.model.get_submodule(path)
+                signals["drops"][path] = torch.tensor(self._damage(position + 1, inputs), dtype=torch.float64)
+                signals["parameters"][path] = torch.tensor(sum(p.numel() for p in block.parameters()))
             del self.captured.calls[path]
 
     def _measure(

@@ -106,7 +106,12 @@ class Sweep:
         self._cache = StatisticsCache.of(self.model, self.stats_cache)
 
     def run(
-        self, planned: Sequence[Cell], folder: str | Path | None = None, *, overwrite: bool = False
+        self,
+        planned: Sequence[Cell],
+        folder: str | Path | None = None,
+        *,
+        overwrite: bool = False,
+        name: str = FILE,
     ) -> dict[str, Any]:
         """Compress and measure every cell.
 
@@ -114,6 +119,7 @@ class Sweep:
             planned: the cells.
             folder: where ``sweep.json`` goes, complete after every cell; cells that it holds already are not run again.
             overwrite: start anew where ``folder`` holds the sweep of another model, data or metric.
+            name: of the file, instead of ``sweep.json``.
 
         Returns:
             what ``sweep.json`` holds: the model, the dense result, a row per cell.
@@ -122,7 +128,7 @@ class Sweep:
             OutputError: the folder cannot be written, or holds another sweep.
             GrailError: a cell is refused; those before it are kept.
         """
-        path = None if folder is None else Path(folder) / FILE
+        path = None if folder is None else Path(folder) / name
         identity = {"model": self._cache.model, "source": self.source, "metric": self.headline}
         found = _stored(path, identity, overwrite)
         rows = {_key(row): row for row in found.get("rows", [])}

@@ -1,0 +1,118 @@
+"""Dropping whole blocks: an ordinary, shorter model."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from optimum_grail.allocations.uniform import Uniform
+from optimum_grail.architectures.bert import tiny_bert
+from optimum_grail.architectures.clip import tiny_clip
+from optimum_grail.architectures.llama import SIZES, tiny_llama
+from optimum_grail.architectures.resnet import tiny_basic
+from optimum_grail.architectures.vit import tiny_vit
+from optimum_grail.calibration.batches import make_batches
+from optimum_grail.compensators.grail_plus import GrailPlus
+from optimum_grail.errors import ArchitectureError
+from optimum_grail.models.depth import drop_blocks_
+from optimum_grail.models.resolve import resolve
+from optimum_grail.models.stock import is_standalone, write_config_
+from optimum_grail.models.surgery import narrow_
+from optimum_grail.pipeline.fit import FitRun
+from optimum_grail.pipeline.methods import Methods
+from optimum_grail.report.progress import Silent
+from optimum_grail.selectors.obs import Obs
+
+DRAW = torch.Generator().manual_seed(0)
+TEXTS = make_batches([{"input_ids": torch.randint(3, 90, (16,), generator=DRAW)} for _ in range(20)], batch_size=5)
+
+
+def test_the_blocks_that_stay_move_up() -> None:
+    model, dense = tiny_llama().eval(), tiny_llama().eval()
+    layout = drop_blocks_(model, resolve(model), ["model.layers.1"])
+    assert model.config.num_hidden_layers == len(model.model.layers) == 2
+    assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, 1]
+    assert torch.equal(model.model.layers[1].mlp.up_proj.weight, dense.model.layers[2].mlp.up_proj.weight)
+    found = resolve(model)
+    assert layout.groups == found.groups and layout.weights == found.weights and layout.stacks == found.stacks
+    assert layout.block_parameters == resolve(dense).block_parameters, "sizes are those before"
+    with torch.no_grad():
+        ids = TEXTS[0].inputs["input_ids"]
+        cached = model.generate(ids, max_new_tokens=4, do_sample=False)
+        plain = model.generate(ids, max_new_tokens=4, do_sample=False, use_cache=False)
+    assert torch.equal(cached, plain)
+
+
+@pytest.mark.parametrize("build", [tiny_bert, tiny_vit], ids=["bert", "vit"])
+def test_other_families_save_and_load(build, tmp_path: Path) -> None:
+    model = build().eval()
+    path = resolve(model).stacks[0].blocks[0]
+    layout = drop_blocks_(model, resolve(model), [path])
+    assert is_standalone(write_config_(model, layout, {}))
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert again.config.num_hidden_layers == len(layout.stacks[0].blocks)
+    assert set(again.state_dict()) == set(model.state_dict())
+
+
+def test_towers_are_shortened_by_themselves(tmp_path: Path) -> None:
+    model = tiny_clip().eval()
+    drop_blocks_(model, resolve(model), ["text_model.encoder.layers.0"])
+    assert (model.config.text_config.num_hidden_layers, model.config.vision_config.num_hidden_layers) == (1, 2)
+    model.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path)
+    assert (len(again.text_model.encoder.layers), len(again.vision_model.encoder.layers)) == (1, 2)
+
+
+def test_the_kinds_of_layers_follow() -> None:
+    kinds = ["full_attention", "sliding_attention", "full_attention"]
+    config = Qwen2Config(**SIZES, layer_types=kinds, use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    model = Qwen2ForCausalLM(config).eval()
+    drop_blocks_(model, resolve(model), ["model.layers.1"])
+    assert model.config.layer_types == ["full_attention", "full_attention"]
+
+
+def test_the_table_names_layers_by_their_new_places(tmp_path: Path) -> None:
+    model = tiny_llama().eval()
+    layout = resolve(model)
+    narrow_(model, layout.group("model.layers.2.mlp"), 20)
+    left = drop_blocks_(model, layout, ["model.layers.0"])
+    write_config_(model, left, {})
+    assert model.config.grail_config["layers"] == {"1": {"intermediate_size": 20}}
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert [layer.mlp.up_proj.out_features for layer in again.model.layers] == [48, 20]
+
+
+def test_what_cannot_be_dropped_is_refused_and_nothing_changes() -> None:
+    model = tiny_llama()
+    with pytest.raises(ArchitectureError, match=r"All blocks.*would go"):
+        drop_blocks_(model, resolve(model), list(resolve(model).stacks[0].blocks))
+    net = tiny_basic()
+    with pytest.raises(ArchitectureError, match="cannot say a number of layers"):
+        drop_blocks_(net, resolve(net), [resolve(net).stacks[0].blocks[0]])
+    assert len(model.model.layers) == model.config.num_hidden_layers == 3
+    assert drop_blocks_(model, resolve(model), []) == resolve(model)
+
+
+def test_the_student_passes_dropped_blocks_by_and_later_consumers_make_up_for_them() -> None:
+    dense = tiny_llama().eval()
+    ids = torch.cat([batch.inputs["input_ids"] for batch in TEXTS])
+    with torch.no_grad():
+        wanted = dense(ids).logits
+    errors = {}
+    for tau in (0.0, 1.0):
+        model = copy.deepcopy(dense)
+        layout = resolve(model)
+        widths = dict(layout.widths)
+        methods = Methods(Obs(), GrailPlus(tau=tau), Uniform())
+        plan = FitRun(model, layout, methods, widths, TEXTS, 0, Silent(), ("model.layers.1",)).run_()
+        assert list(plan) == ["model.layers.2.heads", "model.layers.2.mlp"]
+        drop_blocks_(model, layout, ["model.layers.1"])
+        with torch.no_grad():
+            errors[tau] = float((model(ids).logits - wanted).square().mean())
+    assert errors[1.0] < errors[0.0]

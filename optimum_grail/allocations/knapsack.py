@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from types import MappingProxyType
+from typing import ClassVar, Literal, get_args
 
 from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.allocations.balanced import Balanced
+from optimum_grail.core.allocation import Resource
+from optimum_grail.core.problem import Need
+from optimum_grail.errors import ConfigError
+
+MEASURED: Mapping[str, Need] = MappingProxyType({"flops": "positions", "latency": "latency"})
 
 
 @ALLOCATIONS.register
@@ -15,6 +22,32 @@ class Knapsack(Balanced):
     """A width of its own for every group, where the predicted damage of the whole model is least.
 
     The checkpoint then needs the per-layer table (``import optimum_grail`` before loading).
+
+    Args:
+        budget: what the sparsity is a fraction of, summed over the blocks: ``"parameters"``, ``"flops"`` per sample,
+            ``"kv-cache"`` (elements of keys and values per token) or ``"latency"`` (time of the blocks on a calibration
+            batch, measured at a few widths).
+        sensitivity: ``"forward"``: one short forward pass per group with the group halved; ``"gradient"``: one
+            backward pass per batch for all groups, which is cheaper for deep models and cruder.
     """
 
+    budget: Literal["parameters", "flops", "kv-cache", "latency"] = "parameters"
+    sensitivity: Literal["forward", "gradient"] = "forward"
     tied: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, words in (("budget", get_args(Resource)), ("sensitivity", ("forward", "gradient"))):
+            if getattr(self, name) not in words:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {', '.join(words)}.")
+
+    @property
+    def resource(self) -> Resource:
+        """What the budget counts."""
+        return self.budget
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Error curves, and what the costs of the resource are computed from."""
+        needs = super().needs | ({MEASURED[self.budget]} if self.budget in MEASURED else set())
+        return needs if self.sensitivity == "forward" else needs - {"curves"} | {"gradient_curves"}

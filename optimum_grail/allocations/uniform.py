@@ -39,7 +39,7 @@ class Uniform(Allocation):
             much = rest.kept - _whole(fine) > budget.undershoot * budget.total
             if much and _grow_(classes, fixed, rest.kept - smallest(fine)):
                 continue
-            return minimise(_alike(fine, rest.kept / _whole(fine)), rest) | fixed
+            return minimise(_alike(fine, rest.kept / _whole(fine) if _whole(fine) else 1.0), rest) | fixed
 
 
 def _whole(classes: Sequence[WidthClass]) -> int:

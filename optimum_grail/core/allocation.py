@@ -6,13 +6,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from optimum_grail.core.budget import Budget, WidthClass
 from optimum_grail.core.problem import Need
 from optimum_grail.errors import BudgetError, ConfigError
 
 NOTHING = "none"
+Resource = Literal["parameters", "flops", "kv-cache", "latency"]
+"""What a budget may count."""
 Share = Callable[[Sequence[WidthClass], Budget], dict[str, int]]
 """``(classes, budget) -> units to keep in each group of each class, by class name``."""
 
@@ -47,6 +49,11 @@ class Allocation(ABC):
         for name in ("min_heads", "min_ffn", "min_channels"):
             _check_floor(name, getattr(self, name))
         self._positions()
+
+    @property
+    def resource(self) -> Resource:
+        """What the budget counts: parameters, unless an option says otherwise."""
+        return "parameters"
 
     @property
     def needs(self) -> frozenset[Need]:

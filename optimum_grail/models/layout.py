@@ -88,8 +88,10 @@ class Layout:
         """Units of every group, by name."""
         return {group.name: group.units for group in self.groups}
 
-    def removed_parameters(self, widths: Mapping[str, int]) -> int:
+    def removed_parameters(self, widths: Mapping[str, int], times: Mapping[str, int] | None = None) -> int:
         """Parameters that go when the groups named in ``widths`` keep that many units; exact.
+
+        Each counts as often as ``times`` says for its module (by path), once by default.
 
         Differs from the sum of :attr:`ChannelGroup.cost` where two groups meet in one module (the middle convolution
         of a bottleneck block loses rows to one group and columns to the other).
@@ -103,5 +105,6 @@ class Layout:
         for path, size in self.weights.items():
             out, into = gone[path, "out"], gone[path, "in"]
             left = (size.rows - out) * (size.columns - into)
-            total += (size.rows * size.columns - left) * size.taps + out * size.vectors
+            gone_here = (size.rows * size.columns - left) * size.taps + out * size.vectors
+            total += gone_here * (1 if times is None else times[path])
         return total

@@ -14,7 +14,7 @@ from optimum_grail.pipeline.classes import Sharing
 from optimum_grail.pipeline.drops import drop_sets
 from optimum_grail.pipeline.findings import Findings
 from optimum_grail.pipeline.request import Accepts, Request
-from optimum_grail.pipeline.resources import Removed, parameters
+from optimum_grail.pipeline.resources import Removed, resource_of
 
 BISECTIONS = 12
 """How often a budget is narrowed down where costs do not add up."""
@@ -68,7 +68,8 @@ def allocate(
         BudgetError: the request cannot be reached, prunes nothing, or leaves a group without units.
     """
     findings = findings or Findings()
-    sharing = Sharing(layout, request, method, accepts, findings, parameters(layout, request, findings))
+    resource = resource_of(method.resource, layout, request, findings)
+    sharing = Sharing(layout, request, method, accepts, findings, resource)
     notes: list[str] = []
     candidates = _candidates(sharing, notes)
     chosen = _chosen(candidates, judge, notes)
@@ -86,7 +87,10 @@ def check_request(layout: Layout, request: Request, method: Allocation, accepts:
     Raises:
         BudgetError: the request cannot be reached, or leaves a group without units.
     """
-    sharing = Sharing(layout, request, method, accepts, Findings(), parameters(layout, request, Findings()))
+    if method.needs & {"positions", "latency"} and request.sparsity is not None:
+        return  # costs are not known before they are measured
+    resource = resource_of(method.resource, layout, request, Findings())
+    sharing = Sharing(layout, request, method, accepts, Findings(), resource)
     for classes, budget in sharing.shares():
         check_reachable(classes, budget)
 

@@ -154,6 +154,8 @@ class Sharing:
             return _unit_budget(classes, self.request.kinds[classes[0].kind])
         resource = self.resource
         asked = f"A sparsity of {self.request.sparsity:g}"
+        if resource.name != "parameters":
+            asked += f" of the {resource.name}"
         gone = sum(resource.blocks[path] for path in dropped)
         whole = sum(item.whole for item in classes)
         return Budget(whole - max(resource.asked - gone, 0.0), resource.total, asked=asked, resource=resource.name)

@@ -45,7 +45,7 @@ def mask_gradients(
     draw = torch.Generator().manual_seed(seed)
     found: dict[str, list[Tensor]] = {group.name: [] for group in layout.groups}
     mask_name = next((stack.spec.mask for stack in layout.stacks if stack.spec.mask), None)
-    with _frozen(model):
+    with frozen(model):
         for batch in batches:
             inputs = on_device(model, batch)
             count = len(next(iter(batch.inputs.values())))
@@ -94,7 +94,7 @@ def _gaussian(states: Tensor, mask: Tensor | None, draw: torch.Generator) -> Ten
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
     """No gradients for parameters: only masks and hidden states are differentiated."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
@@ -149,7 +149,7 @@ def block_gradients(run: BlockRun, groups: Sequence[ChannelGroup], model: nn.Mod
     modules = {group.name: model.get_submodule(group.consumer.module) for group in groups}
     squares: dict[str, Tensor] = {}
     samples = 0
-    with _frozen(run.block):
+    with frozen(run.block):
         for call, hidden in zip(run.calls, run.streams.student, strict=True):
             seen: dict[str, tuple[Tensor, Tensor]] = {}
             with ExitStack() as stack, torch.enable_grad():

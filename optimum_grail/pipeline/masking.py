@@ -1,7 +1,8 @@
-"""A model with one group pruned and compensated for a moment, at full width."""
+"""A model that is another for a moment: one group pruned and compensated at full width, or a block of it a copy."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,6 +16,18 @@ from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.models.matrix import from_matrix
 from optimum_grail.pipeline.problems import norm_of, to_patches
+
+
+@contextmanager
+def spare(model: nn.Module, path: str) -> Iterator[nn.Module]:
+    """A copy in the place of the module at ``path``, put back afterwards; yields the copy."""
+    parent, _, name = path.rpartition(".")
+    home, original = model.get_submodule(parent), model.get_submodule(path)
+    home._modules[name] = twin = copy.deepcopy(original)
+    try:
+        yield twin
+    finally:
+        home._modules[name] = original
 
 
 @contextmanager

@@ -6,9 +6,7 @@ runs the whole fit on an eighth of the samples, one block at a time on a copy, a
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
@@ -26,6 +24,7 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.pipeline.blocks import Batches, Streams
 from optimum_grail.pipeline.findings import Curve
 from optimum_grail.pipeline.fit import FitRun
+from optimum_grail.pipeline.masking import spare
 from optimum_grail.pipeline.methods import Methods
 from optimum_grail.pipeline.tail import Tail
 from optimum_grail.report.progress import Silent
@@ -104,20 +103,8 @@ class _Trial(FitRun):
         last: bool,
     ) -> list[GroupPlan]:
         self.ends[next(stack.name for stack in self.layout.stacks if path in stack.blocks)] = streams
-        with _spare(self.model, path):
+        with spare(self.model, path):
             return super()._block_(path, groups, calls, streams, batches, last=False)
-
-
-@contextmanager
-def _spare(model: nn.Module, path: str) -> Iterator[None]:
-    """A copy in the place of the module at ``path``."""
-    parent, _, name = path.rpartition(".")
-    home, original = model.get_submodule(parent), model.get_submodule(path)
-    home._modules[name] = copy.deepcopy(original)
-    try:
-        yield
-    finally:
-        home._modules[name] = original
 
 
 @dataclass(frozen=True)

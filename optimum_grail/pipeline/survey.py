@@ -30,7 +30,9 @@ from optimum_grail.pipeline.findings import Curve, Findings
 from optimum_grail.pipeline.influence import Influence
 from optimum_grail.pipeline.masking import masked
 from optimum_grail.pipeline.problems import collector_for, problem_of
+from optimum_grail.pipeline.sensitivity import curvatures, sensitivity
 from optimum_grail.pipeline.tail import Tail
+from optimum_grail.pipeline.timing import latency, positions
 from optimum_grail.report.progress import Progress
 
 DAMPING = 1e-3
@@ -51,6 +53,7 @@ class Survey:
         batches: calibration batches.
         progress: told once per group.
         needs: what to find out, a part of :data:`SURVEYED`.
+        seed: of the draws that gradients are taken at.
     """
 
     model: nn.Module
@@ -58,6 +61,7 @@ class Survey:
     batches: Sequence[Batch]
     progress: Progress
     needs: frozenset[Need] = frozenset({"curves"})
+    seed: int = 0
 
     @torch.no_grad()
     def run(self) -> Findings:
@@ -72,8 +76,13 @@ class Survey:
             tail = Tail.of(self.model, self.layout, [self.batches[index] for index in few])
         curves: dict[str, Curve] = {}
         signals: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        if "positions" in self.needs:
+            signals["positions"] = positions(self.model, self.layout, self.batches[0])
+        bends: Mapping[str, Tensor] = {}
+        if "gradient_curves" in self.needs:
+            bends = curvatures(self.model, self.layout, [self.batches[index] for index in few], self.seed)
         for stack in self.layout.stacks:
-            walk = _Walk(self, stack, captured[stack.name], tail, few)
+            walk = _Walk(self, stack, captured[stack.name], tail, few, bends)
             walk.run(curves, signals)
         return Findings(curves, dict(signals))
 
@@ -98,6 +107,7 @@ class _Walk:
     captured: Captured
     tail: Tail | None
     few: Sequence[int]
+    curvatures: Mapping[str, Tensor]
     batches: Batches = field(init=False)
 
     def __post_init__(self) -> None:
@@ -113,9 +123,11 @@ class _Walk:
                     signals["influence"][group.name] = influence
                 if group.name in problems:
                     self._scores(group.name, problems[group.name], signals)
-                if "curves" in needs:
+                if needs & {"curves", "gradient_curves"}:
                     curves[group.name] = self._curve(group, problems[group.name], position, inputs)
                 self.survey.progress.update(1, f"survey {group.name}")
+            if "latency" in needs:
+                self._time(path, inputs[0], signals["latency"])
             if "drops" in needs:
                 block = self.survey.model.get_submodule(path)
                 signals["drops"][path] = torch.tensor(self._damage(position + 1, inputs), dtype=torch.float64)
@@ -141,6 +153,15 @@ class _Walk:
                 hidden[index] = output
         return influence.value, {c.group.name: problem_of(model, c.group, c.statistics(), 0) for c in collectors}
 
+    def _time(self, path: str, hidden: Tensor, found: dict[str, Tensor]) -> None:
+        """Seconds of a block, and at every width of its groups; groups of one tie are timed once."""
+        model, call = self.survey.model, self.captured.calls[path][self.few[0]]
+        found[path] = latency(model, path, call, hidden)
+        for group in self.survey.layout.of_block(path):
+            known = (other.name for other in self.survey.layout.groups if other.tie == group.tie)
+            twin = next((found[name] for name in known if name in found), None)
+            found[group.name] = latency(model, path, call, hidden, group) if twin is None else twin
+
     def _scores(self, name: str, problem: GroupProblem, signals: dict[str, dict[str, Tensor]]) -> None:
         if "fluctuation" in self.survey.needs:
             signals["fluctuation"][name] = fluctuation(problem).cpu()
@@ -152,6 +173,8 @@ class _Walk:
         gram = problem.measured.moments.covariance(problem.owns_bias)
         run = eliminate(problem.weight, gram, problem.units, problem.units - 1, DAMPING)
         errors = run.errors / max(run.total, 1e-300)
+        if group.name in self.curvatures:
+            return Curve(errors, run.order, sensitivity(problem, self.curvatures[group.name]))
         half = max(problem.units // 2, 1)
         with masked(self.survey.model, group, problem, *self._halved(problem, run, half)):
             rise = self._damage(position, inputs)

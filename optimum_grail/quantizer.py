@@ -48,10 +48,9 @@ class GrailHfQuantizer(HfQuantizer):
         free_slot_(self, model)
         config = self.quantization_config
         tokenizer, processor = config.tokenizer, config.processor
-        commit = getattr(model.config, "_commit_hash", None)
         if tokenizer is None and processor is None:
-            tokenizer, processor = load_processors(model.name_or_path, **({"revision": commit} if commit else {}))
-        compressor = GrailCompressor(model, config, tokenizer=tokenizer, processor=processor, revision=commit)
+            tokenizer, processor = load_processors(model.name_or_path)
+        compressor = GrailCompressor(model, config, tokenizer=tokenizer, processor=processor)
         progress: Progress = RichProgress() if sys.stderr.isatty() else Silent()
         try:
             compressor.compress(progress=progress)

@@ -133,11 +133,14 @@ def public(report: Report) -> Report:
         calibration=None if data is None else dataclasses.replace(data, source=_last_part(data.source)),
         config={key: _last_part(value) for key, value in report.config.items()},
         evaluation=tuple({key: _last_part(value) for key, value in row.items()} for row in report.evaluation),
+        recovery=_last_part(report.recovery),
         command=" ".join(_last_part(word) for word in report.command.split(" ")),
     )
 
 
 def _last_part(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _last_part(item) for key, item in value.items()}
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 

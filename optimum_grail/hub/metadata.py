@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData, hf_hub_download, metadata_load
+from huggingface_hub import EvalResult, ModelCardData, hf_hub_download, metadata_load, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not re-exported
 
@@ -43,6 +43,12 @@ def hub_id(model: str | Path) -> str | None:
     """
     text = str(model)
     return text if REPOSITORY_ID.fullmatch(text) and not Path(text).exists() else None
+
+
+def commit_of(model: str, revision: str | None = None) -> str | None:
+    """The commit of a model of the Hub that was loaded here, as the cache knows it; ``revision`` if it does not."""
+    path = try_to_load_from_cache(model, "config.json", revision=revision)
+    return Path(path).parent.name if isinstance(path, str) else revision
 
 
 def check_base_model(name: str) -> str:

@@ -29,6 +29,9 @@ OURS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.inde
 """Files of an earlier version that would be wrong beside a new one: the same commit removes them."""
 
 
+COMMITTED_NOT = "Nothing was committed."
+
+
 @dataclass(frozen=True)
 class Upload:
     """Where a checkpoint goes.
@@ -195,7 +198,8 @@ def _explained(remedy: str, folder: Path, upload: Upload) -> Iterator[None]:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; nothing was committed to {upload.repo_id}. {again}") from None
     except Exception as error:  # httpx's, the Hub's and plain errors of the upload threads share no base
-        raise HubError(f"{_reason(error, upload)} Nothing was committed. {again}") from error
+        state = "Whether it was committed is not known: look before you repeat." if _in_doubt(error) else COMMITTED_NOT
+        raise HubError(f"{_reason(error, upload)} {state} {again}") from error
 
 
 def _reason(error: BaseException, upload: Upload) -> str:
@@ -231,6 +235,12 @@ def _status(error: BaseException) -> int | None:
     """The HTTP status behind ``error``; upload threads wrap it in errors of their own."""
     found = (getattr(getattr(item, "response", None), "status_code", None) for item in _chain(error))
     return next((status for status in found if isinstance(status, int)), None)
+
+
+def _in_doubt(error: BaseException) -> bool:
+    """Whether the connection was lost after the commit was sent: then only the Hub knows whether it arrived."""
+    asked = (vars(item).get("_request") for item in _chain(error))
+    return _status(error) is None and any("/commit/" in str(getattr(request, "url", "")) for request in asked)
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 
 from optimum_grail.calibration.batches import CalibrationData
 from optimum_grail.core.plan import Plan
-from optimum_grail.hub.metadata import hub_id
+from optimum_grail.hub.metadata import commit_of, hub_id
 from optimum_grail.models.layout import Layout
 from optimum_grail.pipeline.allocate import Widths
 from optimum_grail.report.environment import hardware, peak_memory, versions
@@ -90,7 +90,7 @@ class Outcome:
             model_type=getattr(getattr(model, "config", None), "model_type", "") or "",
             model_class=type(model).__name__,
             base_model=self.base_model or hub_id(self.source),
-            revision=getattr(getattr(model, "config", None), "_commit_hash", None) or self.revision,
+            revision=commit_of(self.source, self.revision) if hub_id(self.source) else self.revision,
             asked={key: self.config[key] for key in asked if self.config.get(key) is not None},
             parameters_before=self.before.parameters,
             parameters_after=self.after.parameters,

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.calibration.batches import Batch
+from optimum_grail.calibration.batches import PROBE_FRACTION, Batch
 from optimum_grail.calibration.stream import first, on_device
+from optimum_grail.core.problem import Need
 from optimum_grail.models.layout import Layout
 from optimum_grail.pipeline.methods import Methods
 from optimum_grail.pipeline.problems import view_of
+from optimum_grail.pipeline.survey import STATISTICS, SURVEYED
 
 STUDENT_PASSES = 2.5
 """Student forwards per block: half of one for the attention's statistics, one for the FFN's, one to move on."""
@@ -70,7 +72,9 @@ def estimate(model: nn.Module, layout: Layout, methods: Methods, batches: Sequen
     )
     solve = sum(4.0 * width**3 for width in widths.values())
     fit = forward * (STUDENT_PASSES + methods.two_streams) + gram + target * methods.two_streams + 4 * solve
-    survey = (forward * (1 + len(layout.groups) / 16) + gram + 3 * solve) if "curves" in methods.needs else 0.0
+    survey = _survey(methods.needs, len(layout.groups), forward, gram, solve)
+    if "curves" in methods.needs and methods.allocation.rivals():
+        survey += (1 + len(methods.allocation.rivals())) * fit / PROBE_FRACTION
     copies = 2 if methods.two_streams else 1
     statistics = max(
         (
@@ -83,6 +87,18 @@ def estimate(model: nn.Module, layout: Layout, methods: Methods, batches: Sequen
     block = max((_bytes(model.get_submodule(path)) for stack in layout.stacks for path in stack.blocks), default=0)
     memory = counted.stream * samples * 4 * (2 * copies) + statistics + block
     return Estimate((fit + survey) / matmul_rate(next(model.parameters()).device), int(memory), forward, gram)
+
+
+def _survey(needs: frozenset[Need], groups: int, forward: float, gram: float, solve: float) -> float:
+    """Operations of the survey: a pass over all data, and short passes over a part of it for every group."""
+    if not needs & SURVEYED:
+        return 0.0
+    cost = forward
+    if needs & STATISTICS:
+        cost += gram
+    if needs & {"curves", "gradient_curves"}:
+        cost += 3 * solve
+    return cost + forward * (groups / 2 / PROBE_FRACTION if "curves" in needs else 3 / PROBE_FRACTION)
 
 
 def matmul_rate(device: torch.device | str = "cpu", repeats: int = 4) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_grail.calibration.batches import Batch, CalibrationData
+from optimum_grail import __version__
+from optimum_grail.calibration.batches import CalibrationData
 from optimum_grail.core.allocation import Allocation
 from optimum_grail.core.plan import Plan
 from optimum_grail.core.spec import ArchitectureSpec
@@ -26,12 +27,14 @@ from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import current_widths, expressible_together, is_standalone, write_config_
 from optimum_grail.models.surgery import check_weights
 from optimum_grail.pipeline.allocate import Widths, allocate, check_request
+from optimum_grail.pipeline.cache import StatisticsCache
 from optimum_grail.pipeline.calibrate import calibration_data, choose_dtype_
 from optimum_grail.pipeline.estimate import estimate
 from optimum_grail.pipeline.findings import Findings
 from optimum_grail.pipeline.fit import FitRun
 from optimum_grail.pipeline.gradients import mask_gradients
 from optimum_grail.pipeline.methods import Methods
+from optimum_grail.pipeline.rehearsal import Rehearsal
 from optimum_grail.pipeline.request import Accepts, Request
 from optimum_grail.pipeline.summary import Size
 from optimum_grail.pipeline.survey import SURVEYED, Survey
@@ -50,6 +53,7 @@ class Job:
         spec: the architecture map; by default the registered one of the model's type.
         tokenizer: for text calibration data.
         processor: for image calibration data.
+        cache: of the dense model, for what does not depend on the sparsity; ``None``: everything is measured.
     """
 
     model: nn.Module
@@ -59,6 +63,7 @@ class Job:
     spec: ArchitectureSpec | None = None
     tokenizer: Any = None
     processor: Any = None
+    cache: StatisticsCache | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -86,39 +91,76 @@ class Job:
         return request, method, partial(expressible_together, self.model, layout)
 
     def calibration(self, layout: Layout, dataset: Any) -> CalibrationData | None:
-        """The data, after saying what the run will need; ``None`` for data-free methods."""
+        """The data, after saying what the run will need; ``None`` for data-free methods.
+
+        Args:
+            layout: the model's layout.
+            dataset: any form that calibration data takes, or data that an earlier job has read.
+        """
         if not self.methods.needs_data:
             return None
         cast_(self.model, torch.float32)
-        with self.timed("data"):
-            data = calibration_data(
-                self.model, layout, dataset, self.settings, self.tokenizer, self.processor, self.progress
-            )
+        data = dataset if isinstance(dataset, CalibrationData) else self._read(layout, dataset)
         cost = estimate(self.model, layout, self.methods, data.batches)
         self.progress.message(cost.line(data.samples, data.tokens))
         if note := choose_dtype_(self.model, cost, self.precision):
             self.notes.append(note)
         return data
 
+    def _read(self, layout: Layout, dataset: Any) -> CalibrationData:
+        with self.timed("data"):
+            return calibration_data(
+                self.model, layout, dataset, self.settings, self.tokenizer, self.processor, self.progress
+            )
+
     def survey(self, layout: Layout, data: CalibrationData | None) -> Findings:
         """What the allocation has to know, measured on the dense model; empty if it asks for nothing."""
         needs = self.methods.allocation.needs & SURVEYED
         if not needs or data is None:
             return Findings()
-        with self.timed("survey"):
+
+        def measure() -> Mapping[str, Tensor]:
             self.progress.start(len(layout.groups), "survey")
             findings = Survey(self.model, layout, data.batches, self.progress, needs).run()
             self.progress.finish()
-        return findings
+            return findings.to_tensors()
 
-    def allocate(self, layout: Layout, findings: Findings) -> Widths:
-        """Units to keep per group."""
-        return allocate(layout, *self._request(layout), findings)
+        with self.timed("survey"):
+            return Findings.from_tensors(self._once("survey", layout, data, {"needs": sorted(needs)}, measure))
+
+    def _once(
+        self,
+        kind: str,
+        layout: Layout,
+        data: CalibrationData,
+        depends: Mapping[str, Any],
+        measure: Callable[[], Mapping[str, Tensor]],
+    ) -> Mapping[str, Tensor]:
+        """A measurement of the dense model: from the cache, if there is one."""
+        if self.cache is None:
+            return measure()
+        common = {
+            "data": data.sha256,
+            "batches": [len(next(iter(batch.inputs.values()))) for batch in data.batches],
+            "biases": [owns_bias(self.model, group) for group in layout.groups],
+            "dtype": str(next(self.model.parameters()).dtype),
+            "version": __version__,
+        }
+        return self.cache.get(kind, {**common, **depends}, measure)
+
+    def allocate(self, layout: Layout, data: CalibrationData | None, findings: Findings) -> Widths:
+        """Units to keep per group; where the allocation has rivals, they are rehearsed on a few batches."""
+        judge = None
+        if data is not None and findings.curves:
+            seed = self.settings["seed"]
+            judge = Rehearsal(self.model, layout, self.methods, data.batches, findings.curves, seed).damage
+        with self.timed("survey"):
+            return allocate(layout, *self._request(layout), findings, judge)
 
     def fit_(self, layout: Layout, data: CalibrationData | None, widths: Widths) -> Plan:
         """Compress the model to ``widths`` and return what was done."""
         batches = data.batches if data else ()
-        gradients = self._gradients(layout, batches)
+        gradients = self._gradients(layout, data)
         with self.timed("fit"):
             self.progress.start(len(layout.groups), "fit")
             run = FitRun(
@@ -136,14 +178,19 @@ class Job:
             self.progress.finish()
         return plan
 
-    def _gradients(self, layout: Layout, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
-        if "mask_gradients" not in self.methods.needs:
+    def _gradients(self, layout: Layout, data: CalibrationData | None) -> Mapping[str, Tensor]:
+        if "mask_gradients" not in self.methods.needs or data is None:
             return {}
-        with self.timed("gradients"):
-            self.progress.start(len(batches), "gradients")
-            found = mask_gradients(self.model, layout, batches, self.settings["seed"], self.progress)
+        seed = self.settings["seed"]
+
+        def measure() -> Mapping[str, Tensor]:
+            self.progress.start(len(data.batches), "gradients")
+            found = mask_gradients(self.model, layout, data.batches, seed, self.progress)
             self.progress.finish()
-        return found
+            return found
+
+        with self.timed("gradients"):
+            return self._once("gradients", layout, data, {"seed": seed}, measure)
 
     def finish_(self, layout: Layout, dropped: Sequence[str] = ()) -> tuple[Layout, bool]:
         """Take dropped blocks out, write the widths into the config, and give the weights their dtype back, so that

@@ -49,6 +49,9 @@ class StreamFunction:
     records: tuple[str, ...] = ()
 
 
+AT_OUTPUT = "@block"
+"""A stream that is seen at the block's output."""
+
 Stream = str | StreamFunction | None
 """Where the residual sum after a sub-block is seen, relative to the block: ``"name"`` is that submodule's input,
 ``"name:output"`` its output, ``"@block"`` the block's output; ``None``: the group reaches no residual sum."""

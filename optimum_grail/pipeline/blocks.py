@@ -12,6 +12,7 @@ from optimum_grail.calibration.batches import Batch
 from optimum_grail.calibration.collect import Collector
 from optimum_grail.calibration.probe import Probe, Record, Wanted
 from optimum_grail.calibration.stream import Call
+from optimum_grail.core.groups import AT_OUTPUT
 
 
 @dataclass
@@ -65,13 +66,16 @@ class Targets:
     Args:
         probe: on the block; records the targets of all groups.
         calls: what the block is called with, per batch.
-        hidden: the dense stream; replaced by the block's outputs.
+        hidden: the dense stream; replaced by what leaves the block, or the last of ``beyond``.
+        beyond: blocks right behind this one that the student lacks, with their calls: whatever reaches the block's
+            output is compared with the dense stream behind them, so that it makes up for them too.
         records: what later stages have still to take, per batch.
     """
 
     probe: Probe
     calls: Sequence[Call]
     hidden: list[Tensor]
+    beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = ()
     records: dict[int, dict[str, Record]] = field(default_factory=dict)
 
     def take(self, index: int, names: Sequence[str]) -> dict[str, Record]:
@@ -79,11 +83,21 @@ class Targets:
         if index not in self.records:
             output = self.probe.run(self.calls[index], self.hidden[index])
             self.records[index] = self.probe.records
+            if output is not None:
+                output = self._leave(index, output)
             for name in self.records[index].keys() - set(names):
                 self.records[index][name].features = None  # a later stage has its own, behind what is compressed here
             if output is not None:
                 self.hidden[index] = output
         return {name: self.records[index].pop(name) for name in names}
+
+    def _leave(self, index: int, output: Tensor) -> Tensor:
+        for block, calls in self.beyond:
+            output = calls[index].run(block, output.clone())
+        for group in self.probe.groups if self.beyond else ():
+            if group.stream == AT_OUTPUT:
+                self.records[index][group.name].stream = output
+        return output
 
 
 @dataclass(frozen=True)
@@ -125,6 +139,7 @@ class BlockRun:
         for index, call in enumerate(self.calls):
             hidden = self.streams.student[index]
             equal = self.targets is not None and self.targets.hidden[index] is hidden and before is None
+            equal = equal and self.targets is not None and not self.targets.beyond
             dense = self.targets.take(index, names) if self.targets is not None else {}
             if equal:  # nothing has been compressed yet: the dense run shows the student's features, and no drift
                 records, dense = dense, {}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from optimum_grail.calibration.batches import Batch
 from optimum_grail.calibration.probe import Probe, Wanted
 from optimum_grail.calibration.stream import Call, Captured, capture, check_chain
-from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.core.groups import AT_OUTPUT, ChannelGroup
 from optimum_grail.core.moments import Statistics
 from optimum_grail.core.plan import GroupPlan, Plan
 from optimum_grail.core.problem import GroupProblem, Selection
@@ -83,26 +83,28 @@ class FitRun:
         streams = Streams(captured.hidden, list(captured.hidden) if self.methods.two_streams else None)
         plans: list[GroupPlan] = []
         drifted = False
-        for path in stack.blocks:
-            calls = captured.calls.pop(path)
-            if path in self.dropped:
-                if streams.dense is not None:
-                    advance(self.model.get_submodule(path), calls, streams.dense)
-                drifted = True
-                continue
-            groups = self._touched(path, drifted)
-            plans += self._block_(path, groups, calls, streams, batches, path == kept[-1])
-            drifted = drifted or bool(groups)
+        for path, beyond in _runs(stack.blocks, self.dropped):
+            calls = [(self.model.get_submodule(item), captured.calls.pop(item)) for item in beyond]
+            if path is None:  # the stack begins with dropped blocks
+                for block, block_calls in calls if streams.dense is not None else ():
+                    advance(block, block_calls, streams.dense or [])
+            else:
+                groups = self._touched(path, drifted, bool(beyond))
+                last = path == kept[-1]
+                plans += self._block_(path, groups, captured.calls.pop(path), streams, batches, last, calls)
+                drifted = drifted or bool(groups)
+            drifted = drifted or bool(beyond)
         return plans
 
-    def _touched(self, path: str, drifted: bool) -> list[ChannelGroup]:
+    def _touched(self, path: str, drifted: bool, cut: bool = False) -> list[ChannelGroup]:
         """The groups of a block about which anything is to be done: units go, or the consumer is refitted because what
-        was compressed before it, in this block too, made the student drift."""
+        was compressed before it, in this block too, made the student drift, or the next block is dropped (``cut``)."""
         refits = self.methods.compensator.refits_whole_groups and self.methods.two_streams
         joint = self.methods.within_block == "joint"
         touched: list[ChannelGroup] = []
         for group in self.layout.of_block(path):
             behind = drifted or (not joint and any(other.stage < group.stage for other in touched))
+            behind = behind or (cut and group.stream == AT_OUTPUT)
             if self.widths[group.name] < group.units or (refits and behind):
                 touched.append(group)
         return touched
@@ -115,15 +117,16 @@ class FitRun:
         streams: Streams,
         batches: Batches,
         last: bool,
+        beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = (),
     ) -> list[GroupPlan]:
         block = self.model.get_submodule(path)
         if not groups:
-            return self._pass_through(block, calls, streams, last)
+            return self._pass_through(block, calls, streams, last, beyond)
         wanted = self.methods.wanted if streams.dense is not None else Wanted()
         targets = None
         if streams.dense is not None:
             together = replace(wanted, features=streams.equal)
-            targets = Targets(Probe(block, path, groups, together), calls, streams.dense)
+            targets = Targets(Probe(block, path, groups, together), calls, streams.dense, beyond)
         run = BlockRun(block, path, calls, streams, batches, targets)
         regional = Regional.before(run, self.methods.regional_rounds)
         plans = [plan for stage in self._stages(groups) for plan in self._stage_(run, stage, wanted)]
@@ -133,7 +136,14 @@ class FitRun:
             release()
         return plans
 
-    def _pass_through(self, block: nn.Module, calls: Sequence[Call], streams: Streams, last: bool) -> list[GroupPlan]:
+    def _pass_through(
+        self,
+        block: nn.Module,
+        calls: Sequence[Call],
+        streams: Streams,
+        last: bool,
+        beyond: Sequence[tuple[nn.Module, Sequence[Call]]],
+    ) -> list[GroupPlan]:
         """Nothing to do in this block: only move the streams on, both at once while they are still equal."""
         if not last:
             equal = streams.equal
@@ -143,6 +153,8 @@ class FitRun:
                     streams.dense = list(streams.student)
                 else:
                     advance(block, calls, streams.dense)
+                for other, other_calls in beyond:
+                    advance(other, other_calls, streams.dense)
         return []
 
     def _stages(self, groups: Sequence[ChannelGroup]) -> list[list[ChannelGroup]]:
@@ -210,3 +222,16 @@ class FitRun:
         if keep == problem.units:
             return Selection(Reduction.keep_all(problem.units))
         return self.methods.selector(problem, keep)
+
+
+def _runs(blocks: Sequence[str], dropped: Sequence[str]) -> list[tuple[str | None, list[str]]]:
+    """Every block that stays, with the dropped ones right behind it; those before the first come with ``None``."""
+    runs: list[tuple[str | None, list[str]]] = []
+    for path in blocks:
+        if path not in dropped:
+            runs.append((path, []))
+        elif runs:
+            runs[-1][1].append(path)
+        else:
+            runs.append((None, [path]))
+    return runs

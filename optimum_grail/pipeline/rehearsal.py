@@ -101,10 +101,11 @@ class _Trial(FitRun):
         streams: Streams,
         batches: Batches,
         last: bool,
+        beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = (),
     ) -> list[GroupPlan]:
         self.ends[next(stack.name for stack in self.layout.stacks if path in stack.blocks)] = streams
         with spare(self.model, path):
-            return super()._block_(path, groups, calls, streams, batches, last=False)
+            return super()._block_(path, groups, calls, streams, batches, False, beyond)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,7 @@ def test_what_cannot_be_dropped_is_refused_and_nothing_changes() -> None:
     assert drop_blocks_(model, resolve(model), []) == resolve(model)
 
 
-def test_the_student_passes_dropped_blocks_by_and_later_consumers_make_up_for_them() -> None:
+def test_the_student_passes_dropped_blocks_by_and_the_consumers_around_them_make_up_for_them() -> None:
     dense = tiny_llama().eval()
     ids = torch.cat([batch.inputs["input_ids"] for batch in TEXTS])
     with torch.no_grad():
@@ -111,8 +112,35 @@ def test_the_student_passes_dropped_blocks_by_and_later_consumers_make_up_for_th
         widths = dict(layout.widths)
         methods = Methods(Obs(), GrailPlus(tau=tau), Uniform())
         plan = FitRun(model, layout, methods, widths, TEXTS, 0, Silent(), ("model.layers.1",)).run_()
-        assert list(plan) == ["model.layers.2.heads", "model.layers.2.mlp"]
+        assert list(plan) == ["model.layers.0.mlp", "model.layers.2.heads", "model.layers.2.mlp"]
         drop_blocks_(model, layout, ["model.layers.1"])
         with torch.no_grad():
             errors[tau] = float((model(ids).logits - wanted).square().mean())
     assert errors[1.0] < errors[0.0]
+
+
+@pytest.mark.parametrize("dropped", [("model.layers.0",), ("model.layers.2",), ("model.layers.0", "model.layers.1")])
+def test_the_consumer_before_is_fitted_to_the_dense_stream_behind(dropped: tuple[str, ...]) -> None:
+    """At either end of the stack too; what is refitted is what has a dense counterpart to drift from."""
+    dense = tiny_llama().eval()
+    model = copy.deepcopy(dense)
+    layout = resolve(model)
+    methods = Methods(Obs(), GrailPlus(ridge=1e-8, tau=1.0), Uniform())
+    ungated = [replace(batch, split="fit") for batch in TEXTS]
+    plan = FitRun(model, layout, methods, dict(layout.widths), ungated, 0, Silent(), dropped).run_()
+    kept = [path for path in layout.stacks[0].blocks if path not in dropped]
+    first = "model.layers.1.mlp" if dropped == ("model.layers.2",) else f"{kept[0]}.heads"
+    assert next(iter(plan)) == first
+    rows: dict[str, list[torch.Tensor]] = {"z": [], "now": [], "wanted": []}
+    last = model.get_submodule(kept[-1])
+    last.mlp.down_proj.register_forward_pre_hook(lambda module, args: rows["z"].append(args[0].flatten(0, 1)))
+    last.register_forward_hook(lambda module, args, output: rows["now"].append(output.flatten(0, 1)))
+    dense.model.layers[-1].register_forward_hook(lambda m, args, output: rows["wanted"].append(output.flatten(0, 1)))
+    drop_blocks_(model, layout, dropped)
+    with torch.no_grad():
+        for batch in TEXTS:
+            model(**batch.inputs)
+            dense(**batch.inputs)
+    z, now, wanted = (torch.cat(rows[key]).double() for key in ("z", "now", "wanted"))
+    gradient = (wanted - now).T @ z / (z.square().sum(0).sqrt() * (wanted - now).norm())
+    assert float(gradient.abs().max()) < 1e-3, "what is left is no linear function of the features"

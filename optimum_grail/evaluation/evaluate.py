@@ -131,7 +131,7 @@ def load_config(
         return AutoConfig.from_pretrained(
             str(path), trust_remote_code=trust_remote_code, revision=revision or "main", token=token
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if folder.exists():
             raise CheckpointError(
                 f"config.json in {str(path)!r} cannot be used ({_reason(error)}). Restore the file, or update "

@@ -18,7 +18,7 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import config_of, current_widths
 from optimum_grail.models.surgery import narrow_
-from optimum_grail.models.table import Table, check_table, entries, read_table
+from optimum_grail.models.table import Table, check_table, entries, read_table, unique_keys
 
 WEIGHTS = "model.safetensors"
 LAYERS = "grail_layers.json"
@@ -152,8 +152,8 @@ def _complete(skeleton: nn.Module, state: dict[str, Tensor], path: Path) -> dict
 
 def _read_json(path: Path) -> Any:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, a key twice
         raise CheckpointError(f"Cannot read {path}: {error}. Expected a folder written by save_pretrained.") from error
     return {} if found is None else found
 

@@ -7,6 +7,7 @@ a config, of ``grail_layers.json``. It comes from files anyone may have written,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from reprlib import Repr
 from typing import Any
 
 from optimum_grail.core.groups import ChannelGroup
@@ -98,8 +99,27 @@ def _units(group: ChannelGroup, row: Mapping[str, int], place: str) -> int:
     return units
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For ``json.loads(object_pairs_hook=...)``: a dictionary, unless a key stands twice and readers may differ.
+
+    Raises:
+        ValueError: names the key.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        double = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {_show(double)} stands twice")
+    return found
+
+
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxlong = 2, 4, 4, 50, 30
+
+
 def _show(value: Any) -> str:
-    text = repr(value)
+    """A value of whatever size and depth in a few words."""
+    text = _SHORT.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -49,6 +49,7 @@ def generate_self_text(
     seed: int = 42,
     progress: bool = False,
     cache_bytes: int = CACHE_BYTES,
+    prompts: Tensor | None = None,
 ) -> Tensor:
     """Let a causal language model write its own calibration rows.
 
@@ -66,6 +67,7 @@ def generate_self_text(
         seed: the same seed, model and batch size give the same rows.
         progress: show a bar that counts tokens.
         cache_bytes: budget of the key-value cache, in bytes; bounds ``batch_size``.
+        prompts: int64 ``[num_samples, P]``: what the rows begin with, instead of a random token.
 
     Returns:
         int64 ``[num_samples, seqlen]`` on the CPU.
@@ -87,7 +89,11 @@ def generate_self_text(
         with torch.inference_mode(), tqdm(total=num_samples * seqlen, unit="tok", disable=not progress) as bar:
             bar.set_description("the model writes its calibration text")
             for start in range(0, num_samples, width):
-                first = _first_tokens(model, tokenizer, min(width, num_samples - start), banned, generator)
+                rows = min(width, num_samples - start)
+                if prompts is None:
+                    first = _first_tokens(model, tokenizer, rows, banned, generator)
+                else:
+                    first = prompts[start : start + rows].to(banned.device)
                 parts.append(_write(model, first, seqlen, banned, generator, bar).cpu())
     finally:
         model.train(training)

@@ -13,6 +13,7 @@ from optimum_grail.commands.convert_adapter import ConvertAdapterCommand
 from optimum_grail.commands.evaluate import EvaluateCommand
 from optimum_grail.commands.inspect_model import InspectCommand
 from optimum_grail.commands.list_methods import ListCommand
+from optimum_grail.commands.recover import RecoverCommand
 from optimum_grail.commands.push import PushCommand
 from optimum_grail.commands.sweep import SweepCommand
 
@@ -33,6 +34,7 @@ class GrailCommand(BaseOptimumCLICommand):
         CommandInfo("compress", "Compress a model, save it and evaluate it.", CompressCommand),
         CommandInfo("sweep", "Many methods and sizes from one calibration.", SweepCommand),
         CommandInfo("evaluate", "Measure a dense or compressed model.", EvaluateCommand),
+        CommandInfo("recover", "Train a compressed model shortly on the dense model's answers.", RecoverCommand),
         CommandInfo("convert-adapter", "Carry a LoRA adapter over to a compressed model.", ConvertAdapterCommand),
         CommandInfo("card", "Write the card of a compressed model again.", CardCommand),
         CommandInfo("push", "Publish a compressed model on the Hub.", PushCommand),

@@ -105,6 +105,9 @@ class Report:
         datasets: Hub ids of the data sets used.
         evaluation: results, each with ``metric``, ``dataset``, ``dense``, ``compressed``, and ``plain`` (pruned without
             compensation) where measured.
+        recovery: settings of a short training after the compression, and what it changed: ``kl_before`` and
+            ``kl_after`` (divergence from the dense model, nats), and ``evaluation`` with ``dense``, ``before`` and
+            ``after``; empty where there was none.
         seconds: wall time per stage.
         peak_memory: bytes, highest resident memory of the process.
         versions: of Python and the libraries.
@@ -134,6 +137,7 @@ class Report:
     forward: Mapping[str, Any] = field(default_factory=dict)
     datasets: tuple[str, ...] = ()
     evaluation: tuple[Mapping[str, Any], ...] = ()
+    recovery: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

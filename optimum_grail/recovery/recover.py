@@ -1,0 +1,191 @@
+"""From a compressed checkpoint to a recovered one."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, set_seed
+
+from optimum_grail.calibration.batches import Batch, make_batches
+from optimum_grail.calibration.selfgen import generate_self_text
+from optimum_grail.calibration.sources import SELF, load_processors
+from optimum_grail.config import GrailConfig
+from optimum_grail.evaluation.comparison import Comparison
+from optimum_grail.evaluation.evaluate import load_model
+from optimum_grail.hub.card import write_card
+from optimum_grail.models.precision import Precision, cast_
+from optimum_grail.models.resolve import resolve
+from optimum_grail.output import check_output, staged_folder
+from optimum_grail.pipeline.calibrate import calibration_data
+from optimum_grail.recovery.distil import adapted, mean_divergence, samples_of, train_
+from optimum_grail.recovery.recipe import Recipe
+from optimum_grail.report.progress import Progress, Silent
+from optimum_grail.report.report import Report
+
+TEXT_FILE = "text.safetensors"
+PROMPT = 4
+"""One token in so many of a text of the user's is kept as the prompt; the dense model writes the rest."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    teacher: PreTrainedModel
+    student: PreTrainedModel
+    tokenizer: Any
+    processor: Any
+    recipe: Recipe
+    folder: Path
+    progress: Progress
+
+
+def recover(
+    checkpoint: str | Path,
+    output: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    base_model: PreTrainedModel | str | Path | None = None,
+    dataset: Any = None,
+    eval_dataset: Any = None,
+    overwrite: bool = False,
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Train a compressed model for a short while on the dense model's answers, and write the merged result.
+
+    LoRA factors on all compressed layers learn the dense model's distribution (KL divergence of the logits) on text
+    that the dense model writes; with a text ``dataset`` it answers the beginnings of its texts (self-data
+    distillation). Models that do not write learn its logits on the samples of ``dataset``. Every ``save_every`` steps
+    the state is kept beside ``output``; the same call resumes from it.
+
+    Args:
+        checkpoint: folder of the compressed model.
+        output: folder to write; complete or absent.
+        recipe: the settings of the training.
+        base_model: the dense model; by default the one that the checkpoint's report names.
+        dataset: any form of calibration data; by default the model's own text.
+        eval_dataset: measure dense, compressed and recovered model on this data.
+        overwrite: replace a checkpoint in ``output``.
+        device: where to compute; a GPU if there is one by default.
+        progress: told once per step.
+
+    Returns:
+        the checkpoint's report, with what was measured before and after under ``recovery``.
+
+    Raises:
+        CheckpointError: a model is missing or corrupt, or a run with other settings was interrupted here.
+        DataError: the data is missing or does not fit.
+        OutputError: ``output`` cannot be written.
+    """
+    recipe, progress = recipe or Recipe(), progress or Silent()
+    target = check_output(output, overwrite, source=checkpoint)
+    report, written = Report.load(checkpoint), GrailConfig.from_pretrained(checkpoint).to_dict()
+    dense = base_model or report.model
+    teacher = dense if isinstance(dense, PreTrainedModel) else load_model(dense, device=device)
+    student = load_model(checkpoint, device=device)
+    tokenizer, processor = load_processors(checkpoint, False)
+    comparison = Comparison.prepare(student, eval_dataset, tokenizer, processor, written)
+    work = target.parent / f"{target.name}.recovery"
+    work.mkdir(parents=True, exist_ok=True)
+    source = SELF if dataset is None and student.can_generate() else dataset
+    recipe.note(work, checkpoint=str(checkpoint), dataset=str(source)[:200])
+    precision = Precision.of(student)
+    for model in (teacher, student):
+        if model.device.type == "cpu":
+            cast_(model, torch.float32)
+    run = _Run(teacher.eval(), student.eval(), tokenizer, processor, recipe, work, progress)
+    merged, found = _train(run, _batches(run, source, recipe.settings(written)), comparison)
+    precision.restore_(merged)
+    name = source if isinstance(source, str) else type(source).__name__
+    report = _noted(report, found, {"dataset": name, **dataclasses.asdict(recipe)})
+    _save(checkpoint, target, overwrite, merged, report)
+    shutil.rmtree(work)
+    return report
+
+
+def _train(run: _Run, batches: tuple[Batch, ...], comparison: Comparison) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The merged model, and what was measured before and after."""
+    start = time.perf_counter()
+    dense = comparison.measure(run.teacher, "dense", run.progress)
+    compressed = comparison.measure(run.student, "compressed", run.progress)
+    before = mean_divergence(run.teacher, run.student, batches)
+    set_seed(run.recipe.seed)  # the factors' random start
+    student = adapted(run.student, run.recipe.rank)
+    run.progress.start(run.recipe.steps, "recovery")
+    train_(run.teacher, student, samples_of(batches, held=False), run.recipe, run.folder, run.progress)
+    run.progress.finish()
+    merged: PreTrainedModel = student.merge_and_unload().eval()
+    merged.requires_grad_(True)
+    found: dict[str, Any] = {"kl_before": before, "kl_after": mean_divergence(run.teacher, merged, batches)}
+    if comparison.metric is not None and comparison.rows is not None:
+        key = comparison.metric.headline
+        after = comparison.measure(merged, "recovered", run.progress)
+        found["evaluation"] = {
+            "metric": key,
+            "dataset": comparison.rows.source,
+            "higher_is_better": comparison.metric.higher_is_better,
+            "dense": dense[key],
+            "before": compressed[key],
+            "after": after[key],
+            "protocol": after.get("protocol", ""),
+        }
+    return merged, {**found, "seconds": time.perf_counter() - start}
+
+
+def _batches(run: _Run, source: Any, settings: Mapping[str, Any]) -> tuple[Batch, ...]:
+    """What is trained and measured on; text that the dense model writes is kept for a resumed run."""
+    layout = resolve(run.student)
+    if not run.student.can_generate():
+        return calibration_data(
+            run.student, layout, source, settings, run.tokenizer, run.processor, run.progress
+        ).batches
+    path = run.folder / TEXT_FILE
+    if not path.is_file():
+        data = calibration_data(run.teacher, layout, source, settings, run.tokenizer, run.processor, run.progress)
+        text = torch.cat([batch.inputs["input_ids"] for batch in data.batches])
+        if source != SELF:
+            text = _answered(run, text)
+        save_file({"text": text}, str(path))
+    rows = [{"input_ids": row} for row in load_file(path)["text"]]
+    return make_batches(rows, batch_size=run.recipe.batch_size)
+
+
+def _answered(run: _Run, text: Tensor) -> Tensor:
+    """The beginning of every row, gone on with by the dense model."""
+    count, length = text.shape
+    prompts = text[:, : max(1, length // PROMPT)]
+    return generate_self_text(
+        run.teacher, run.tokenizer, num_samples=count, seqlen=length, seed=run.recipe.seed, prompts=prompts
+    )
+
+
+def _noted(report: Report, found: Mapping[str, Any], settings: Mapping[str, Any]) -> Report:
+    """``report`` with the recovery, and the recovered model's results where it had the compressed one's."""
+    seconds = {**report.seconds, "recovery": found["seconds"]}
+    measured = found.get("evaluation")
+    rows = report.evaluation
+    if measured:
+        row = {key: measured[key] for key in ("metric", "dataset", "higher_is_better", "dense", "protocol")}
+        others = (old for old in rows if (old.get("metric"), old.get("dataset")) != (row["metric"], row["dataset"]))
+        rows = (*others, {**row, "compressed": measured["after"]})
+    outcome = {key: value for key, value in found.items() if key != "seconds"}
+    return dataclasses.replace(report, recovery={**settings, **outcome}, evaluation=tuple(rows), seconds=seconds)
+
+
+def _save(checkpoint: str | Path, target: Path, overwrite: bool, merged: PreTrainedModel, report: Report) -> None:
+    """The checkpoint's files, with other weights, report and card."""
+    with staged_folder(target, overwrite) as folder:
+        shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
+        for file in (*folder.glob("model*.safetensors"), *folder.glob("model*.safetensors.index.json")):
+            file.unlink()
+        merged.save_pretrained(folder)
+        report.save(folder)
+        write_card(report, folder)

@@ -126,8 +126,8 @@ class Sharing:
         curves = self.findings.curves
         if not curves:
             return None
-        damages = [sum(curves[group.name].damage(width) for group in groups) for width in widths]
-        return torch.tensor(damages, dtype=torch.float64)
+        chosen = torch.tensor(widths)
+        return torch.stack([curves[group.name].damages(chosen) for group in groups]).sum(0)
 
     def _signals(self, groups: Sequence[ChannelGroup]) -> Mapping[str, Tensor]:
         found = {name: [values.get(group.name) for group in groups] for name, values in self.findings.signals.items()}

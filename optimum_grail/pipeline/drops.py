@@ -6,19 +6,18 @@ from itertools import combinations
 
 from optimum_grail.pipeline.classes import Sharing
 
-PAIRED = 6
-"""Pairs are formed of so many blocks, those of least damage."""
+CANDIDATES = 6
+"""So many blocks, those of least damage, are tried alone and in pairs."""
 
 
 def drop_sets(sharing: Sharing) -> list[tuple[str, ...]]:
-    """Sets of blocks whose loss the budget allows: every single block, pairs of the least harmful ones, and from three
-    on the least harmful so many; nothing where no stock config can say the number of layers. Paths are in the order of
-    the model."""
+    """Sets of blocks whose loss the budget allows: the least harmful ones alone and in pairs, and from three on the
+    least harmful so many; none where no stock config can say the number of layers. Paths in the order of the model."""
     harm = {path: float(value) for path, value in sharing.findings.of("drops").items() if not sharing.protected(path)}
     layers = [path for stack in sharing.layout.stacks if stack.spec.depth_field for path in stack.blocks]
     ranked = sorted((path for path in layers if path in harm), key=harm.__getitem__)
-    found: list[tuple[str, ...]] = [(path,) for path in ranked]
-    found += combinations(ranked[:PAIRED], 2)
+    few = ranked[:CANDIDATES]
+    found: list[tuple[str, ...]] = [*combinations(few, 1), *combinations(few, 2)]
     found += (tuple(ranked[:count]) for count in range(3, len(ranked)))
     return [tuple(sorted(item, key=layers.index)) for item in found if _allowed(sharing, item)]
 

@@ -28,6 +28,10 @@ class Curve:
         """Predicted rise of the calibration loss at ``width`` kept units."""
         return self.sensitivity * float(self.errors[len(self.errors) - width])
 
+    def damages(self, widths: Tensor) -> Tensor:
+        """The same for many widths, int64, at once."""
+        return self.sensitivity * self.errors[len(self.errors) - widths]
+
 
 @dataclass(frozen=True)
 class Findings:

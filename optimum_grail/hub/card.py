@@ -13,7 +13,14 @@ from huggingface_hub import ModelCard
 from jinja2 import Environment, StrictUndefined
 
 from optimum_grail.hub.citations import citations
-from optimum_grail.hub.metadata import CARD, auto_class_and_task, check_base_model, front_matter, inherited_from
+from optimum_grail.hub.metadata import (
+    CARD,
+    auto_class_and_task,
+    check_base_model,
+    front_matter,
+    inherited_from,
+    without_folders,
+)
 from optimum_grail.hub.snippet import Snippet
 from optimum_grail.report.plots import FILE_NAME as PLOT
 from optimum_grail.report.report import Report
@@ -130,18 +137,12 @@ def public(report: Report) -> Report:
     return dataclasses.replace(
         report,
         model=report.name,
-        calibration=None if data is None else dataclasses.replace(data, source=_last_part(data.source)),
-        config={key: _last_part(value) for key, value in report.config.items()},
-        evaluation=tuple({key: _last_part(value) for key, value in row.items()} for row in report.evaluation),
-        recovery=_last_part(report.recovery),
-        command=" ".join(_last_part(word) for word in report.command.split(" ")),
+        calibration=None if data is None else dataclasses.replace(data, source=without_folders(data.source)),
+        config=without_folders(report.config),
+        evaluation=tuple(without_folders(row) for row in report.evaluation),
+        recovery=without_folders(report.recovery),
+        command=" ".join(without_folders(word) for word in report.command.split(" ")),
     )
-
-
-def _last_part(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _last_part(item) for key, item in value.items()}
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def cell(value: Any) -> str:

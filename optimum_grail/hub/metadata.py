@@ -120,6 +120,15 @@ def auto_class_and_task(report: Report) -> tuple[str, str | None]:
     return next((found for ending, found in TASKS.items() if name.endswith(ending)), (name or "AutoModel", None))
 
 
+def without_folders(value: Any) -> Any:
+    """``value`` (anything of JSON) with every absolute path in it cut to its last part."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
 def _results(report: Report, task: str | None) -> list[EvalResult]:
     """What was measured of the compressed model, for the Hub's model index; it takes finite numbers only."""
     return [

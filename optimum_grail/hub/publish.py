@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from optimum_grail.errors import CheckpointError, HubError
 from optimum_grail.hub.card import public
-from optimum_grail.hub.metadata import CARD
+from optimum_grail.hub.metadata import CARD, without_folders
 from optimum_grail.hub.snippet import LOCAL_PATH
 from optimum_grail.report.report import FILE_NAME as REPORT
 from optimum_grail.report.report import Report
@@ -170,7 +170,7 @@ def _card(path: Path, repo_id: str, tags: Sequence[str]) -> str:
 
 def _described(path: Path) -> bytes:
     values = json.loads(path.read_text(encoding="utf-8"))
-    values = _without_folders(values) if path.name == "grail_config.json" else _descend(values)
+    values = without_folders(values) if path.name == "grail_config.json" else _descend(values)
     return (json.dumps(values, indent=2) + "\n").encode()
 
 
@@ -178,15 +178,7 @@ def _descend(value: Any) -> Any:
     """``value`` with every ``grail_config`` in it freed of folders."""
     if not isinstance(value, dict):
         return value
-    return {key: _without_folders(item) if key == "grail_config" else _descend(item) for key, item in value.items()}
-
-
-def _without_folders(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_folders(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(item) for item in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    return {key: without_folders(item) if key == "grail_config" else _descend(item) for key, item in value.items()}
 
 
 @contextmanager

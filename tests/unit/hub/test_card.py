@@ -142,6 +142,16 @@ def test_the_line_that_repeats_the_run(report):
     assert "optimum-cli grail compress -m org/base -o compressed --config grail_config.json" in text
 
 
+def test_a_recovery_is_told(report):
+    row = {"metric": "perplexity", "dataset": "/home/me/test.txt", "dense": 40.0, "before": 60.0, "after": 45.5}
+    recovery = {"steps": 200, "rank": 16, "batch_size": 8, "learning_rate": 1e-3, "dataset": "self"}
+    recovery |= {"kl_before": 0.52, "kl_after": 0.2, "evaluation": row}
+    text = build_card(dataclasses.replace(report, recovery=recovery)).text
+    assert "| perplexity on test.txt | 40 | 60 | 45.5 |" in text and "| 0 | 0.52 | 0.2 |" in text
+    assert "without any training" not in text and "200 steps of LoRA (rank 16" in text
+    assert "Recovery" not in build_card(report).text and "without any training" in build_card(report).text
+
+
 @pytest.mark.parametrize("name", ["org/model", "gpt2"])
 def test_base_models_have_hub_ids(name):
     assert check_base_model(name) == name

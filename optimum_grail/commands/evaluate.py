@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections.abc import Mapping
+from typing import Any
 
 from optimum.commands.base import BaseOptimumCLICommand
 
@@ -14,6 +16,7 @@ from optimum_grail.commands._shared import (
     reader,
     session,
 )
+from optimum_grail.errors import ConfigError
 from optimum_grail.options import BY_NAME
 
 METRICS = "perplexity|accuracy|spearman|retrieval"
@@ -21,7 +24,8 @@ EXAMPLES = """\
   optimum-cli grail evaluate -m small --dataset test.txt --metric perplexity
   optimum-cli grail evaluate -m small --dataset images/ --metric accuracy --label-column label
   optimum-cli grail evaluate -m small --dataset stsb.csv --metric spearman
-  optimum-cli grail evaluate -m small --dataset pairs.parquet --metric retrieval --json"""
+  optimum-cli grail evaluate -m small --dataset pairs.parquet --metric retrieval --json
+  optimum-cli grail evaluate -m small --tasks arc_easy,my_task.yaml      handed over to lm-eval"""
 COLUMNS = {
     "--text-column": "Column that holds the text; the first of a pair (spearman: sentence1).",
     "--text-pair-column": "Column that holds the second text of a pair (spearman: sentence2).",
@@ -44,8 +48,9 @@ class EvaluateCommand(BaseOptimumCLICommand):
         """Add the flags."""
         describe(parser, "Measure a model, dense or compressed: one metric on one data set.", EXAMPLES)
         add_model_flag(parser)
-        parser.add_argument("--dataset", required=True, metavar="SRC", help=BY_NAME["dataset"].help)
-        parser.add_argument("--metric", required=True, metavar=METRICS, help="What to measure.")
+        parser.add_argument("--dataset", metavar="SRC", help=BY_NAME["dataset"].help)
+        parser.add_argument("--metric", metavar=METRICS, help="What to measure.")
+        parser.add_argument("--tasks", metavar="T1,T2", help="Tasks of lm-eval, or .yaml files, instead of a metric.")
         for name in ("dataset_config_name", "split"):
             parser.add_argument(BY_NAME[name].flag, metavar="NAME", help=BY_NAME[name].help)
         for flag, text in COLUMNS.items():
@@ -62,6 +67,13 @@ class EvaluateCommand(BaseOptimumCLICommand):
             from optimum_grail.report.table import number
 
             args = vars(self.args)
+            check_what(args)
+            if args["tasks"]:
+                out.result = _tasks(args)
+                for name, row in out.result["tasks"].items():
+                    for key, value in row.items():
+                        out.console.print(f"{name:>20}  {key:<20} {number(value, 6)}", markup=False, highlight=False)
+                return
             names = [flag[2:].replace("-", "_") for flag in (*COLUMNS, *SIZES)]
             out.result = evaluate_path(
                 args["model"],
@@ -72,3 +84,24 @@ class EvaluateCommand(BaseOptimumCLICommand):
             )
             for key, value in out.result.items():
                 out.console.print(f"{key:>12}  {number(value, 6)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def check_what(args: Mapping[str, Any]) -> None:
+    """Refuse anything but one metric on one data set, or tasks.
+
+    Raises:
+        ConfigError: the message says what is missing or too much.
+    """
+    missing = [flag for flag in ("dataset", "metric") if not args[flag]]
+    if args["tasks"] and len(missing) < 2:
+        raise ConfigError("--tasks brings its own data and metrics. Leave out --dataset and --metric, or --tasks.")
+    if not args["tasks"] and missing:
+        raise ConfigError(f"--{missing[0]} is missing. Name --dataset and --metric, or --tasks of lm-eval.")
+
+
+def _tasks(args: Mapping[str, Any]) -> dict[str, Any]:
+    from optimum_grail.evaluation.lm_eval import evaluate_tasks
+
+    places = {name: args[name] for name in ("dtype", "device", "trust_remote_code", "batch_size")}
+    names = [task for task in args["tasks"].split(",") if task]
+    return evaluate_tasks(args["model"], names, limit=args["num_samples"], **places)

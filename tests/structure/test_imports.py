@@ -19,7 +19,12 @@ IMPORT_SECONDS = 0.3
 COMMAND_SECONDS = 0.2
 HEAVY = {"torch", "transformers", "datasets", "huggingface_hub", "numpy", "pyarrow", "peft", "accelerate"}
 DISTRIBUTION = {"PIL": "pillow"}
-WITH_ANOTHER = {"pyarrow": "datasets", "matplotlib": "the plots extra"}
+WITH_ANOTHER = {
+    "pyarrow": "datasets",
+    "yaml": "huggingface_hub",
+    "matplotlib": "the plots extra",
+    "lm_eval": "the lm-eval extra",
+}
 """Modules that the package imports and that come with something it depends on."""
 
 PROBE = """

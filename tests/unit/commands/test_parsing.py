@@ -74,7 +74,6 @@ def test_bad_words_exit_2_with_the_accepted_range(parse_words, capsys, words, me
 
 
 @pytest.mark.parametrize(
-    "words", ["compress", "compress -m x", "evaluate -m x --metric perplexity", "inspect", "list nothing"]
 )
 def test_missing_or_wrong_arguments_exit_2(parse_words, words):
     with pytest.raises(SystemExit) as end:

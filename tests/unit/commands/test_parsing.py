@@ -73,8 +73,7 @@ def test_bad_words_exit_2_with_the_accepted_range(parse_words, capsys, words, me
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-)
+@pytest.mark.parametrize("words", ["compress", "compress -m x", "inspect", "list nothing"])
 def test_missing_or_wrong_arguments_exit_2(parse_words, words):
     with pytest.raises(SystemExit) as end:
         parse_words("grail", *words.split())

@@ -188,12 +188,13 @@ _SURGEONS = (
     ),
     _preset(
         "comp",
-        "Units that the consumers' conditioning does not need go, more of them in blocks that do little; the rest is "
-        "rescaled.",
+        "Whole layers go where that does less damage, then units that the consumers' conditioning does not need; what "
+        "stays is rescaled.",
         "Xu et al. 2025 (COMP), after its abstract",
-        ("comp", "mask-scale", "block-influence"),
+        ("comp", "mask-scale", "balanced:depth=true"),
         within_block="sequential",
-        cost="three forward passes, one inverse per layer",
+        cost="four forward passes and short ones per layer, elimination and solves per layer",
+        works="everywhere; layers go where the stock config can say their number",
     ),
 )
 

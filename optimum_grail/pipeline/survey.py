@@ -128,7 +128,7 @@ class _Walk:
                 self.survey.progress.update(1, f"survey {group.name}")
             if "latency" in needs:
                 self._time(path, inputs[0], signals["latency"])
-            if "drops" in needs:
+            if "drops" in needs and self.stack.spec.depth_field:
                 block = self.survey.model.get_submodule(path)
                 signals["drops"][path] = torch.tensor(self._damage(position + 1, inputs), dtype=torch.float64)
                 signals["parameters"][path] = torch.tensor(sum(p.numel() for p in block.parameters()))

@@ -22,6 +22,8 @@ SHORTER = 4
 """At most so many candidates with dropped blocks are rehearsed,"""
 SAME_DEPTH = 2
 """and so many of one number of blocks."""
+PAYS = 1.05
+"""Every dropped block has to pay: with few samples to fit on, fewer layers look better than they are."""
 Judge = Callable[[Mapping[str, int], Sequence[str]], float]
 """``(units per group, dropped blocks) -> loss``."""
 
@@ -139,7 +141,7 @@ def _chosen(candidates: Sequence[Widths], judge: Judge | None, notes: list[str])
     if judge is None or len(candidates) == 1:
         return min(candidates, key=lambda widths: widths.predicted or 0.0) if candidates[0].predicted else candidates[0]
     losses = [judge(widths.kept, widths.dropped) for widths in candidates]
-    best = min(range(len(candidates)), key=losses.__getitem__)
+    best = min(range(len(candidates)), key=lambda index: losses[index] * PAYS ** len(candidates[index].dropped))
     if best > 0:
         what = f"without {', '.join(candidates[best].dropped)}" if candidates[best].dropped else "another split"
         notes.append(

@@ -149,6 +149,15 @@ def test_layers_go_where_a_rehearsal_says_so() -> None:
     assert gone == pytest.approx(0.5 * layout.block_parameters, rel=0.02)
     whole = judged(layout, Balanced(depth=True), lambda kept, dropped: not dropped)
     assert whole.dropped == ()
+    one = allocate(
+        layout,
+        Request(0.6),
+        Balanced(depth=True),
+        anything,
+        findings_of(layout),
+        lambda kept, dropped: 0.99 ** len(dropped),
+    )
+    assert one.dropped == (), "a hundredth less is not worth a layer"
 
 
 def test_layers_stay_where_they_are_protected_or_nothing_can_say_it() -> None:

@@ -13,8 +13,8 @@ from optimum_grail.commands.convert_adapter import ConvertAdapterCommand
 from optimum_grail.commands.evaluate import EvaluateCommand
 from optimum_grail.commands.inspect_model import InspectCommand
 from optimum_grail.commands.list_methods import ListCommand
-from optimum_grail.commands.recover import RecoverCommand
 from optimum_grail.commands.push import PushCommand
+from optimum_grail.commands.recover import RecoverCommand
 from optimum_grail.commands.sweep import SweepCommand
 
 EXAMPLES = """\

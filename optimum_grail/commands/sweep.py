@@ -89,22 +89,15 @@ class SweepCommand(BaseOptimumCLICommand):
             for source in (base.get("dataset"), args.eval_dataset):
                 if isinstance(source, str):
                     check_path(source)
-            model = load_model(
-                args.model, dtype=args.dtype, device=args.device, trust_remote_code=args.trust_remote_code
-            )
-            tokenizer, processor = load_processors(args.model, args.trust_remote_code)
+            trusted = args.trust_remote_code
+            model = load_model(args.model, dtype=args.dtype, device=args.device, trust_remote_code=trusted)
+            tokenizer, processor = load_processors(args.model, trusted)
             progress = RichProgress()
             comparison = Comparison.prepare(model, args.eval_dataset, tokenizer, processor, base, args.eval_samples)
-            sweep = Sweep(
-                model,
-                tokenizer=tokenizer,
-                processor=processor,
-                source=args.model,
-                stats_cache=args.stats_cache,
-                progress=progress,
-                **comparison.for_sweep(progress),
-            )
+            processors = {"tokenizer": tokenizer, "processor": processor}
+            common = {"source": args.model, "stats_cache": args.stats_cache, "progress": progress}
             try:
+                sweep = Sweep(model, **processors, **common, **comparison.for_sweep(progress))
                 result = sweep.run(planned, args.output, overwrite=args.overwrite)
             finally:
                 progress.finish()

@@ -52,10 +52,10 @@ class GroupProblem:
         statistics: what calibration measured, or ``None`` for data-free methods.
         owns_bias: whether the consumer can take a bias (its own, or a BatchNorm's behind it).
         norm: for a consumer followed by BatchNorm: the mean and variance that it expects, ``[O]``, and its epsilon.
-        mask_gradients: ``[batches, units]``, float64: per calibration batch, the gradient of the dense model's mean
+        mask_gradients: ``[samples, units]``, float64: per calibration sample, the gradient of the dense model's mean
             loss by a factor on the unit at the consumer's input, at one; or ``None`` if nobody asked for it.
-        block_gradients: ``[O, F]``, float64: root mean square over samples of the gradient of the Euclidean norm of
-            the block's output by the consumer's weight; or ``None``.
+        block_gradients: ``[O, F]``, float64: Euclidean norm over samples of the gradient of the Euclidean norm of the
+            block's output by the consumer's weight (a sum, like the moments: no mean); or ``None``.
         seed: seed of this group's random choices.
     """
 

@@ -134,8 +134,8 @@ def _multiplier(mask: Tensor, span: int) -> Callable[..., Any]:
 
 
 def block_gradients(run: BlockRun, groups: Sequence[ChannelGroup], model: nn.Module) -> dict[str, Tensor]:
-    """Root mean square over samples of ``∂‖f(x)‖₂ / ∂W``, ``f`` the block and ``W`` a consumer's matrix; float64
-    ``[O, F]`` by group (regional gradients: Yang et al. 2025, "Wanda++", eq. 3).
+    """Euclidean norm over samples of ``∂‖f(x)‖₂ / ∂W``, ``f`` the block and ``W`` a consumer's matrix; float64
+    ``[O, F]`` by group (regional gradients: Yang et al. 2025, "Wanda++").
 
     The gradient of one sample is the product of the consumer's inputs and the gradients of its outputs, so a batch
     takes one backward pass.
@@ -148,7 +148,6 @@ def block_gradients(run: BlockRun, groups: Sequence[ChannelGroup], model: nn.Mod
     views = {group.name: view_of(model, group) for group in groups}
     modules = {group.name: model.get_submodule(group.consumer.module) for group in groups}
     squares: dict[str, Tensor] = {}
-    samples = 0
     with frozen(run.block):
         for call, hidden in zip(run.calls, run.streams.student, strict=True):
             seen: dict[str, tuple[Tensor, Tensor]] = {}
@@ -161,8 +160,7 @@ def block_gradients(run: BlockRun, groups: Sequence[ChannelGroup], model: nn.Mod
             for (name, (inputs, _)), gradient in zip(seen.items(), gradients, strict=True):
                 square = _per_sample(inputs.detach(), gradient, modules[name], views[name])
                 squares[name] = squares[name] + square if name in squares else square
-            samples += len(hidden)
-    return {name: (total / max(samples, 1)).sqrt() for name, total in squares.items()}
+    return {name: total.sqrt() for name, total in squares.items()}
 
 
 def _keeper(seen: dict[str, tuple[Tensor, Tensor]], name: str) -> Callable[..., None]:

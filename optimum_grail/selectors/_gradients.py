@@ -11,7 +11,7 @@ from optimum_grail.errors import StatisticsError
 
 
 def gradients(problem: GroupProblem, kind: Literal["mask", "block"]) -> Tensor:
-    """The gradients by a mask on the units ``[batches, units]`` or by the consumer's weight ``[O, F]``; float64.
+    """The gradients by a mask on the units ``[samples, units]`` or by the consumer's weight ``[O, F]``; float64.
 
     Raises:
         StatisticsError: nobody measured them; the selector should declare that it needs them.

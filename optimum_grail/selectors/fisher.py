@@ -42,7 +42,7 @@ class Fisher:
 
 def rearranged(rows: Tensor, order: Tensor, count: int) -> Tensor:
     """The ``count`` dropped units, int64, after one pass over ``order`` (least important first); ``rows`` are the
-    units' gradients ``[units, batches]``."""
+    units' gradients ``[units, samples]``."""
     squares = rows.square().sum(1)
     dropped, total = order[:count], rows[order[:count]].sum(0)
     for unit in order[count:]:

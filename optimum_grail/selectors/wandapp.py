@@ -17,8 +17,9 @@ from optimum_grail.selectors._surgeon import check_positive
 class Wandapp:
     """Keep the units of largest ``Σ_h mean_o (α G_oh + ‖s_h‖) |W_oh|`` over their features ``h``.
 
-    The regional gradient score of Wanda++ (Yang et al. 2025): ``G`` is the root mean square over samples of
-    the gradient of ``‖f(x)‖₂``, ``f`` the block, and ``‖s_h‖`` the feature's Euclidean norm over the calibration rows.
+    The regional gradient score of Wanda++ (Yang et al. 2025): ``G`` is the gradient of ``‖f(x)‖₂``, ``f`` the block,
+    and ``‖s_h‖`` the feature's Euclidean norm over the rows of a sample, both as root mean squares over the samples;
+    here as roots of sums over them, which ranks the same.
 
     Args:
         alpha: weight ``α`` of the gradients, positive and finite.

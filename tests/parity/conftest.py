@@ -74,7 +74,7 @@ class Sample:
 
     @property
     def gradients(self) -> tuple[Array, Array]:
-        """Gradients by a mask on the units ``[batches, units]``, and by the consumer's weight (root mean square)."""
+        """Gradients by a mask on the units ``[samples, units]``, and by the consumer's weight."""
         draw = np.random.default_rng(7)
         return draw.standard_normal((12, self.units)), draw.random(self.w.shape)
 

@@ -87,7 +87,8 @@ def test_numbers_are_normalised():
 def test_one_row_per_keyword_of_the_configuration_with_the_same_default():
     parameters = inspect.signature(GrailConfig).parameters
     keywords = {name: item.default for name, item in parameters.items() if item.kind is item.KEYWORD_ONLY}
-    assert keywords == {option.name: option.default for option in OPTIONS}
+    live = {"tokenizer": None, "processor": None}  # objects of a model that is compressed while it loads; never saved
+    assert keywords == {option.name: option.default for option in OPTIONS} | live
 
 
 def test_every_row_says_what_it_is():

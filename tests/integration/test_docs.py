@@ -1,0 +1,91 @@
+"""Every block of the guides and of the README runs, on small models that stand where the pages name large ones."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import ViTImageProcessor
+
+from optimum_grail.architectures.vit import tiny_vit
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GUIDES = sorted(path for path in (REPOSITORY / "docs" / "guides").glob("*.md") if path.name != "README.md")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NEEDS = {"quantize.md": ("torchao", "bitsandbytes", "optimum.quanto"), "export.md": ("onnxruntime", "onnxscript")}
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, embedded_llama: Path, prose: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with everything that the pages name."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(embedded_llama, tmp_path / "meta-llama" / "Llama-3.2-1B")
+    (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
+    (tmp_path / "corpus.txt").write_text(prose.calibration.read_text(encoding="utf-8")[:40000], encoding="utf-8")
+    (tmp_path / "test.txt").write_text(prose.held.read_text(encoding="utf-8")[:5000], encoding="utf-8")
+    (tmp_path / "sentences.txt").write_text("\n".join(prose.sentences[:64]), encoding="utf-8")
+    pairs = [f'"{one}","{two}",{index % 5}' for index, (one, two) in enumerate(_pairs(prose.sentences[:32]))]
+    (tmp_path / "pairs.csv").write_text("\n".join(["sentence1,sentence2,score", *pairs]), encoding="utf-8")
+    (tmp_path / "photos").mkdir()
+    for index in range(16):
+        pixels = torch.randint(0, 255, (16, 16, 3), generator=torch.Generator().manual_seed(index), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / "photos" / f"{index}.png")
+    tiny_vit().save_pretrained("google/vit-base-patch16-224")
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained("google/vit-base-patch16-224")
+    return tmp_path
+
+
+def _pairs(sentences: list[str]) -> list[tuple[str, str]]:
+    plain = [sentence.replace('"', "'") for sentence in sentences]
+    return list(zip(plain[::2], plain[1::2], strict=True))
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_guide(page: Path, place: Path, cli: Callable[..., int], request: pytest.FixtureRequest) -> None:
+    for module in NEEDS.get(page.name, ()):
+        pytest.importorskip(module)
+    if "all-MiniLM" in page.read_text(encoding="utf-8"):
+        shutil.copytree(request.getfixturevalue("minilm"), place / "sentence-transformers" / "all-MiniLM-L6-v2")
+    names: dict[str, Any] = {"__name__": page.stem}
+    found = blocks(page)
+    assert {language for language, _ in found} <= {"python", "bash", "text"}
+    for language, code in found:
+        if language == "python":
+            exec(compile(code, str(page), "exec", dont_inherit=True), names)
+        elif language == "bash":
+            for line in code.strip().splitlines():
+                program, *words = shlex.split(line, comments=True)
+                assert program == "optimum-cli"
+                assert cli(*words) == 0, line
+
+
+def test_blocks_that_do_not_run_are_few() -> None:
+    """What is marked ``text`` is not executed: only the upload, which the tests of publishing run."""
+    idle = [code for page in GUIDES for language, code in blocks(page) if language == "text"]
+    assert len(idle) == 1 and idle[0].startswith("optimum-cli grail push")
+
+
+def test_the_index_names_every_guide() -> None:
+    index = (REPOSITORY / "docs" / "guides" / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"\((\w+\.md)\)", index)) == [page.name for page in GUIDES]
+
+
+def test_python_of_the_readme(place: Path) -> None:
+    names: dict[str, Any] = {"__name__": "readme"}
+    code = [text for language, text in blocks(REPOSITORY / "README.md") if language == "python"]
+    quick = code[0].replace("sparsity=0.3", "sparsity=0.3, num_samples=16, seqlen=64")
+    for text in (quick, *code[1:]):
+        exec(compile(text, "README.md", "exec", dont_inherit=True), names)
+    assert len(names["model"].state_dict()) > 0

@@ -235,7 +235,7 @@ class GrailCompressor:
             self._settings,
             tuple(item for item in (self.processor, self.tokenizer) if item is not None),
             overwrite=overwrite,
-            inherited=inherited_from(self.source, revision=self.revision) or inherited_from(self.base_model or ""),
+            inherited=inherited_from(self.source, revision=self.revision) or inherited_from(self.base_model),
             max_shard_size=max_shard_size,
             include_modeling_code=include_modeling_code,
         )

@@ -124,7 +124,7 @@ def rewrite_card(
         report = dataclasses.replace(report, base_model=check_base_model(base_model), revision=None)
     if revision is not None:
         report = dataclasses.replace(report, revision=revision)
-    known = inherited_from(folder) or inherited_from(report.base_model or "", revision=report.revision)
+    known = inherited_from(folder) or inherited_from(report.base_model, revision=report.revision)
     if licence is not None:
         known = {**known, "license": licence, "license_name": None, "license_link": None}
     report.save(folder)

@@ -72,9 +72,11 @@ def check_base_model(name: str) -> str:
 
 
 def inherited_from(
-    model: str | Path, *, revision: str | None = None, token: str | bool | None = None
+    model: str | Path | None, *, revision: str | None = None, token: str | bool | None = None
 ) -> dict[str, Any]:
     """Licence and language that the card of ``model`` (a folder or a Hub id) states; empty: none in reach."""
+    if not model:
+        return {}
     path = Path(model) / CARD
     try:
         if not Path(model).exists():

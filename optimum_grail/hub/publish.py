@@ -27,8 +27,6 @@ DESCRIBED = ("config.json", "grail_config.json")
 """Files whose ``grail_config`` may name paths of the author's disk."""
 OURS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "grail_*", "modeling_grail.py")
 """Files of an earlier version that would be wrong beside a new one: the same commit removes them."""
-
-
 COMMITTED_NOT = "Nothing was committed."
 
 
@@ -58,7 +56,7 @@ class Upload:
         """What can be wrong before anything is sent.
 
         Raises:
-            HubError: the name is no repository's, or there is no token.
+            HubError: the name is no repository's, a pull request to another branch is asked, or there is no token.
         """
         try:
             validate_repo_id(self.repo_id)
@@ -66,6 +64,10 @@ class Upload:
             raise HubError(
                 f"{self.repo_id!r} is no name of a Hub repository; expected 'owner/name'. ({error})"
             ) from None
+        if self.create_pr and self.revision not in (None, "main"):
+            raise HubError(
+                f"A pull request goes to main, not to {self.revision!r}. Leave out the revision, or create_pr."
+            )
         if self.token is None and get_token() is None:
             raise HubError(
                 "Publishing needs a Hub token with the right to write, and none was found. Log in with "

@@ -93,3 +93,9 @@ def test_a_failure_to_save_leaves_nothing(stub):
     with pytest.raises(OSError, match="disk full"):
         push_saved(save, Upload("me/small", token="t"))
     assert not folders[0].parent.exists()
+
+
+def test_a_pull_request_to_another_branch_is_refused():
+    with pytest.raises(HubError, match="goes to main, not to 'try'"):
+        Upload("me/x", token="t", revision="try", create_pr=True).check()
+    Upload("me/x", token="t", revision="main", create_pr=True).check()

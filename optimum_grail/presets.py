@@ -164,10 +164,11 @@ _SURGEONS = (
     ),
     _preset(
         "ziplm",
-        "Exact greedy elimination with updated weights; widths by error curves and measured sensitivities.",
+        "Exact greedy elimination with updated weights; widths by the layers' relative errors, rehearsed against the "
+        "uniform ones instead of the paper's random search.",
         "Kurtic et al. 2023 (ZipLM)",
-        ("ziplm", _SURGEON, "knapsack"),
-        cost="two forward passes and short ones per layer, two eliminations per layer",
+        ("ziplm", _SURGEON, "knapsack:sensitivity=error"),
+        cost="two forward passes, two eliminations per layer",
     ),
     _preset(
         "osscar",
@@ -188,12 +189,12 @@ _SURGEONS = (
     ),
     _preset(
         "comp",
-        "Whole layers go where that does less damage, then units that the consumers' conditioning does not need; what "
-        "stays is rescaled.",
+        "Layers of least influence go first, then units that the consumers' conditioning does not need; what stays is "
+        "rescaled.",
         "Xu et al. 2025 (COMP), after its abstract",
-        ("comp", "mask-scale", "balanced:depth=true"),
+        ("comp", "mask-scale", "block-influence:drop=0.5"),
         within_block="sequential",
-        cost="four forward passes and short ones per layer, elimination and solves per layer",
+        cost="three forward passes, one inverse per layer",
         works="everywhere; layers go where the stock config can say their number",
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,12 +26,17 @@ class BlockInfluence(Allocation):
 
     Args:
         temperature: ``ε`` above; large values are uniform.
+        drop: share of what goes that may be whole layers, those of least influence first, before channels follow
+            (COMP, Xu et al. 2025), where the stock config can say the number of layers; 0 for none.
     """
 
     temperature: float = 0.1
+    drop: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.drop, bool) or not isinstance(self.drop, int | float) or not 0 <= self.drop <= 1:
+            raise ConfigError(f"drop is {self.drop!r}; expected a number from 0 to 1, for example 0.5.")
         value = self.temperature
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise ConfigError(f"temperature is {value!r}; expected a positive number, for example 0.1.")
@@ -40,6 +45,15 @@ class BlockInfluence(Allocation):
     def needs(self) -> frozenset[Need]:
         """The influence of every block."""
         return frozenset({"influence"})
+
+    def dropped(self, influence: Mapping[str, float], sizes: Mapping[str, float], asked: float) -> tuple[str, ...]:
+        """As many of the least influential blocks as fit into ``drop`` of what has to go; never all of them."""
+        left, found = self.drop * asked, []
+        for path in sorted(influence, key=influence.__getitem__)[:-1]:
+            if sizes[path] <= left:
+                found.append(path)
+                left -= sizes[path]
+        return tuple(path for path in influence if path in found)
 
     def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
         """Widths of the layers' ratios, all scaled so that the budget is met; no ratio above 0.95."""

@@ -13,6 +13,9 @@ from optimum_grail.core.allocation import Resource
 from optimum_grail.core.problem import Need
 from optimum_grail.errors import ConfigError
 
+CURVES: Mapping[str, Need] = MappingProxyType(
+    {"forward": "curves", "gradient": "gradient_curves", "error": "error_curves"}
+)
 MEASURED: Mapping[str, Need] = MappingProxyType({"flops": "positions", "latency": "latency"})
 
 
@@ -28,16 +31,17 @@ class Knapsack(Balanced):
             ``"kv-cache"`` (elements of keys and values per token) or ``"latency"`` (time of the blocks on a calibration
             batch, measured at a few widths).
         sensitivity: ``"forward"``: one short forward pass per group with the group halved; ``"gradient"``: one
-            backward pass per batch for all groups, which is cheaper for deep models and cruder.
+            backward pass per batch for all groups, which is cheaper for deep models and cruder; ``"error"``: none,
+            every group's relative error counts alike (the prior of ZipLM's search, Kurtic et al. 2023).
     """
 
     budget: Literal["parameters", "flops", "kv-cache", "latency"] = "parameters"
-    sensitivity: Literal["forward", "gradient"] = "forward"
+    sensitivity: Literal["forward", "gradient", "error"] = "forward"
     tied: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, words in (("budget", get_args(Resource)), ("sensitivity", ("forward", "gradient"))):
+        for name, words in (("budget", get_args(Resource)), ("sensitivity", tuple(CURVES))):
             if getattr(self, name) not in words:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {', '.join(words)}.")
 
@@ -50,4 +54,4 @@ class Knapsack(Balanced):
     def needs(self) -> frozenset[Need]:
         """Error curves, and what the costs of the resource are computed from."""
         needs = super().needs | ({MEASURED[self.budget]} if self.budget in MEASURED else set())
-        return needs if self.sensitivity == "forward" else needs - {"curves"} | {"gradient_curves"}
+        return needs - {"curves"} | {CURVES[self.sensitivity]}

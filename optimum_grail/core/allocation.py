@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -70,6 +70,16 @@ class Allocation(ABC):
 
     def rivals(self) -> Sequence[Share]:
         """Other ways to share, which a rehearsal compares with this one where error curves were measured."""
+        return ()
+
+    def dropped(self, influence: Mapping[str, float], sizes: Mapping[str, float], asked: float) -> tuple[str, ...]:
+        """Blocks that go altogether before anything is shared out; none by default.
+
+        Args:
+            influence: of each block that may go, by path, in the order of the model.
+            sizes: what each of them costs.
+            asked: how much has to go.
+        """
         return ()
 
     def least(self, kind: str, units: int) -> int:

@@ -22,6 +22,7 @@ Need = Literal[
     "block_gradients",
     "curves",
     "gradient_curves",
+    "error_curves",
     "fluctuation",
     "outliers",
     "influence",

@@ -99,7 +99,7 @@ def check_request(layout: Layout, request: Request, method: Allocation, accepts:
 
 def _candidates(sharing: Sharing, notes: list[str]) -> list[Widths]:
     """The method's own widths first, then its rivals', then those with blocks dropped, best predicted first."""
-    own = _widths(sharing, sharing.method, (), notes)
+    own = _widths(sharing, sharing.method, _dropped_first(sharing), notes)
     if sharing.request.sparsity is None or not sharing.findings.curves:
         return [own]
     rivals = [_widths(sharing, rival) for rival in sharing.method.rivals()]
@@ -110,6 +110,17 @@ def _candidates(sharing: Sharing, notes: list[str]) -> list[Widths]:
         if all((widths.kept, widths.dropped) != (other.kept, other.dropped) for other in found):
             found.append(widths)
     return found
+
+
+def _dropped_first(sharing: Sharing) -> tuple[str, ...]:
+    """Blocks that the method drops by their influence, of those that may go."""
+    influence, sizes = sharing.findings.of("influence"), sharing.resource.blocks
+    if sharing.request.sparsity is None:
+        return ()
+    firsts = {group.block: group.name for group in reversed(sharing.layout.groups)}
+    open_blocks = [path for path in sharing.places if path in sizes and not sharing.protected(path)]
+    known = {path: float(influence[firsts[path]]) for path in open_blocks if firsts.get(path) in influence}
+    return sharing.method.dropped(known, sizes, sharing.resource.asked)
 
 
 def _varied(shorter: Sequence[Widths]) -> list[Widths]:
@@ -130,7 +141,7 @@ def _widths(sharing: Sharing, share: Share, dropped: tuple[str, ...] = (), notes
         widths = _exact(sharing, share, classes, budget)
         kept |= {name: widths[item.name] for item in classes for name in item.groups}
     if not findings.curves:
-        return Widths(kept)
+        return Widths(kept, dropped=dropped)
     damage = sum(float(findings.of("drops")[path]) for path in dropped)
     damage += sum(curve.damage(kept[name]) for name, curve in findings.curves.items())
     return Widths(kept, damage, dropped=dropped)

@@ -37,7 +37,8 @@ from optimum_grail.report.progress import Progress
 
 DAMPING = 1e-3
 RIDGE = 1e-3
-STATISTICS: frozenset[Need] = frozenset({"curves", "gradient_curves", "fluctuation", "outliers"})
+CURVES: frozenset[Need] = frozenset({"curves", "gradient_curves", "error_curves"})
+STATISTICS: frozenset[Need] = CURVES | {"fluctuation", "outliers"}
 """What is computed from the statistics of groups."""
 SURVEYED: frozenset[Need] = STATISTICS | {"influence", "drops", "positions", "latency"}
 """What a survey can find out."""
@@ -123,15 +124,16 @@ class _Walk:
                     signals["influence"][group.name] = influence
                 if group.name in problems:
                     self._scores(group.name, problems[group.name], signals)
-                if needs & {"curves", "gradient_curves"}:
+                if needs & CURVES:
                     curves[group.name] = self._curve(group, problems[group.name], position, inputs)
                 self.survey.progress.update(1, f"survey {group.name}")
             if "latency" in needs:
                 self._time(path, inputs[0], signals["latency"])
-            if "drops" in needs and self.stack.spec.depth_field:
+            if needs & {"drops", "influence"} and self.stack.spec.depth_field:
                 block = self.survey.model.get_submodule(path)
-                signals["drops"][path] = torch.tensor(self._damage(position + 1, inputs), dtype=torch.float64)
                 signals["parameters"][path] = torch.tensor(sum(p.numel() for p in block.parameters()))
+            if "drops" in needs and self.stack.spec.depth_field:
+                signals["drops"][path] = torch.tensor(self._damage(position + 1, inputs), dtype=torch.float64)
             del self.captured.calls[path]
 
     def _measure(
@@ -175,6 +177,8 @@ class _Walk:
         errors = run.errors / max(run.total, 1e-300)
         if group.name in self.curvatures:
             return Curve(errors, run.order, sensitivity(problem, self.curvatures[group.name]))
+        if "curves" not in self.survey.needs:
+            return Curve(errors, run.order, 1.0)
         half = max(problem.units // 2, 1)
         with masked(self.survey.model, group, problem, *self._halved(problem, run, half)):
             rise = self._damage(position, inputs)

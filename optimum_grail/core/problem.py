@@ -21,6 +21,7 @@ Need = Literal[
     "mask_gradients",
     "block_gradients",
     "curves",
+    "bent_curves",
     "gradient_curves",
     "error_curves",
     "fluctuation",

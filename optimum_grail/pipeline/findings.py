@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -15,7 +16,8 @@ class Curve:
     """What the survey found out about one group.
 
     Args:
-        errors: float64, ``[units]``; ``errors[t]`` is the error after ``t`` removals relative to dropping everything.
+        errors: float64, ``[units]``; ``errors[t]`` is the error after ``t`` removals relative to dropping everything
+            (bent curves: the damage itself, and the sensitivity is 1).
         order: removal order, int64.
         sensitivity: rise of the calibration loss per unit of relative error.
     """
@@ -31,6 +33,22 @@ class Curve:
     def damages(self, widths: Tensor) -> Tensor:
         """The same for many widths, int64, at once."""
         return self.sensitivity * self.errors[len(self.errors) - widths]
+
+
+def bent(errors: Tensor, points: Sequence[tuple[float, float]]) -> Tensor:
+    """Damage at every error: straight lines from nothing through ``points``, and on along the mean slope.
+
+    Args:
+        errors: float64, ascending from 0.
+        points: ``(error, damage)``, errors ascending; a damage below an earlier one counts as that one.
+    """
+    xs, ys = [0.0], [0.0]
+    for error, damage in points:
+        if error > xs[-1]:
+            xs.append(error)
+            ys.append(max(damage, ys[-1]))
+    beyond = (errors - xs[-1]).clamp(min=0) * (ys[-1] / max(xs[-1], 1e-300))
+    return torch.from_numpy(numpy.interp(errors.cpu().numpy(), xs, ys)) + beyond.cpu()
 
 
 @dataclass(frozen=True)

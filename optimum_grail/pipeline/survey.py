@@ -26,7 +26,7 @@ from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.solve import NormalEquations
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.pipeline.blocks import Batches
-from optimum_grail.pipeline.findings import Curve, Findings
+from optimum_grail.pipeline.findings import Curve, Findings, bent
 from optimum_grail.pipeline.influence import Influence
 from optimum_grail.pipeline.masking import masked
 from optimum_grail.pipeline.problems import collector_for, problem_of
@@ -37,7 +37,11 @@ from optimum_grail.report.progress import Progress
 
 DAMPING = 1e-3
 RIDGE = 1e-3
-CURVES: frozenset[Need] = frozenset({"curves", "gradient_curves", "error_curves"})
+BENDS = (2, 4, 8)
+"""Parts of its units that a group keeps where the damage of bent curves is measured."""
+REHEARSED: frozenset[Need] = frozenset({"curves", "bent_curves"})
+"""Curves whose scale is measured by short forward passes."""
+CURVES: frozenset[Need] = REHEARSED | {"gradient_curves", "error_curves"}
 STATISTICS: frozenset[Need] = CURVES | {"fluctuation", "outliers"}
 """What is computed from the statistics of groups."""
 SURVEYED: frozenset[Need] = STATISTICS | {"influence", "drops", "positions", "latency"}
@@ -73,7 +77,7 @@ class Survey:
         captured = capture(self.model, stacks, self.batches)
         few = few_of(self.batches)
         tail = None
-        if self.needs & {"curves", "drops"}:
+        if self.needs & (REHEARSED | {"drops"}):
             tail = Tail.of(self.model, self.layout, [self.batches[index] for index in few])
         curves: dict[str, Curve] = {}
         signals: dict[str, dict[str, Tensor]] = defaultdict(dict)
@@ -177,14 +181,19 @@ class _Walk:
         errors = run.errors / max(run.total, 1e-300)
         if group.name in self.curvatures:
             return Curve(errors, run.order, sensitivity(problem, self.curvatures[group.name]))
-        if "curves" not in self.survey.needs:
+        if not self.survey.needs & REHEARSED:
             return Curve(errors, run.order, 1.0)
-        half = max(problem.units // 2, 1)
-        with masked(self.survey.model, group, problem, *self._halved(problem, run, half)):
-            rise = self._damage(position, inputs)
-        return Curve(errors, run.order, max(rise, 0.0) / max(float(errors[problem.units - half]), 1e-12))
+        points = []
+        for part in BENDS if "bent_curves" in self.survey.needs else BENDS[:1]:
+            keep = max(problem.units // part, 1)
+            with masked(self.survey.model, group, problem, *self._pruned(problem, run, keep)):
+                rise = max(self._damage(position, inputs), 0.0)
+            points.append((float(errors[problem.units - keep]), rise))
+        if len(points) > 1:
+            return Curve(bent(errors, points), run.order, 1.0)
+        return Curve(errors, run.order, points[0][1] / max(points[0][0], 1e-12))
 
-    def _halved(self, problem: GroupProblem, run: Elimination, keep: int) -> tuple[Reduction, Readout]:
+    def _pruned(self, problem: GroupProblem, run: Elimination, keep: int) -> tuple[Reduction, Readout]:
         """The group at ``keep`` units and compensated."""
         reduction = Reduction.prune(problem.units, _kept(run.order, problem.units, keep))
         equations = NormalEquations.of(problem.weight, problem.measured.moments, None, reduction)

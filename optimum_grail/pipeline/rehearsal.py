@@ -1,7 +1,7 @@
 """Rehearsal: the fit on a few batches, to judge widths by what they really do instead of by prediction.
 
 Curves and sensitivities are measured one group at a time; where much goes at once, damages do not add up. A rehearsal
-runs the whole fit on an eighth of the samples, one block at a time on a copy, and measures the loss on another.
+runs the whole fit on a quarter of the samples, one block at a time on a copy, and measures the loss on others.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ from optimum_grail.pipeline.methods import Methods
 from optimum_grail.pipeline.tail import Tail
 from optimum_grail.report.progress import Silent
 
+FITTED_FRACTION = 4
+"""One in so many samples is fitted on. With fewer, splits that leave readouts fewer regressors look better than they
+are."""
+
 
 @dataclass(frozen=True)
 class Rehearsal:
@@ -52,17 +56,17 @@ class Rehearsal:
 
     @cached_property
     def few(self) -> list[Batch]:
-        """What is fitted on: an eighth of the samples of every split, at least one batch of each."""
-        splits = ("halves", "fit", "held")
-        return [item for name in splits for item in _eighth([batch for batch in self.batches if batch.split == name])]
+        """What is fitted on: a quarter of the samples of every split, at least one batch of each."""
+        parts = ([batch for batch in self.batches if batch.split == name] for name in ("halves", "fit", "held"))
+        return [batch for part in parts for batch in _first(part, FITTED_FRACTION)]
 
     @cached_property
     def unseen(self) -> list[Batch]:
-        """What the loss is measured on: another eighth, held out if possible; the same if there is nothing else."""
+        """What the loss is measured on: an eighth of the others, held out if possible; the same if there are none."""
         chosen = {id(batch) for batch in self.few}
         rest = [batch for batch in self.batches if id(batch) not in chosen]
         rest.sort(key=lambda batch: batch.split != "held")
-        return _eighth(rest) or self.few
+        return _first(rest, PROBE_FRACTION) or self.few
 
     @cached_property
     def tail(self) -> Tail:
@@ -125,12 +129,12 @@ class _InOrder:
         return Selection(Reduction.prune(problem.units, torch.nonzero(stay).flatten()), order)
 
 
-def _eighth(batches: Sequence[Batch]) -> list[Batch]:
-    """The first batches, an eighth of the samples; at least one."""
+def _first(batches: Sequence[Batch], fraction: int) -> list[Batch]:
+    """The first batches, one in ``fraction`` of the samples; at least one batch."""
     sizes = [len(next(iter(batch.inputs.values()))) for batch in batches]
     found, seen = list(batches[:1]), sum(sizes[:1])
     for batch, size in zip(batches[1:], sizes[1:], strict=True):
-        if seen + size <= sum(sizes) / PROBE_FRACTION:
+        if seen + size <= sum(sizes) / fraction:
             found.append(batch)
             seen += size
     return found

@@ -48,11 +48,12 @@ class ListCommand(BaseOptimumCLICommand):
             found["architectures"] = [_architecture(name, spec) for name, spec in ARCHITECTURES]
             out.result = {topic: found[topic] for topic in ([self.args.topic] if self.args.topic else TOPICS)}
             for topic, rows in out.result.items():
-                table = Table(title=topic, title_justify="left", box=box.SIMPLE_HEAD)
-                for heading in rows[0]:
-                    table.add_column(heading, overflow="fold")
+                table = Table(title=topic, title_justify="left", box=box.SIMPLE, show_header=False)
+                table.add_column(no_wrap=True, style="bold")
+                table.add_column(overflow="fold")
                 for row in rows:
-                    table.add_row(*(Text(_words(value)) for value in row.values()))
+                    rest = [f"{key}: {_words(value)}" for key, value in row.items() if key not in ("name", "summary")]
+                    table.add_row(row["name"], Text("\n").join([Text(row["summary"]), *(Text(s, "dim") for s in rest)]))
                 out.console.print(table)
 
 

@@ -18,7 +18,7 @@ from optimum_grail.core.problem import Need
 from optimum_grail.models.layout import Layout
 from optimum_grail.pipeline.methods import Methods
 from optimum_grail.pipeline.problems import view_of
-from optimum_grail.pipeline.rehearsal import FITTED_FRACTION
+from optimum_grail.pipeline.rehearsal import REHEARSED_FRACTION
 from optimum_grail.pipeline.survey import STATISTICS, SURVEYED
 
 STUDENT_PASSES = 2.5
@@ -75,7 +75,7 @@ def estimate(model: nn.Module, layout: Layout, methods: Methods, batches: Sequen
     fit = forward * (STUDENT_PASSES + methods.two_streams) + gram + target * methods.two_streams + 4 * solve
     survey = _survey(methods.needs, len(layout.groups), forward, gram, solve)
     if "curves" in methods.needs and methods.allocation.rivals():
-        survey += (1 + len(methods.allocation.rivals())) * fit / FITTED_FRACTION
+        survey += (1 + len(methods.allocation.rivals())) * fit / REHEARSED_FRACTION
     copies = 2 if methods.two_streams else 1
     statistics = max(
         (

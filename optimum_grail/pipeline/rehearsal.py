@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.calibration.batches import PROBE_FRACTION, Batch
+from optimum_grail.calibration.batches import Batch
 from optimum_grail.calibration.stream import Call, Captured, capture
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.plan import GroupPlan
@@ -29,9 +29,9 @@ from optimum_grail.pipeline.methods import Methods
 from optimum_grail.pipeline.tail import Tail
 from optimum_grail.report.progress import Silent
 
-FITTED_FRACTION = 4
-"""One in so many samples is fitted on. With fewer, splits that leave readouts fewer regressors look better than they
-are."""
+REHEARSED_FRACTION = 4
+"""One in so many samples is fitted on, and one in so many of the others judged on. With fewer to fit on, splits that
+leave readouts fewer regressors look better than they are; with fewer to judge on, chance decides."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class Rehearsal:
     def few(self) -> list[Batch]:
         """What is fitted on: a quarter of the samples of every split, at least one batch of each."""
         parts = ([batch for batch in self.batches if batch.split == name] for name in ("halves", "fit", "held"))
-        return [batch for part in parts for batch in _first(part, FITTED_FRACTION)]
+        return [batch for part in parts for batch in _first(part)]
 
     @cached_property
     def unseen(self) -> list[Batch]:
-        """What the loss is measured on: an eighth of the others, held out if possible; the same if there are none."""
+        """What the loss is measured on: a quarter of the others, held out if possible; the same if there are none."""
         chosen = {id(batch) for batch in self.few}
         rest = [batch for batch in self.batches if id(batch) not in chosen]
         rest.sort(key=lambda batch: batch.split != "held")
-        return _first(rest, PROBE_FRACTION) or self.few
+        return _first(rest) or self.few
 
     @cached_property
     def tail(self) -> Tail:
@@ -129,12 +129,12 @@ class _InOrder:
         return Selection(Reduction.prune(problem.units, torch.nonzero(stay).flatten()), order)
 
 
-def _first(batches: Sequence[Batch], fraction: int) -> list[Batch]:
-    """The first batches, one in ``fraction`` of the samples; at least one batch."""
+def _first(batches: Sequence[Batch]) -> list[Batch]:
+    """The first batches, a quarter of the samples; at least one batch."""
     sizes = [len(next(iter(batch.inputs.values()))) for batch in batches]
     found, seen = list(batches[:1]), sum(sizes[:1])
     for batch, size in zip(batches[1:], sizes[1:], strict=True):
-        if seen + size <= sum(sizes) / fraction:
+        if seen + size <= sum(sizes) / REHEARSED_FRACTION:
             found.append(batch)
             seen += size
     return found

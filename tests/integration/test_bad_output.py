@@ -91,7 +91,7 @@ def test_disk_full_while_saving(full_disk: str, refuse: Refuse, embedded_llama: 
     "where",
     [
         "optimum_grail.evaluation.evaluate.load_config",
-        "optimum_grail.compressor.calibration_data",
+        "optimum_grail.pipeline.job.calibration_data",
         "optimum_grail.pipeline.survey.Survey.run",
         "optimum_grail.models.surgery._apply_one_",
         "optimum_grail.saving.save_plan",

@@ -139,7 +139,7 @@ def test_list(topic: str | None, cli: Cli, capsys: Any) -> None:
     for rows in found.values():
         assert rows
         for row in rows:
-            assert row["name"].split("+")[0] in shown and row["summary"]
+            assert row["name"] in shown and row["summary"]
 
 
 def test_list_of_what_does_not_exist(cli: Cli, capsys: Any) -> None:
@@ -216,7 +216,7 @@ def test_exit_codes(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr("optimum_grail.compressor.calibration_data", fail)
+    monkeypatch.setattr("optimum_grail.pipeline.job.calibration_data", fail)
     words = ("grail", "compress", "-m", embedded_llama, "-o", "never", *FAST)
     assert cli(*words) == code
     shown = capsys.readouterr()
@@ -229,8 +229,8 @@ def test_exit_codes(
 def test_a_process_fails_like_its_session(tmp_path: Path) -> None:
     done = program("evaluate", "-m", "./nowhere", "--dataset", "x.txt", "--metric", "perplexity", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("Error: ") and "'./nowhere'" in line
+    line = done.stderr.splitlines()[-1]  # libraries that are installed beside us may have something to say before it
+    assert line.startswith("Error: ") and "'./nowhere'" in line and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_process_fails_like_its_session(tmp_path: Path) -> None:
         ("compress", "-m", "x", "-o", "y", "--no-such-flag"),
         ("compress", "-m", "x", "-o", "y", "--dtype", "int3"),
         ("compress", "-m", "x", "-o", "y", "--num-samples", "many"),
-        ("evaluate", "-m", "x"),
+        ("evaluate",),
         ("crush",),
     ],
     ids=" ".join,

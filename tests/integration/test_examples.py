@@ -79,7 +79,8 @@ def test_custom_module_says_what_data_it_lacks(repository: Path, tmp_path: Path)
     assert "--data" in done.stderr
 
 
-def test_the_benchmark_page_is_that_of_the_results(repository: Path) -> None:
-    command = [sys.executable, "benchmarks/tables.py", "--check"]
+@pytest.mark.parametrize("script", ["tables.py", "methods_tables.py"])
+def test_the_benchmark_pages_are_those_of_the_results(script: str, repository: Path) -> None:
+    command = [sys.executable, f"benchmarks/{script}", "--check"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -5,15 +5,14 @@ python benchmarks/methods_tables.py [--check]
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from _common import REPOSITORY, RESULTS, read_results
-from tables import TIE, at_most, markdown
+from _common import REPOSITORY, read_results
+from tables import TIE, at_most, markdown, publish
 
 from optimum_grail.sweep import damage
 
@@ -195,18 +194,5 @@ def page() -> str:
     return "\n".join([*sections, "## Machine\n\n" + "\n".join(machines) + "\n"])
 
 
-def main() -> None:
-    """Write the page, or compare it."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
-    options = parser.parse_args()
-    text = page()
-    if not options.check:
-        PAGE.write_text(text, encoding="utf-8")
-        print(f"{PAGE.relative_to(REPOSITORY)} from {len(list(RESULTS.glob('methods-*.json')))} result files")
-    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
-        raise SystemExit(f"{PAGE.relative_to(REPOSITORY)} is not up to date: python benchmarks/methods_tables.py")
-
-
 if __name__ == "__main__":
-    main()
+    publish(PAGE, page(), "methods_tables.py")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from _common import REPOSITORY, RESULTS, read_results
@@ -197,19 +198,16 @@ def page() -> str:
     return "\n".join([*sections, machine(runs)])
 
 
-def main() -> None:
-    """Write the page, or compare it."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def publish(path: Path, text: str, script: str) -> None:
+    """Write ``text`` to ``path``; with ``--check`` fail if it is not what stands there."""
+    parser = argparse.ArgumentParser(description=f"Writes {path.relative_to(REPOSITORY)} from the result files.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
-    options = parser.parse_args()
-    text = page()
-    if not options.check:
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(text, encoding="utf-8")
-        print(f"{PAGE.relative_to(REPOSITORY)} from {len(list(RESULTS.glob('*.json')))} result files")
-    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
-        raise SystemExit(f"{PAGE.relative_to(REPOSITORY)} is not up to date: python benchmarks/tables.py")
+    if not parser.parse_args().check:
+        path.write_text(text, encoding="utf-8")
+        print(f"{path.relative_to(REPOSITORY)} from the files of {RESULTS.relative_to(REPOSITORY)}")
+    elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+        raise SystemExit(f"{path.relative_to(REPOSITORY)} is not up to date: python benchmarks/{script}")
 
 
 if __name__ == "__main__":
-    main()
+    publish(PAGE, page(), "tables.py")

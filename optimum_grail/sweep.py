@@ -21,7 +21,8 @@ from optimum_grail.calibration.batches import CalibrationData
 from optimum_grail.config import GrailConfig
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import GrailError, OutputError
-from optimum_grail.models.precision import float32_on_cpu
+from optimum_grail.models.precision import Precision, float32_on_cpu
+from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import refuse_compressed
 from optimum_grail.pipeline.cache import StatisticsCache
 from optimum_grail.pipeline.job import Job
@@ -145,10 +146,8 @@ class Sweep:
         return result
 
     def _dense(self) -> dict[str, Any]:
-        job = self._job(GrailConfig(), copy.deepcopy(self.model))
-        layout = job.prepare_()
-        size = Size.of(job.model, layout, job.precision.main)
-        return {"parameters": size.parameters, "bytes": size.bytes, "result": self._measured(job.model)}
+        size = Size.of(self.model, resolve(self.model, self.spec), Precision.of(self.model).main)
+        return {"parameters": size.parameters, "bytes": size.bytes, "result": self._measured(self.model.eval())}
 
     def _job(self, config: GrailConfig, model: nn.Module) -> Job:
         settings = config.resolved().to_dict()

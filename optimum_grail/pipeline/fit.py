@@ -69,7 +69,7 @@ class FitRun:
         return Plan(plans)
 
     def _capture(self) -> dict[str, Captured]:
-        if not self.methods.needs_data or not self.batches:
+        if not self.methods.fit_needs or not self.batches:
             return {}
         for stack in self.layout.stacks:
             check_chain(self.model, stack.blocks, self.batches[0])

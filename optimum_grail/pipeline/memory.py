@@ -20,7 +20,7 @@ def release() -> None:
     """Give memory that was freed back to the system, where the C library would keep it (glibc).
 
     A block's statistics are freed as often as they are made, in sizes that differ from group to group: what glibc keeps
-    of them for later would more than double what a fit needs. Takes a millisecond.
+    of them for later would add to the peak of a fit.
     """
     trim = _trimmer()
     if trim is not None:

@@ -40,6 +40,11 @@ class Methods:
         return bool(self.needs)
 
     @property
+    def fit_needs(self) -> frozenset[Need]:
+        """What the fit itself has to measure: nothing for the allocation, and no gradients of the dense model."""
+        return (self.selector.needs | self.compensator.needs) - {"mask_gradients"}
+
+    @property
     def wanted(self) -> Wanted:
         """What is compared between the two streams: the consumer's output, or the residual stream behind it."""
         dense = "dense" in self.compensator.needs

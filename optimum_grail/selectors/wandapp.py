@@ -23,8 +23,8 @@ class Wandapp:
 
     Args:
         alpha: weight ``α`` of the gradients, positive and finite.
-        rounds: rounds of regional optimisation, which tunes the block towards its dense output before units go; 0 for
-            none.
+        rounds: rounds of regional optimisation, which tunes each block towards what it put out before its units went,
+            behind any readout; 0 for none.
 
     Raises:
         ConfigError: a value outside its range.

@@ -123,15 +123,8 @@ class GrailCompressor:
             )
             if tokenizer is None and processor is None:
                 tokenizer, processor = load_processors(source, trust_remote_code, revision=revision, token=token)
-        return cls(
-            model,
-            grail_config,
-            tokenizer=tokenizer,
-            processor=processor,
-            source=source,
-            revision=revision,
-            base_model=base_model,
-        )
+        named: dict[str, Any] = {"tokenizer": tokenizer, "processor": processor, "revision": revision}
+        return cls(model, grail_config, source=source, base_model=base_model, **named)
 
     @property
     def report(self) -> Report:

@@ -117,10 +117,11 @@ class _Trial(FitRun):
 
 @dataclass(frozen=True)
 class _InOrder:
-    """Drops units in a given order."""
+    """Drops units in a given order. It looks at no statistics, but a trial is judged by its stream, so the fit has to
+    pass data through the blocks even where neither selector nor compensator asks for any."""
 
     orders: Mapping[str, Tensor]
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
 
     def __call__(self, problem: GroupProblem, keep: int) -> Selection:
         order = self.orders[problem.name]

@@ -16,6 +16,7 @@ from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.resnet import tiny_basic
 from optimum_grail.calibration.batches import Batch, make_batches
 from optimum_grail.compensators.grail_plus import GrailPlus
+from optimum_grail.compensators.none import NoCompensation
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.resolve import resolve
@@ -28,9 +29,11 @@ from optimum_grail.pipeline.request import Request
 from optimum_grail.pipeline.survey import Survey
 from optimum_grail.pipeline.tail import Tail
 from optimum_grail.report.progress import Silent
+from optimum_grail.selectors.magnitude import Magnitude
 from optimum_grail.selectors.obs import Obs
 
 METHODS = Methods(Obs(), GrailPlus(), Balanced())
+DATA_FREE = Methods(Magnitude(), NoCompensation(), Balanced())
 
 
 def anything(groups: Sequence[ChannelGroup], width: int) -> bool:
@@ -57,11 +60,14 @@ def rehearsal_of(model: nn.Module, methods: Methods = METHODS, **batches: int) -
     return Rehearsal(model, layout, methods, data, found.curves, 0), layout
 
 
+@pytest.mark.parametrize("methods", [METHODS, DATA_FREE], ids=["measured", "data-free"])
 @pytest.mark.parametrize("build", [tiny_llama, tiny_clip, tiny_basic])
-def test_a_rehearsal_leaves_the_model_alone_and_grows_with_what_goes(build: Callable[[], nn.Module]) -> None:
+def test_a_rehearsal_leaves_the_model_alone_and_grows_with_what_goes(
+    build: Callable[[], nn.Module], methods: Methods
+) -> None:
     model = build()
     state, children = copy.deepcopy(model.state_dict()), [id(module) for module in model.modules()]
-    rehearsal, layout = rehearsal_of(model)
+    rehearsal, layout = rehearsal_of(model, methods)
     losses = [rehearsal.damage({g.name: max(g.units * part // 4, 1) for g in layout.groups}) for part in (4, 3, 1)]
     assert losses[0] == pytest.approx(0, abs=1e-5) and losses[0] < losses[1] < losses[2]
     assert children == [id(module) for module in model.modules()]

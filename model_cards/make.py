@@ -15,19 +15,17 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
-from torch import Tensor
 
 from optimum_grail import GrailCompressor, GrailConfig, Report, load_compressed_
 from optimum_grail.evaluation.evaluate import load_model
+from optimum_grail.evaluation.forward import example_inputs, take_turns
 from optimum_grail.hub.card import build_card, public
 from optimum_grail.hub.metadata import CARD, inherited_from
 from optimum_grail.report.plots import FILE_NAME as PLOT
@@ -203,24 +201,11 @@ def time_again(name: str, data: Path, output: Path) -> None:
     forward = dict(report.forward)
     rows = []
     for row in forward["latency"]:
-        inputs = {key: sample(item, row["batch"]) for key, item in forward["inputs"].items()}
-        best = [min(times) for times in zip(*([seconds(m, inputs) for m in models] for _ in range(TURNS)), strict=True)]
-        rows.append({"batch": row["batch"], "dense": best[0], "compressed": best[1]})
+        inputs = [example_inputs(forward["inputs"], model, row["batch"]) for model in models]
+        dense, compressed = take_turns(models, inputs, TURNS)
+        rows.append({"batch": row["batch"], "dense": dense, "compressed": compressed})
     dataclasses.replace(report, forward={**forward, "latency": rows}).save(place)
     (place / CARD).write_text(render(name), encoding="utf-8")
-
-
-def sample(item: dict[str, Any], batch: int) -> Tensor:
-    """An input of the shape and type that the report names."""
-    return torch.ones(batch, *item["shape"][1:], dtype=getattr(torch, item["dtype"].removeprefix("torch.")))
-
-
-@torch.inference_mode()
-def seconds(model: Any, inputs: dict[str, Tensor]) -> float:
-    """Time of one forward pass."""
-    start = time.perf_counter()
-    model(**inputs)
-    return time.perf_counter() - start
 
 
 def make(name: str, data: Path, output: Path) -> None:

@@ -25,6 +25,7 @@ EXAMPLES = """\
   optimum-cli grail evaluate -m small --dataset images/ --metric accuracy --label-column label
   optimum-cli grail evaluate -m small --dataset stsb.csv --metric spearman
   optimum-cli grail evaluate -m small --dataset pairs.parquet --metric retrieval --json
+  optimum-cli grail evaluate -m small-int8 --dataset test.txt --metric perplexity --add-to small    into its card
   optimum-cli grail evaluate -m small --tasks arc_easy,my_task.yaml      handed over to lm-eval"""
 COLUMNS = {
     "--text-column": "Column that holds the text; the first of a pair (spearman: sentence1).",
@@ -57,13 +58,18 @@ class EvaluateCommand(BaseOptimumCLICommand):
             parser.add_argument(flag, metavar="NAME", help=text)
         for flag, text in SIZES.items():
             parser.add_argument(flag, type=reader(BY_NAME["num_samples"], flag), metavar="N", help=text)
+        parser.add_argument(
+            "--add-to",
+            metavar="DIR",
+            help="Compressed checkpoint that MODEL was made from: note the result in its report.",
+        )
+        parser.add_argument("--label", metavar="TEXT", help="What --add-to calls MODEL; by default its folder's name.")
         add_loading_flags(parser)
         add_output_flags(parser)
 
     def run(self) -> None:
         """Load, measure, print one line per result."""
         with session(self.args) as out:
-            from optimum_grail.evaluation.evaluate import evaluate_path
             from optimum_grail.report.table import number
 
             args = vars(self.args)
@@ -74,14 +80,7 @@ class EvaluateCommand(BaseOptimumCLICommand):
                     for key, value in row.items():
                         out.console.print(f"{name:>20}  {key:<20} {number(value, 6)}", markup=False, highlight=False)
                 return
-            names = [flag[2:].replace("-", "_") for flag in (*COLUMNS, *SIZES)]
-            out.result = evaluate_path(
-                args["model"],
-                args["dataset"],
-                args["metric"],
-                config_name=args["dataset_config_name"],
-                **{name: args[name] for name in (*names, "split", "dtype", "device", "trust_remote_code")},
-            )
+            out.result = _metric(args)
             for key, value in out.result.items():
                 out.console.print(f"{key:>12}  {number(value, 6)}", markup=False, highlight=False, soft_wrap=True)
 
@@ -97,6 +96,29 @@ def check_what(args: Mapping[str, Any]) -> None:
         raise ConfigError("--tasks brings its own data and metrics. Leave out --dataset and --metric, or --tasks.")
     if not args["tasks"] and missing:
         raise ConfigError(f"--{missing[0]} is missing. Name --dataset and --metric, or --tasks of lm-eval.")
+    if args["tasks"] and args["add_to"]:
+        raise ConfigError("--add-to notes one metric on one data set; name --dataset and --metric instead of --tasks.")
+    if args["label"] and not args["add_to"]:
+        raise ConfigError("--label is what --add-to calls the model. Add --add-to DIR, or leave --label out.")
+
+
+def _metric(args: Mapping[str, Any]) -> dict[str, Any]:
+    from optimum_grail.evaluation.derived import note_derived
+    from optimum_grail.evaluation.evaluate import evaluate_path
+    from optimum_grail.report.report import Report
+
+    parent = args["add_to"]
+    if parent:
+        Report.load(parent)  # there is one, then: told before the long work
+    names = [flag[2:].replace("-", "_") for flag in (*COLUMNS, *SIZES)]
+    chosen = {name: args[name] for name in (*names, "split", "dtype", "device", "trust_remote_code")}
+    columns = {"config_name": args["dataset_config_name"], **chosen}
+    result = evaluate_path(args["model"], args["dataset"], args["metric"], **columns)
+    if not parent:
+        return result
+    remote = args["trust_remote_code"]
+    row = note_derived(parent, args["model"], result, label=args["label"], trust_remote_code=remote)
+    return {**result, "bytes": row["bytes"], "added_to": str(parent)}
 
 
 def _tasks(args: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,39 @@ def compare_forward(dense: Forward | None, compressed: Forward | None) -> dict[s
         "latency": _rows(dense.seconds, compressed.seconds),
         "memory": _rows(dense.memory, compressed.memory),
     }
+
+
+def example_inputs(shapes: Mapping[str, Any], model: nn.Module, batch: int = 1) -> dict[str, Tensor]:
+    """Inputs of ones, on the model's device.
+
+    Args:
+        shapes: shape and dtype of each, as :attr:`Forward.inputs` has them.
+        model: floating-point inputs get the type of its weights.
+        batch: samples.
+    """
+    weight = next(tensor for tensor in model.parameters() if tensor.is_floating_point())
+    found = {}
+    for name, item in shapes.items():
+        dtype = getattr(torch, str(item["dtype"]).removeprefix("torch."))
+        dtype = weight.dtype if dtype.is_floating_point else dtype
+        found[name] = torch.ones(batch, *item["shape"][1:], dtype=dtype, device=weight.device)
+    return found
+
+
+@torch.inference_mode()
+def take_turns(models: Sequence[nn.Module], inputs: Sequence[Mapping[str, Tensor]], turns: int = ROUNDS) -> list[float]:
+    """Least seconds of one pass of each model; they take turns, so that a busy machine hits all alike.
+
+    Args:
+        models: in eval mode.
+        inputs: of each.
+        turns: passes of each, beyond one that does not count.
+    """
+    rounds = [
+        [_seconds(model, given, next(model.parameters()).device) for model, given in zip(models, inputs, strict=True)]
+        for _ in range(1 + turns)
+    ]
+    return [min(times) for times in zip(*rounds[1:], strict=True)]
 
 
 def _rows(dense: Mapping[int, float], compressed: Mapping[int, float]) -> list[dict[str, Any]]:

@@ -65,6 +65,7 @@ def build_card(
         plot=PLOT if PLOT in names else "",
         asked=asked_lines(report),
         rows=_table(report),
+        derived=_derived(report),
         measured=", ".join(f"{name} {item['shape']}" for name, item in report.forward.get("inputs", {}).items()),
         plain_measured=any(row.get("plain") is not None for row in report.evaluation),
         protocols=list(dict.fromkeys(str(row["protocol"]) for row in report.evaluation if row.get("protocol"))),
@@ -140,6 +141,7 @@ def public(report: Report) -> Report:
         calibration=None if data is None else dataclasses.replace(data, source=without_folders(data.source)),
         config=without_folders(report.config),
         evaluation=tuple(without_folders(row) for row in report.evaluation),
+        derived=tuple(without_folders(row) for row in report.derived),
         recovery=without_folders(report.recovery),
         command=" ".join(without_folders(word) for word in report.command.split(" ")),
     )
@@ -192,6 +194,19 @@ def _table(report: Report) -> list[tuple[str, str, str, str, str]]:
         for name, dense, plain, compressed in comparison_rows(report)
     ]
     return rows + measured
+
+
+def _derived(report: Report) -> list[tuple[str, str, str, str, str]]:
+    """Name, result, its change from the compressed model's, size, and time of a pass as a ratio to the compressed."""
+    known = {(row.get("metric"), row.get("dataset"), row.get("protocol", "")): row for row in report.evaluation}
+    rows = []
+    for row in report.derived:
+        before = known.get((row["metric"], row["dataset"], row.get("protocol", "")), {}).get("compressed")
+        result = f"{row['metric']} on {row['dataset']}: {number(row['value'])}"
+        times = row.get("seconds") or {}
+        ratio = number(times["derived"] / times["compressed"], 3) if times else MISSING
+        rows.append((cell(row["name"]), cell(result), change(before, row["value"]), number(row["bytes"]), ratio))
+    return rows
 
 
 def _change(row: Mapping[str, Any]) -> str:

@@ -108,6 +108,8 @@ class Report:
         recovery: settings of a short training after the compression, and what it changed: ``kl_before`` and
             ``kl_after`` (divergence from the dense model, nats), and ``evaluation`` with ``dense``, ``before`` and
             ``after``; empty where there was none.
+        derived: models made from this one, such as its quantized twin, each with ``name``, ``metric``, ``dataset``,
+            ``value``, ``bytes`` and ``seconds`` (one pass of ``compressed`` and ``derived``).
         seconds: wall time per stage.
         peak_memory: bytes, highest resident memory of the process.
         versions: of Python and the libraries.
@@ -138,6 +140,7 @@ class Report:
     datasets: tuple[str, ...] = ()
     evaluation: tuple[Mapping[str, Any], ...] = ()
     recovery: Mapping[str, Any] = field(default_factory=dict)
+    derived: tuple[Mapping[str, Any], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -204,7 +207,7 @@ class Report:
             calibration = data.get("calibration")
             if calibration is not None:
                 data["calibration"] = Calibration(**{**calibration, "notes": tuple(calibration.get("notes", ()))})
-            for key in ("datasets", "evaluation", "warnings"):
+            for key in ("datasets", "evaluation", "derived", "warnings"):
                 data[key] = tuple(data.get(key, ()))
             return cls(**data, extra=extra)
         except (TypeError, AttributeError) as error:

@@ -69,6 +69,17 @@ def report() -> Report:
                 "protocol": "windows of 2048 tokens, no overlap",
             },
         ),
+        derived=(
+            {
+                "name": "int8 (torchao)",
+                "metric": "perplexity",
+                "dataset": "Salesforce/wikitext",
+                "value": 14.05,
+                "protocol": "windows of 2048 tokens, no overlap",
+                "bytes": 812_345_678,
+                "seconds": {"compressed": 0.04, "derived": 0.03},
+            },
+        ),
         seconds={"fit": 301.5, "evaluation": 20.0},
         peak_memory=9 * 2**30,
         versions={"python": "3.12.1", "torch": "2.13.0", "optimum-grail": "0.1.0"},

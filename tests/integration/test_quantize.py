@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.evaluation.evaluate import evaluate_path
+from optimum_grail.report.report import Report
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
@@ -92,6 +94,46 @@ def test_quantized_while_loading_saved_and_loaded(
     after = evaluate_path(tmp_path, str(text), "perplexity", **measured)["perplexity"]
     before = evaluate_path(folder, str(text), "perplexity", **measured)["perplexity"]
     assert after == pytest.approx(before, rel=0.1)
+
+
+def test_the_quantized_twin_goes_into_report_and_card(
+    cli: Callable[..., int], llama_run: Callable[[str], Any], text: Path, tmp_path: Path
+) -> None:
+    parent, twin = tmp_path / "small", tmp_path / "small-int8"
+    shutil.copytree(llama_run("default").folder, parent)
+    model = AutoModelForCausalLM.from_pretrained(parent, dtype=torch.float32, quantization_config=torchao_int8())
+    model.save_pretrained(twin)
+    AutoTokenizer.from_pretrained(parent).save_pretrained(twin)
+    words = ("--dataset", text, "--metric", "perplexity", "--seqlen", "128", "--num-samples", "4", "--add-to", parent)
+    for label in ((), ("--label", "int8 | torchao"), ("--label", "int8 | torchao")):
+        assert cli("grail", "evaluate", "-m", twin, *words, *label) == 0
+    plain, named = Report.load(parent).derived
+    assert (plain["name"], named["name"]) == ("small-int8", "int8 | torchao")
+    assert (
+        plain["value"]
+        == named["value"]
+        == evaluate_path(twin, str(text), "perplexity", seqlen=128, num_samples=4, progress=False)["perplexity"]
+    )
+    assert named["bytes"] == tensor_bytes(twin) and named["seconds"]["derived"] > 0 < named["seconds"]["compressed"]
+    card = (parent / "README.md").read_text(encoding="utf-8")
+    assert "## Made from it" in card and "| int8 \\| torchao | perplexity on rows.txt: " in card
+    assert str(tmp_path) not in card
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--add-to", "nowhere"), "report"),
+        (("--label", "int8"), "--add-to"),
+        (("--tasks", "arc_easy", "--add-to", "nowhere"), "--tasks"),
+    ],
+)
+def test_what_cannot_be_noted_is_refused_before_anything_is_measured(
+    words: tuple[str, ...], message: str, cli: Callable[..., int], text: Path, capsys: Any
+) -> None:
+    data = () if "--tasks" in words else ("--dataset", text, "--metric", "perplexity")
+    assert cli("grail", "evaluate", "-m", "neither", *data, *words) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_quanto(folder: Path, held_windows: Tensor, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from optimum_grail.calibration.batches import CalibrationData, make_batches
-from optimum_grail.evaluation.forward import compare_forward, measure_forward
+from optimum_grail.evaluation.forward import compare_forward, example_inputs, measure_forward, take_turns
 
 
 class Slow(nn.Module):
@@ -51,3 +51,15 @@ def test_outputs_of_a_mapping_are_named():
 def test_without_data_nothing_is_measured():
     assert measure_forward(Slow(0), None) is None
     assert compare_forward(None, None) == {}
+
+
+def test_models_take_turns():
+    quick, slow = Slow(0.001), Slow(0.01).double()
+    shapes = {"images": {"shape": [1, 6], "dtype": "torch.float32"}}
+    inputs = [example_inputs(shapes, model, batch=2) for model in (quick, slow)]
+    assert [(tuple(item["images"].shape), item["images"].dtype) for item in inputs] == [
+        ((2, 6), torch.float32),
+        ((2, 6), torch.float64),
+    ]
+    first, second = take_turns([quick, slow], inputs, turns=2)
+    assert 0.002 <= first < second and second >= 0.02

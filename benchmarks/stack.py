@@ -12,6 +12,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from optimum_grail.recovery import Recipe, recover
 from optimum_grail.report.progress import RichProgress
 
 SEQLEN = 256
-REPEATS = 15
+WARM_UP, REPEATS = 5, 40
 
 
 def quantized(folder: Path, out: Path) -> Path:
@@ -39,25 +40,27 @@ def quantized(folder: Path, out: Path) -> Path:
 
 
 @torch.inference_mode()
-def latency(folder: Path) -> float:
-    """Median seconds of one forward pass over 128 tokens, in the dtype of the checkpoint."""
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+def latencies(folders: Mapping[str, Path]) -> dict[str, float]:
+    """Median seconds of one forward pass over 128 tokens, in the dtype of each checkpoint; the models take turns."""
+    models = {name: AutoModelForCausalLM.from_pretrained(folder).eval() for name, folder in folders.items()}
     ids = torch.arange(3, 131)[None]
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        model(input_ids=ids, use_cache=False)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(WARM_UP + REPEATS):
+        for name, model in models.items():
+            start = time.perf_counter()
+            model(input_ids=ids, use_cache=False)
+            if turn >= WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in seconds.items()}
 
 
 def measured(name: str, folder: Path, text: Path) -> dict[str, Any]:
-    """One row."""
+    """One row, without its latency."""
     found = evaluate_path(folder, str(text), "perplexity", seqlen=SEQLEN, max_tokens=40960, progress=False)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    row = {"name": name, "perplexity": found["perplexity"], "bytes": size, "latency_seconds": latency(folder)}
+    row = {"name": name, "perplexity": found["perplexity"], "bytes": size, "protocol": found["protocol"]}
     print(row, flush=True)
-    return {**row, "protocol": found["protocol"]}
+    return row
 
 
 def main() -> None:
@@ -81,7 +84,8 @@ def main() -> None:
             "compressed + recovered": recovered,
             "compressed + recovered + int8": quantized(recovered, Path(scratch) / "recovered-int8"),
         }
-        rows = [measured(name, folder, text) for name, folder in folders.items()]
+        seconds = latencies(folders)
+        rows = [{**measured(name, folder, text), "latency_seconds": seconds[name]} for name, folder in folders.items()]
     facts = {"sparsity": options.sparsity, "achieved": report.achieved, "recovery": dict(report.recovery)}
     write_results("stack", {"rows": rows, **facts, **environment()})
 

@@ -113,6 +113,7 @@ SPEC = ArchitectureSpec(
         ),
     ),
     main_input="image",
+    classifiers=("linear",),
 )
 
 

@@ -46,5 +46,6 @@ BERT = ArchitectureSpec(
     example=tiny_bert,
     mask="attention_mask",
     depth_field="num_hidden_layers",
+    classifiers=("classifier", "qa_outputs"),
 )
 SPECS = (BERT,)

@@ -73,6 +73,7 @@ CLIP_TEXT = ArchitectureSpec(
     groups=GROUPS,
     example=tiny_clip_text,
     mask="attention_mask",
+    classifiers=("text_projection",),
 )
 CLIP_VISION = ArchitectureSpec(
     model_types=("clip_vision_model",),
@@ -81,5 +82,6 @@ CLIP_VISION = ArchitectureSpec(
     groups=GROUPS,
     example=tiny_clip_vision,
     main_input="image",
+    classifiers=("visual_projection",),
 )
 SPECS = (CLIP_TEXT, CLIP_VISION)

@@ -60,5 +60,6 @@ RESNET = ArchitectureSpec(
     ),
     example=tiny_bottleneck,
     main_input="image",
+    classifiers=("classifier.1",),
 )
 SPECS = (RESNET,)

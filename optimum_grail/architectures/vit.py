@@ -44,5 +44,6 @@ VIT = ArchitectureSpec(
     example=tiny_vit,
     main_input="image",
     depth_field="num_hidden_layers",
+    classifiers=("classifier",),
 )
 SPECS = (VIT,)

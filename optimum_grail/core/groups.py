@@ -9,9 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["mlp", "heads", "conv"]
+Kind = Literal["mlp", "heads", "conv", "classifier"]
 Side = Literal["out", "in"]
-KINDS: tuple[Kind, ...] = ("mlp", "heads", "conv")
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class ChannelGroup:
 
     Args:
         name: unique within the model, for example ``"model.layers.0.mlp"``.
-        kind: ``"mlp"``, ``"heads"`` or ``"conv"``.
+        kind: ``"mlp"``, ``"heads"`` or ``"conv"``; ``"classifier"``: a layer behind the blocks, which only a fit has.
         units: how many units there are (channels, KV groups, filters).
         producers: the strips whose rows go (BatchNorm modules included).
         consumer: the strip whose columns go.

@@ -109,6 +109,8 @@ class ArchitectureSpec:
         mask: name of the model input that marks real rows with 1 (padding rows are left out), or ``None``.
         main_input: ``"text"`` or ``"image"``: what one calibration sample is.
         depth_field: config field that says the number of blocks, so that whole blocks can go; ``None`` where none does.
+        classifiers: paths from the root of linear layers that read what leaves the blocks (classifiers, projections);
+            those that the model has are refitted last.
     """
 
     model_types: tuple[str, ...]
@@ -118,3 +120,4 @@ class ArchitectureSpec:
     mask: str | None = None
     main_input: str = "text"
     depth_field: str | None = None
+    classifiers: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from optimum_grail.core.reduction import Reduction
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.surgery import apply_
 from optimum_grail.pipeline.blocks import Batches, BlockRun, Streams, Targets, advance
+from optimum_grail.pipeline.classifier import classifiers_of, refit_classifiers_
 from optimum_grail.pipeline.gradients import block_gradients
 from optimum_grail.pipeline.memory import release
 from optimum_grail.pipeline.methods import Methods
@@ -64,9 +66,17 @@ class FitRun:
         """
         plans: list[GroupPlan] = []
         captured = self._capture()
+        left: dict[str, Streams] = {}
         for stack in self.layout.stacks:
-            plans += self._stack_(stack, captured.get(stack.name))
+            plans += self._stack_(stack, captured.get(stack.name), left)
+        if self._reads_on and any(not streams.equal for streams in left.values()):
+            plans += refit_classifiers_(self.model, self.layout, self.methods, self.batches, left, self.seed)
         return Plan(plans)
+
+    @cached_property
+    def _reads_on(self) -> bool:
+        """Whether there is a classifier to refit, so that the streams are needed behind the last blocks too."""
+        return self.methods.refits and bool(self.batches) and bool(classifiers_of(self.model, self.layout))
 
     def _capture(self) -> dict[str, Captured]:
         if not self.methods.fit_needs or not self.batches:
@@ -75,12 +85,14 @@ class FitRun:
             check_chain(self.model, stack.blocks, self.batches[0])
         return capture(self.model, {stack.name: stack.blocks for stack in self.layout.stacks}, self.batches)
 
-    def _stack_(self, stack: Stack, captured: Captured | None) -> list[GroupPlan]:
+    def _stack_(self, stack: Stack, captured: Captured | None, left: dict[str, Streams]) -> list[GroupPlan]:
+        """Compress one stack; ``left`` is told the streams that leave it."""
         kept = [path for path in stack.blocks if path not in self.dropped]
         if captured is None:
             return [self._group_(group, group, None) for path in kept for group in self._touched(path, False)]
         batches = Batches.of(self.batches, stack.spec.mask)
         streams = Streams(captured.hidden, list(captured.hidden) if self.methods.two_streams else None)
+        left[stack.name] = streams
         plans: list[GroupPlan] = []
         drifted = False
         for path, beyond in _runs(stack.blocks, self.dropped):
@@ -90,7 +102,7 @@ class FitRun:
                     advance(block, block_calls, streams.dense or [])
             else:
                 groups = self._touched(path, drifted, bool(beyond))
-                last = path == kept[-1]
+                last = path == kept[-1] and not self._reads_on
                 plans += self._block_(path, groups, captured.calls.pop(path), streams, batches, last, calls)
                 drifted = drifted or bool(groups)
             drifted = drifted or bool(beyond)
@@ -99,13 +111,12 @@ class FitRun:
     def _touched(self, path: str, drifted: bool, cut: bool = False) -> list[ChannelGroup]:
         """The groups of a block about which anything is to be done: units go, or the consumer is refitted because what
         was compressed before it, in this block too, made the student drift, or the next block is dropped (``cut``)."""
-        refits = self.methods.compensator.refits_whole_groups and self.methods.two_streams
         joint = self.methods.within_block == "joint"
         touched: list[ChannelGroup] = []
         for group in self.layout.of_block(path):
             behind = drifted or (not joint and any(other.stage < group.stage for other in touched))
             behind = behind or (cut and group.stream == AT_OUTPUT)
-            if self.widths[group.name] < group.units or (refits and behind):
+            if self.widths[group.name] < group.units or (self.methods.refits and behind):
                 touched.append(group)
         return touched
 

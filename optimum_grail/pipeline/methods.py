@@ -59,3 +59,8 @@ class Methods:
     def two_streams(self) -> bool:
         """Whether the dense model runs beside the student during the fit."""
         return bool(self.compensator.needs & {"drift", "dense"})
+
+    @property
+    def refits(self) -> bool:
+        """Whether consumers that lose nothing are refitted to make up for the drift before them."""
+        return self.compensator.refits_whole_groups and self.two_streams

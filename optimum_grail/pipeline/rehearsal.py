@@ -7,6 +7,7 @@ runs the whole fit on a quarter of the samples, one block at a time on a copy, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
@@ -22,6 +23,7 @@ from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.models.layout import Layout
 from optimum_grail.pipeline.blocks import Batches, Streams, advance
+from optimum_grail.pipeline.classifier import classifiers_of
 from optimum_grail.pipeline.findings import Curve
 from optimum_grail.pipeline.fit import FitRun
 from optimum_grail.pipeline.masking import spare
@@ -87,8 +89,12 @@ class Rehearsal:
         trial = _Trial(
             self.model, self.layout, methods, kept, self.few, self.seed, Silent(), dropped, audience=audience
         )
-        trial.run_()
-        return sum(self.tail.damage(name, [], seen.hidden) for name, seen in audience.items())
+        tail = self.tail  # of the dense model: before anything is spared
+        with ExitStack() as spared:
+            for group in classifiers_of(self.model, self.layout):
+                spared.enter_context(spare(self.model, group.name))
+            trial.run_()
+            return sum(tail.damage(name, [], seen.hidden) for name, seen in audience.items())
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,10 @@ class Outcome:
             diagnostics = {} if item is None else item.diagnostics
             kept = 0 if group.block in self.widths.dropped else self.widths.kept[group.name]
             rows.append(GroupRow.of(group.name, group.kind, group.units, kept, diagnostics))
+        for item in self.plan.values():
+            if item.group.kind == "classifier":
+                units = item.group.units
+                rows.append(GroupRow.of(item.group.name, "classifier", units, units, item.diagnostics))
         return tuple(rows)
 
     def _datasets(self) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,18 +83,33 @@ class Tail:
         return total / max(weight, 1.0)
 
     def _finish(self, stack: str, index: int, hidden: Tensor) -> Outputs:
-        def constant(value: Tensor) -> Callable[..., Tensor]:
-            return lambda *args, **kwargs: value.clone()
-
-        def identity(*args: Any, **kwargs: Any) -> Tensor:
-            return args[0] if args else next(iter(kwargs.values()))
-
-        replacements: dict[str, Callable[..., Any]] = {}
-        for name, paths in self.stacks.items():
-            replacements |= dict.fromkeys(paths, identity)
-            replacements[paths[-1]] = constant(hidden if name == stack else self.last[name][index])
-        with patched_forward(self.model, replacements):
+        states = {name: hidden if name == stack else self.last[name][index] for name in self.stacks}
+        with leaving(self.model, self.stacks, states):
             return outputs_of(self.model(**on_device(self.model, self.batches[index])))
+
+
+@contextmanager
+def leaving(model: nn.Module, stacks: Mapping[str, Sequence[str]], hidden: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model with its blocks passed by: whatever goes in, ``hidden`` leaves each stack's last block.
+
+    Args:
+        model: the model.
+        stacks: stack name to the paths of its blocks.
+        hidden: by stack name.
+    """
+
+    def constant(value: Tensor) -> Callable[..., Tensor]:
+        return lambda *args, **kwargs: value.clone()
+
+    def identity(*args: Any, **kwargs: Any) -> Tensor:
+        return args[0] if args else next(iter(kwargs.values()))
+
+    replacements: dict[str, Callable[..., Any]] = {}
+    for name, paths in stacks.items():
+        replacements |= dict.fromkeys(paths, identity)
+        replacements[paths[-1]] = constant(hidden[name])
+    with patched_forward(model, replacements):
+        yield
 
 
 def outputs_of(output: Any) -> Outputs:

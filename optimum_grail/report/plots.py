@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FILE_NAME = "grail_errors.png"
-KIND_NAMES = {"mlp": "feed-forward", "heads": "attention heads", "conv": "convolutions"}
+KIND_NAMES = {
+    "mlp": "feed-forward",
+    "heads": "attention heads",
+    "conv": "convolutions",
+    "classifier": "behind the blocks",
+}
 
 
 def can_plot(report: Report) -> bool:

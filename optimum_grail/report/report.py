@@ -21,7 +21,7 @@ class GroupRow:
 
     Args:
         name: the group's name.
-        kind: ``"mlp"``, ``"heads"`` or ``"conv"``.
+        kind: ``"mlp"``, ``"heads"`` or ``"conv"``; ``"classifier"`` for a layer behind the blocks that was refitted.
         units_before: units of the dense model.
         units_after: units kept.
         plain_error: error of plain pruning on all calibration rows.
@@ -50,6 +50,11 @@ class GroupRow:
         """Build a row from a plan's diagnostics; what a row has no field for is left out."""
         known = {item.name for item in dataclasses.fields(cls)} - {"name", "kind", "units_before", "units_after"}
         return cls(name, kind, before, after, **{key: diagnostics[key] for key in known & set(diagnostics)})
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether units of it can go at all: not of a layer behind the blocks."""
+        return self.kind != "classifier"
 
     @property
     def gated(self) -> bool:
@@ -167,7 +172,7 @@ class Report:
     @property
     def achieved_units(self) -> dict[str, float]:
         """Fraction of the units that went, per kind."""
-        kinds = dict.fromkeys(row.kind for row in self.groups)
+        kinds = dict.fromkeys(row.kind for row in self.groups if row.shrinks)
         return {
             kind: _gone(
                 sum(row.units_before for row in self.groups if row.kind == kind),
@@ -179,7 +184,7 @@ class Report:
     @property
     def whole(self) -> tuple[str, ...]:
         """Names of the groups that lost nothing."""
-        return tuple(row.name for row in self.groups if row.units_after == row.units_before)
+        return tuple(row.name for row in self.groups if row.shrinks and row.units_after == row.units_before)
 
     def evaluated(self, *results: Mapping[str, Any]) -> Report:
         """The same report with more evaluation results."""

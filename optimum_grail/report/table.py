@@ -111,7 +111,7 @@ def _group_cells(row: GroupRow) -> list[str]:
 def width_lines(report: Report) -> list[str]:
     """One line per kind: units before and after, as a range where the groups differ."""
     lines = []
-    for kind in dict.fromkeys(row.kind for row in report.groups):
+    for kind in dict.fromkeys(row.kind for row in report.groups if row.shrinks):
         rows = [row for row in report.groups if row.kind == kind]
         before, after = ({getattr(row, name) for row in rows} for name in ("units_before", "units_after"))
         whole = all(row.units_after == row.units_before for row in rows)

@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.compensators._norm import renormalised
-from optimum_grail.core.moments import Statistics
 from optimum_grail.core.problem import Compensation, GroupProblem, Need
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
@@ -75,9 +74,12 @@ class GrailPlus:
     def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:
         """The readout that wins on the held-out rows, refitted on all rows."""
         statistics = problem.measured
-        everything = self._equations(problem, statistics, reduction, "all")
+        fit = NormalEquations.of(problem.weight, statistics.fit, statistics.fit_target, reduction)
         affine = problem.owns_bias if self.affine is None else self.affine
-        candidates = self._contest(problem, statistics, reduction, affine) or [self._default()]
+        everything, candidates = fit, [self._default()]
+        if statistics.held is not None and statistics.held.count:
+            held = NormalEquations.of(problem.weight, statistics.held, statistics.held_target, reduction)
+            everything, candidates = fit + held, self._contest(problem, fit, held, affine)
         winner = min(candidates, key=lambda candidate: candidate.loss or 0.0)
         plain = next((candidate.loss for candidate in candidates if candidate.label == "plain"), None)
         readout = self._build(problem, everything, winner, affine)
@@ -96,28 +98,15 @@ class GrailPlus:
             },
         )
 
-    def _equations(
-        self, problem: GroupProblem, statistics: Statistics, reduction: Reduction, rows: Literal["all", "fit", "held"]
-    ) -> NormalEquations:
-        if rows == "held" and statistics.held is not None:
-            return NormalEquations.of(problem.weight, statistics.held, statistics.held_target, reduction)
-        if rows == "fit":
-            return NormalEquations.of(problem.weight, statistics.fit, statistics.fit_target, reduction)
-        return NormalEquations.of(problem.weight, statistics.moments, statistics.target, reduction)
-
     def _default(self) -> Candidate:
         """What is fitted where there are no held-out rows to choose on."""
         ridge = FALLBACK_RIDGE if self.ridge == "auto" else float(self.ridge)
         return Candidate("fit", ridge, 1.0 if self.tau == "auto" else float(self.tau), None)
 
     def _contest(
-        self, problem: GroupProblem, statistics: Statistics, reduction: Reduction, affine: bool
+        self, problem: GroupProblem, fit: NormalEquations, held: NormalEquations, affine: bool
     ) -> list[Candidate]:
-        """All candidates with their held-out losses; none without held-out rows."""
-        if statistics.held is None or statistics.held.count == 0:
-            return []
-        fit = self._equations(problem, statistics, reduction, "fit")
-        held = self._equations(problem, statistics, reduction, "held")
+        """All candidates, fitted on ``fit``, with their losses on ``held``."""
         scale = max(held.variance, 1e-300)
         candidates = [Candidate("plain", 0.0, 0.0, held.loss(fit.plain) / scale)]
         for family in self._families(fit, affine):

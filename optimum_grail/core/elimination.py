@@ -88,11 +88,13 @@ def _single(weight: Tensor, inverse: Tensor, units: int, remove: int) -> tuple[T
         picked, paid, rows, pivots, heads = _panel(weight, inverse, min(PANEL, remove))
         order.append(left[picked])
         costs.append(paid)
-        stay = torch.ones(len(left), dtype=torch.bool, device=weight.device)
-        stay[picked] = False
+        going = torch.zeros(len(left), dtype=torch.bool, device=weight.device)
+        going[picked] = True
+        stay = torch.nonzero(~going).flatten()
         rows = rows[:, stay]
-        weight = weight[:, stay] - heads @ rows
-        inverse = inverse[stay][:, stay] - rows.T @ (rows * pivots[:, None])
+        weight = weight[:, stay].addmm_(heads, rows, alpha=-1)
+        inverse = inverse[stay[:, None], stay]  # the larger one is freed before the product needs memory
+        inverse.addmm_(rows.T, rows * pivots[:, None], alpha=-1)
         left, remove = left[stay], remove - len(picked)
     return _join(order, torch.int64), _join(costs, torch.float64)
 

@@ -39,7 +39,7 @@ class NormalEquations:
         drift_cross: ``Σ d zᵀ``, ``[O, K]``, or ``None`` without drift; ``d - e`` instead of ``d`` likewise.
         drift: ``Σ d``, ``[O]``, or ``None``; likewise.
         energy: ``Σ ‖W s + d‖²``.
-        variance: the same after the best constant is taken off: the error of dropping everything.
+        total: ``Σ (W s + d)``, ``[O]``.
         naive: what plain pruning or folding leaves of the consumer, ``[O, K]``.
     """
 
@@ -51,8 +51,32 @@ class NormalEquations:
     drift_cross: Tensor | None
     drift: Tensor | None
     energy: float
-    variance: float
+    total: Tensor
     naive: Tensor
+
+    @property
+    def variance(self) -> float:
+        """The energy after the best constant is taken off: the error of dropping everything."""
+        return self.energy - float(self.total.square().sum()) / max(self.count, 1)
+
+    def __add__(self, other: NormalEquations) -> NormalEquations:
+        """The equations of both sets of rows together; reduction and consumer have to be the same."""
+
+        def both(one: Tensor | None, two: Tensor | None) -> Tensor | None:
+            return one + two if one is not None and two is not None else one
+
+        return NormalEquations(
+            count=self.count + other.count,
+            mean=self.mean + other.mean,
+            gram=self.gram + other.gram,
+            cross=self.cross + other.cross,
+            output=self.output + other.output,
+            drift_cross=both(self.drift_cross, other.drift_cross),
+            drift=both(self.drift, other.drift),
+            energy=self.energy + other.energy,
+            total=self.total + other.total,
+            naive=self.naive,
+        )
 
     @classmethod
     def of(
@@ -69,25 +93,26 @@ class NormalEquations:
         if gap is not None:
             energy = energy + 2 * (gap.cross * weight).sum() + gap.energy
             total = output + gap.total
-        cross = drift = None
+        cross = reduction.encode_columns(outer, span)
+        del outer  # the largest matrix but for the Gram itself
+        drift_cross = drift = None
         if target is not None:
-            cross, drift = reduction.encode_columns(target.cross, span), target.total
+            drift_cross, drift = reduction.encode_columns(target.cross, span), target.total
         if moments.offset is not None:
-            outer, output = outer + moments.offset.cross, output + moments.offset.total
-            if cross is not None and drift is not None:
-                cross = cross - reduction.encode_columns(moments.offset.cross, span)
-                drift = drift - moments.offset.total
-        half = reduction.encode_rows(moments.gram, span)
+            offset = reduction.encode_columns(moments.offset.cross, span)
+            cross, output = cross + offset, output + moments.offset.total
+            if drift_cross is not None and drift is not None:
+                drift_cross, drift = drift_cross - offset, drift - moments.offset.total
         return cls(
             count=moments.count,
             mean=reduction.encode_rows(moments.total, span),
-            gram=reduction.encode_columns(half, span),
-            cross=reduction.encode_columns(outer, span),
+            gram=reduction.encode_columns(reduction.encode_rows(moments.gram, span), span),
+            cross=cross,
             output=output,
-            drift_cross=cross,
+            drift_cross=drift_cross,
             drift=drift,
             energy=float(energy),
-            variance=float(energy - total.square().sum() / max(moments.count, 1)),
+            total=total,
             naive=reduction.lift_columns(weight, span),
         )
 

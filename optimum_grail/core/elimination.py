@@ -54,30 +54,27 @@ def eliminate(weight: Tensor, gram: Tensor, units: int, remove: int, damping: fl
     left = torch.nonzero(alive).flatten()
     columns = (left[:, None] * span + torch.arange(span, device=left.device)).flatten()
     run = _single if span == 1 else _blocks
+    gram = gram[columns[:, None], columns]
     # Neither matrix has a name here, so that both are freed as soon as the run has shrunk them.
-    order, costs = run(weight[:, columns], damped_inverse(gram, damping, columns), len(left), remove - len(dead))
+    order, costs = run(weight[:, columns], damped_inverse_(gram, damping), len(left), remove - len(dead))
     errors = torch.cat([torch.zeros(1 + len(dead), dtype=torch.float64), costs.cpu().cumsum(0)])
     return Elimination(torch.cat([dead, left[order]]).cpu(), errors, total)
 
 
-def damped_inverse(gram: Tensor, damping: float, columns: Tensor) -> Tensor:
-    """``(G + λ diag(G))⁻¹`` over the features ``columns``; dead ones among them get unit diagonal.
-
-    Works in place on one copy of the Gram: two matrices are alive at the peak.
-    """
-    part = gram[columns[:, None], columns]
-    diagonal = part.diagonal().clone()
+def damped_inverse_(gram: Tensor, damping: float) -> Tensor:
+    """``(G + λ diag(G))⁻¹`` ``[F, F]``; dead features get unit diagonal. Overwrites ``gram``: two matrices of its size
+    are alive at the peak."""
+    diagonal = gram.diagonal().clone()
     floor = max(float(diagonal.max()) * 1e-14, 1e-300) if len(diagonal) else 1.0
     root = diagonal.clamp(min=floor).rsqrt()
-    part.mul_(root[:, None]).mul_(root)
-    part.diagonal().clamp_(min=1.0).add_(damping)
-    lower, info = torch.linalg.cholesky_ex(part)
+    gram.mul_(root[:, None]).mul_(root)
+    gram.diagonal().clamp_(min=1.0).add_(damping)
+    lower, info = torch.linalg.cholesky_ex(gram)
     while int(info):
         damping = max(damping, 1e-10) * 10
-        part.diagonal().add_(damping)
-        lower, info = torch.linalg.cholesky_ex(part)
-    del part
-    return torch.cholesky_inverse(lower).mul_(root[:, None]).mul_(root)
+        gram.diagonal().add_(damping)
+        lower, info = torch.linalg.cholesky_ex(gram)
+    return torch.cholesky_inverse(lower, out=gram).mul_(root[:, None]).mul_(root)
 
 
 def _single(weight: Tensor, inverse: Tensor, units: int, remove: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from optimum_grail.core.elimination import Elimination, damped_inverse
+from optimum_grail.core.elimination import Elimination, damped_inverse_
 from optimum_grail.core.linalg import live_features
 
 
@@ -65,7 +65,7 @@ def eliminate_in_groups(weight: Tensor, gram: Tensor, units: int, sizes: Sequenc
     span = weight.shape[1] // units
     total = float(((weight @ gram) * weight).sum())
     left = torch.arange(units, device=weight.device)
-    inverse = damped_inverse(gram, 0.0, torch.arange(len(gram), device=gram.device))
+    inverse = damped_inverse_(gram.clone(), 0.0)
     order, costs = [left[:0]], [weight.new_zeros(1)]
     for size in sizes:
         picked = block_costs(weight, diagonal_blocks(inverse, len(left))).argsort(stable=True)[:size]

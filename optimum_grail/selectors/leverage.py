@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from optimum_grail.core.elimination import damped_inverse
+from optimum_grail.core.elimination import damped_inverse_
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.selectors import SELECTORS
 from optimum_grail.selectors._surgeon import check_positive
@@ -39,5 +37,5 @@ class Leverage:
         mean = float(gram.diagonal().mean())
         scaled = gram / (self.ridge * mean if mean > 0 else 1.0)  # G / λ, so that λ is one
         scaled.diagonal().add_(1.0)
-        inverse = damped_inverse(scaled, 0.0, torch.arange(len(gram), device=gram.device))
+        inverse = damped_inverse_(scaled, 0.0)
         return Selection.by_score(problem.per_unit(1.0 - inverse.diagonal()), keep)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from optimum_grail.core.elimination import damped_inverse, eliminate
+from optimum_grail.core.elimination import damped_inverse_, eliminate
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.core.surgeon import block_costs, diagonal_blocks
 from optimum_grail.selectors import SELECTORS
@@ -40,10 +38,11 @@ class Obs:
 
     def __call__(self, problem: GroupProblem, keep: int) -> Selection:
         """Reduce ``problem`` to ``keep`` units."""
-        gram = problem.measured.moments.covariance(problem.owns_bias)
-        weight = problem.weight.to(gram)
-        if self.greedy:
-            result = eliminate(weight, gram, problem.units, problem.units - keep, self.damping)
+        affine, remove = problem.owns_bias, problem.units - keep
+        if self.greedy:  # the sum over all rows has no name here: it is freed while the elimination runs
+            result = eliminate(
+                problem.weight, problem.measured.moments.covariance(affine), problem.units, remove, self.damping
+            )
             return by_elimination(problem.units, result)
-        inverse = damped_inverse(gram, self.damping, torch.arange(len(gram), device=gram.device))
-        return Selection.by_score(block_costs(weight, diagonal_blocks(inverse, problem.units)), keep)
+        inverse = damped_inverse_(problem.measured.moments.covariance(affine).clone(), self.damping)
+        return Selection.by_score(block_costs(problem.weight, diagonal_blocks(inverse, problem.units)), keep)

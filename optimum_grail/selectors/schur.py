@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from optimum_grail.core.elimination import damped_inverse
+from optimum_grail.core.elimination import damped_inverse_
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.core.surgeon import columns_of, diagonal_blocks
 from optimum_grail.errors import ConfigError
@@ -51,7 +51,7 @@ class Schur:
         if self.method == "pivoted":
             picked, rest = pivots(gram, problem.units, keep)
             return by_removal(problem.units, torch.cat([rest, picked.flip(0)])[: problem.units - keep])
-        inverse = damped_inverse(gram, self.damping, torch.arange(len(gram), device=gram.device))
+        inverse = damped_inverse_(gram.clone(), self.damping)
         blocks = torch.linalg.inv(diagonal_blocks(inverse, problem.units))
         return Selection.by_score(blocks.diagonal(dim1=1, dim2=2).sum(1), keep)
 

@@ -180,12 +180,13 @@ _SURGEONS = (
     ),
     _preset(
         "fisher",
-        "Fisher information of masks, rearranged; kept units rescaled to the dense model's residual stream.",
+        "Units of least Fisher information go, wherever they are, then rearranged; kept ones rescaled to the dense "
+        "model's residual stream.",
         "Kwon et al. 2022",
-        ("fisher", "mask-scale", "uniform"),
+        ("fisher", "mask-scale", "fisher"),
         within_block="sequential",
         needs="calibration data; labels, or the model's own predictions",
-        cost="one backward pass, two forward passes, one small solve per layer",
+        cost="two backward passes, two forward passes, one small solve per layer",
     ),
     _preset(
         "comp",

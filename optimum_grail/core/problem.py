@@ -25,6 +25,7 @@ Need = Literal[
     "gradient_curves",
     "error_curves",
     "fluctuation",
+    "information",
     "outliers",
     "influence",
     "drops",
@@ -37,9 +38,9 @@ Of the fit: second moments, their held-out part, the residual stream's drift, th
 the dense model's loss by a mask on the units, gradients of the block's own output by the consumer's weight.
 
 Of the survey of the dense model: error curves with sensitivities, measured by short forward passes or estimated from
-gradients; per unit FLAP's standardised fluctuation, per feature the weight times activation norm that outliers are
-counted on; per block its influence ``1 - cos(input, output)`` and the damage of leaving it out; how often each module's
-weight is used per sample (for FLOPs); the latency of each width."""
+gradients; per unit FLAP's standardised fluctuation, or its Fisher information; per feature the weight times activation
+norm that outliers are counted on; per block its influence ``1 - cos(input, output)`` and the damage of leaving it out;
+how often each module's weight is used per sample (for FLOPs); the latency of each width."""
 
 
 @dataclass(frozen=True)

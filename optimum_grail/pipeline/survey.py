@@ -27,13 +27,14 @@ from optimum_grail.core.solve import NormalEquations
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.pipeline.blocks import Batches
 from optimum_grail.pipeline.findings import Curve, Findings, bent
+from optimum_grail.pipeline.gradients import mask_gradients
 from optimum_grail.pipeline.influence import Influence
 from optimum_grail.pipeline.masking import masked
 from optimum_grail.pipeline.problems import collector_for, problem_of
 from optimum_grail.pipeline.sensitivity import curvatures, sensitivity
 from optimum_grail.pipeline.tail import Tail
 from optimum_grail.pipeline.timing import latency, positions
-from optimum_grail.report.progress import Progress
+from optimum_grail.report.progress import Progress, Silent
 
 DAMPING = 1e-3
 RIDGE = 1e-3
@@ -44,7 +45,7 @@ REHEARSED: frozenset[Need] = frozenset({"curves", "bent_curves"})
 CURVES: frozenset[Need] = REHEARSED | {"gradient_curves", "error_curves"}
 STATISTICS: frozenset[Need] = CURVES | {"fluctuation", "outliers"}
 """What is computed from the statistics of groups."""
-SURVEYED: frozenset[Need] = STATISTICS | {"influence", "drops", "positions", "latency"}
+SURVEYED: frozenset[Need] = STATISTICS | {"information", "influence", "drops", "positions", "latency"}
 """What a survey can find out."""
 
 
@@ -83,6 +84,9 @@ class Survey:
         signals: dict[str, dict[str, Tensor]] = defaultdict(dict)
         if "positions" in self.needs:
             signals["positions"] = positions(self.model, self.layout, self.batches[0])
+        if "information" in self.needs:
+            gradients = mask_gradients(self.model, self.layout, self.batches, self.seed, Silent())
+            signals["information"] = {name: found.square().sum(0).cpu() for name, found in gradients.items()}
         bends: Mapping[str, Tensor] = {}
         if "gradient_curves" in self.needs:
             bends = curvatures(self.model, self.layout, [self.batches[index] for index in few], self.seed)

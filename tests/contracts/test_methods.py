@@ -206,7 +206,7 @@ def signals(units: int, layer: int) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(units)
     scores = torch.randn(1, units, generator=draw, dtype=torch.float64)
     influence = torch.tensor([0.1 + layer / 5], dtype=torch.float64)
-    return {"fluctuation": scores, "outliers": scores.exp(), "influence": influence}
+    return {"fluctuation": scores, "information": scores.exp(), "outliers": scores.exp(), "influence": influence}
 
 
 @pytest.mark.parametrize("allocation", named(ALLOCATIONS))

@@ -11,6 +11,7 @@ import torch
 from optimum_grail.allocations import _ratios
 from optimum_grail.allocations._ratios import kept_fractions
 from optimum_grail.allocations.block_influence import BlockInfluence
+from optimum_grail.allocations.fisher import Fisher
 from optimum_grail.allocations.flap import Flap
 from optimum_grail.allocations.incremental import Incremental
 from optimum_grail.allocations.owl import Owl
@@ -31,6 +32,7 @@ def classes(seed: int) -> list[WidthClass]:
             scores = torch.randn(1, units, generator=draw, dtype=torch.float64)
             columns = torch.randn(1, units, generator=draw, dtype=torch.float64).mul(1.5).exp()
             signals = {"fluctuation": scores, "outliers": columns, "influence": influence}
+            signals["information"] = columns.square()
             widths = tuple(range(1, units + 1))
             name = f"{kind}{layer}"
             item = WidthClass(
@@ -124,3 +126,24 @@ def test_flap_empties_no_layer() -> None:
     items[3].signals["fluctuation"][:] -= 100
     found = Flap()(items, Budget(0.5 * whole(items), whole(items)))
     assert found[items[2].name] == 1 and found[items[3].name] == 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("sparsity", [0.2, 0.5, 0.7])
+def test_fisher_is_kwons_mask_search(seed: int, sparsity: float) -> None:
+    items = classes(seed)
+    for item in items:
+        item.signals["information"][0, 0] = 1e6  # one unit of every layer that no search drops
+    found = Fisher()(items, Budget((1 - sparsity) * whole(items), whole(items)))
+    heads, neurons = (
+        np.sort(np.concatenate([item.signals["information"][0].numpy() for item in items if item.kind == kind]))[::-1]
+        for kind in ("heads", "mlp")
+    )
+    best, split = -1.0, (0, 0)
+    for count in range(LAYERS, len(heads) + 1):  # algorithm 1: so many heads, and what neurons the rest pays for
+        rest = min(int((1 - sparsity) * whole(items) - count * COST["heads"]) // COST["mlp"], len(neurons))
+        if rest >= LAYERS and heads[:count].sum() + neurons[:rest].sum() > best:
+            best, split = heads[:count].sum() + neurons[:rest].sum(), (count, rest)
+    for item in items:
+        ranking, count = (heads, split[0]) if item.kind == "heads" else (neurons, split[1])
+        assert found[item.name] == int((item.signals["information"][0].numpy() >= ranking[count - 1]).sum())

@@ -35,13 +35,18 @@ def findings_of(layout: Layout) -> Findings:
     """Everything that a survey may find out, at random."""
     draw = torch.Generator().manual_seed(0)
     curves: dict[str, Curve] = {}
-    signals: dict[str, dict[str, torch.Tensor]] = {"fluctuation": {}, "outliers": {}, "influence": {}}
+    signals: dict[str, dict[str, torch.Tensor]] = {
+        "fluctuation": {},
+        "information": {},
+        "outliers": {},
+        "influence": {},
+    }
     for index, group in enumerate(layout.groups):
         errors = torch.linspace(0, 1, group.units + 1, dtype=torch.float64)[:-1] ** 2
         curves[group.name] = Curve(errors, torch.arange(group.units - 1), 1.0 + index % 3)
         scores = torch.randn(group.units, generator=draw, dtype=torch.float64)
         signals["fluctuation"][group.name] = scores
-        signals["outliers"][group.name] = scores.exp()
+        signals["information"][group.name] = signals["outliers"][group.name] = scores.exp()
         signals["influence"][group.name] = torch.tensor(0.1 + index / 20, dtype=torch.float64)
     return Findings(curves, signals)
 

@@ -15,12 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FILE_NAME = "grail_errors.png"
-KIND_NAMES = {
-    "mlp": "feed-forward",
-    "heads": "attention heads",
-    "conv": "convolutions",
-    "classifier": "behind the blocks",
-}
+KIND_NAMES = {"mlp": "feed-forward", "heads": "attention heads", "conv": "convolutions"}
 
 
 def can_plot(report: Report) -> bool:
@@ -62,7 +57,7 @@ def plot_errors(report: Report, path: str | Path | None = None) -> bytes:
 
 
 def _measured(report: Report) -> list[GroupRow]:
-    return [row for row in report.groups if row.plain_error is not None or row.fit_error is not None]
+    return [row for row in report.groups if row.shrinks and (row.plain_error, row.fit_error) != (None, None)]
 
 
 def _draw(panel: Axes, rows: list[GroupRow], title: str) -> None:

@@ -91,7 +91,8 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
     tensors: dict[str, torch.Tensor] = {}
     groups: dict[str, Any] = {}
     for name, item in plan.items():
-        tensors[f"{name}.assignment"] = item.reduction.assignment.cpu().contiguous()
+        if item.group.producers:  # of a classifier nothing goes
+            tensors[f"{name}.assignment"] = item.reduction.assignment.cpu().contiguous()
         if not item.reduction.is_selection:
             tensors[f"{name}.weight"] = item.reduction.weight.cpu().contiguous()
         for key, value in (("order", item.order), ("curve", item.curve)):

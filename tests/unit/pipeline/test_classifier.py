@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +28,7 @@ from optimum_grail.pipeline.methods import Methods
 from optimum_grail.pipeline.rehearsal import Rehearsal
 from optimum_grail.pipeline.survey import Survey
 from optimum_grail.report.progress import Silent
+from optimum_grail.saving import load_reductions, save_plan
 from optimum_grail.selectors.obs import Obs
 
 PLUS = Methods(Obs(), GrailPlus(), Balanced())
@@ -83,6 +86,14 @@ def test_unseen_outputs_come_nearer(build: Callable[[], nn.Module], monkeypatch:
     for item in found:
         assert item.reduction.slots == item.group.units and item.readout is None
         assert item.diagnostics["held_error"] <= item.diagnostics["plain_held_error"]
+
+
+def test_a_saved_plan_tells_of_it_but_of_no_units(tmp_path: Path) -> None:
+    model = tiny_vit()
+    names = {group.name for group in resolve(model).groups}
+    save_plan(compress_(model, batches_of(model)), tmp_path)
+    assert set(load_reductions(tmp_path)) == names, "who carries an adapter over looks for these in the dense model"
+    assert "classifier" in json.loads((tmp_path / "grail_plan.json").read_text(encoding="utf-8"))["groups"]
 
 
 @pytest.mark.parametrize(("count", "methods"), [(30, PLUS), (SAMPLES, Methods(Obs(), Grail(), Balanced()))])

@@ -82,17 +82,16 @@ MIDDLE = {"llama-books-3m": "50 %", "all-MiniLM-L6-v2": "heads and FFN 50 %", "r
 """The size at which selectors are measured alone and refitted; 50 % where none is named."""
 
 
-def planned(task: Task, methods: Sequence[str], budgets: Sequence[str], draws: int) -> Iterator[Cell]:
-    """The cells of one model: all methods at one size before the next size, all sizes before the next draw."""
-    for seed in SEEDS[:draws]:
-        for budget, fields in BUDGETS[task.name].items():
-            if budgets and budget not in budgets:
+def planned(task: Task, methods: Sequence[str], budgets: Sequence[str], seed: int) -> Iterator[Cell]:
+    """The cells of one model and one calibration draw: all methods at one size before the next size."""
+    for budget, fields in BUDGETS[task.name].items():
+        if budgets and budget not in budgets:
+            continue
+        for name in methods:
+            if name in PAIRS and (seed != SEEDS[0] or budget != MIDDLE.get(task.name, "50 %")):
                 continue
-            for name in methods:
-                if name in PAIRS and (seed != SEEDS[0] or budget != MIDDLE.get(task.name, "50 %")):
-                    continue
-                config = {**task.settings, **fields, **METHODS[name], "seed": seed}
-                yield Cell(name, budget, config)
+            config = {**task.settings, **fields, **METHODS[name], "seed": seed}
+            yield Cell(name, budget, config)
 
 
 def names_for(task: Task) -> list[str]:
@@ -103,10 +102,10 @@ def names_for(task: Task) -> list[str]:
     return [*head, *(FILTERS if task.metric == "resnet" else ()), *PAIRS]
 
 
-def sweep_of(task: Task, folder: Path) -> Sweep:
-    """The model with its data and its metric."""
+def sweep_of(task: Task, folder: Path, draw: int) -> Sweep:
+    """The model with its data and its metric; ``draw`` counts from 0."""
     if task.metric == "resnet":
-        return resnet_sweep(task)
+        return resnet_sweep(task, draw)
     model = load_model(str(folder), dtype="auto", device="cpu", trust_remote_code=False)
     tokenizer, processor = load_processors(str(folder), False)
     metric = make_metric(task.metric, dict(task.measure))
@@ -124,11 +123,13 @@ def sweep_of(task: Task, folder: Path) -> Sweep:
     )
 
 
-def resnet_sweep(task: Task) -> Sweep:
-    """The plain module of ``examples/custom_module.py``."""
+def resnet_sweep(task: Task, draw: int) -> Sweep:
+    """The plain module of ``examples/custom_module.py``. Its samples are taken as they come, not drawn by the seed, so
+    every draw gets images of its own."""
     data = data_folder()
     model, config = resnet.load_model(data)
-    calibration, _ = resnet.load_images(data / task.calibration.path, config, int(task.settings["num_samples"]) * 3)
+    count = int(task.settings["num_samples"])
+    calibration = resnet.load_images(data / task.calibration.path, config, count * (draw + 1))[0][-count:]
     images, labels = resnet.load_images(data / task.evaluation.path, config)
     return Sweep(
         model,
@@ -165,13 +166,14 @@ def main() -> None:
         folder = task.model() if task.name in BUDGETS and options.only in (None, task.name) else None
         if folder is None:
             continue
-        try:
-            sweep = sweep_of(task, folder)
-        except FileNotFoundError as error:
-            print(f"{task.name}: {error}, passed over", file=sys.stderr)
-            continue
-        cells = planned(task, options.method or names_for(task), options.budget, options.draws)
-        sweep.run(list(cells), RESULTS, name=f"methods-{task.name}.json")
+        for draw, seed in enumerate(SEEDS[: options.draws]):
+            try:
+                sweep = sweep_of(task, folder, draw)
+            except FileNotFoundError as error:
+                print(f"{task.name}: {error}, passed over", file=sys.stderr)
+                break
+            cells = planned(task, options.method or names_for(task), options.budget, seed)
+            sweep.run(list(cells), RESULTS, name=f"methods-{task.name}.json")
 
 
 if __name__ == "__main__":

@@ -116,8 +116,8 @@ def _metric(args: Mapping[str, Any]) -> dict[str, Any]:
     result = evaluate_path(args["model"], args["dataset"], args["metric"], **columns)
     if not parent:
         return result
-    remote = args["trust_remote_code"]
-    row = note_derived(parent, args["model"], result, label=args["label"], trust_remote_code=remote)
+    places = {name: args[name] for name in ("device", "trust_remote_code")}
+    row = note_derived(parent, args["model"], result, label=args["label"], **places)
     return {**result, "bytes": row["bytes"], "added_to": str(parent)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ def note_derived(
     result: Mapping[str, Any],
     *,
     label: str | None = None,
+    device: str | None = None,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Add a row about ``derived`` to the report of ``parent``, render the card again, and return the row.
@@ -33,6 +34,7 @@ def note_derived(
         derived: folder of the model made from it.
         result: what :func:`optimum_grail.evaluation.evaluate.evaluate_path` returned for it.
         label: what to call it; by default its folder's name.
+        device: where the passes are timed; a GPU if there is one by default.
         trust_remote_code: let transformers run code of the checkpoints.
 
     Raises:
@@ -48,7 +50,7 @@ def note_derived(
         "value": result[metric.headline],
         "protocol": result.get("protocol", ""),
         "bytes": sum(file.stat().st_size for pattern in WEIGHTS for file in Path(derived).glob(pattern)),
-        "seconds": _seconds(report, parent, derived, trust_remote_code),
+        "seconds": _seconds(report, (parent, derived), device, trust_remote_code),
     }
     key = ("name", "metric", "dataset")
     others = [old for old in report.derived if any(old.get(word) != row[word] for word in key)]
@@ -57,11 +59,13 @@ def note_derived(
     return row
 
 
-def _seconds(report: Report, parent: str | Path, derived: str | Path, trust_remote_code: bool) -> dict[str, float]:
+def _seconds(
+    report: Report, folders: Sequence[str | Path], device: str | None, trust_remote_code: bool
+) -> dict[str, float]:
     """Time of one pass of the compressed and of the derived model; empty where the report knows no inputs."""
     if not report.forward.get("inputs"):
         return {}
-    models = [load_model(path, trust_remote_code=trust_remote_code) for path in (parent, derived)]
+    models = [load_model(path, device=device, trust_remote_code=trust_remote_code) for path in folders]
     inputs = [example_inputs(report.forward["inputs"], model) for model in models]
     compressed, other = take_turns(models, inputs)
     return {"compressed": compressed, "derived": other}

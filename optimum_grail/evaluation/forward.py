@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.calibration.batches import CalibrationData
+from optimum_grail.errors import CheckpointError
 
 ROUNDS = 20
 PATIENCE = 2.0
@@ -83,13 +84,21 @@ def example_inputs(shapes: Mapping[str, Any], model: nn.Module, batch: int = 1) 
         shapes: shape and dtype of each, as :attr:`Forward.inputs` has them.
         model: floating-point inputs get the type of its weights.
         batch: samples.
+
+    Raises:
+        CheckpointError: a shape or dtype is none.
     """
     weight = next(tensor for tensor in model.parameters() if tensor.is_floating_point())
     found = {}
     for name, item in shapes.items():
-        dtype = getattr(torch, str(item["dtype"]).removeprefix("torch."))
+        dtype = getattr(torch, str(item.get("dtype")).removeprefix("torch."), None)
+        shape = item.get("shape")
+        if not isinstance(dtype, torch.dtype) or not isinstance(shape, list | tuple):
+            raise CheckpointError(
+                f"The report says {item!r} of the input {name!r}; expected a shape and a dtype of torch."
+            )
         dtype = weight.dtype if dtype.is_floating_point else dtype
-        found[name] = torch.ones(batch, *item["shape"][1:], dtype=dtype, device=weight.device)
+        found[name] = torch.ones(batch, *shape[1:], dtype=dtype, device=weight.device)
     return found
 
 

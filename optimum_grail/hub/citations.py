@@ -164,7 +164,14 @@ PAPERS: Mapping[str, Mapping[str, str]] = {
         "ziplm": ZIPLM,
     },
     "compensator": {"bias": FLAP, "grail-plus": LIAR, "liar": LIAR, "mask-scale": KWON},
-    "allocation": {"block-influence": MODEGPT, "flap": FLAP, "incremental": SLIMGPT, "knapsack": ZIPLM, "owl": OWL},
+    "allocation": {
+        "block-influence": MODEGPT,
+        "fisher": KWON,
+        "flap": FLAP,
+        "incremental": SLIMGPT,
+        "knapsack": ZIPLM,
+        "owl": OWL,
+    },
 }
 """The paper behind each method."""
 

@@ -15,8 +15,8 @@ from optimum_grail.compressor import GrailCompressor
 from optimum_grail.errors import BudgetError, DataError
 from optimum_grail.evaluation.evaluate import evaluate_path
 
-FFN = {"selector": "wanda", "ffn_sparsity": 0.7, "allocation": "uniform", "num_samples": 128, "seqlen": 64}
-HEADS = {"preset": "grail", "head_sparsity": 0.5, "num_samples": 128, "seqlen": 64}
+FFN = {"selector": "wanda", "ffn_sparsity": 0.7, "allocation": "uniform", "num_samples": 96, "seqlen": 64}
+HEADS = {"preset": "grail", "head_sparsity": 0.5, "num_samples": 96, "seqlen": 64}
 
 pytestmark = pytest.mark.slow
 

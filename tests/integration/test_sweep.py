@@ -54,13 +54,13 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 def test_what_does_not_depend_on_the_size_is_measured_once(counted: dict[str, int], tmp_path: Path) -> None:
     planned = cells(["grail-plus", "fisher", "magnitude"], [0.3, 0.5], {})
     result = tiny_sweep(stats_cache=tmp_path / "stats").run(planned)
-    assert counted == {"surveys": 1, "gradients": 1, "readings": 1}
+    assert counted == {"surveys": 2, "gradients": 1, "readings": 1}, "curves for one method, information for another"
     assert [(row["method"], row["size"]) for row in result["rows"]] == [(cell.method, cell.size) for cell in planned]
     for row in result["rows"]:
         assert row["parameters"] < result["dense"]["parameters"] and row["result"]["norm"] > 0
         assert row["sparsity"] == pytest.approx(float(row["size"]), abs=0.15) and damage(result, row) < 1
     tiny_sweep(stats_cache=tmp_path / "stats").run(planned)
-    assert counted == {"surveys": 1, "gradients": 1, "readings": 2}, "the folder keeps them for the next process"
+    assert counted == {"surveys": 2, "gradients": 1, "readings": 2}, "the folder keeps them for the next process"
 
 
 def test_a_row_is_what_a_run_by_itself_gives() -> None:

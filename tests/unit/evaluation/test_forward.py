@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+import pytest
 import torch
 from torch import nn
 
 from optimum_grail.calibration.batches import CalibrationData, make_batches
+from optimum_grail.errors import CheckpointError
 from optimum_grail.evaluation.forward import compare_forward, example_inputs, measure_forward, take_turns
 
 
@@ -63,3 +65,9 @@ def test_models_take_turns():
     ]
     first, second = take_turns([quick, slow], inputs, turns=2)
     assert 0.002 <= first < second and second >= 0.02
+
+
+@pytest.mark.parametrize("item", [{"shape": [1, 6], "dtype": "torch.load"}, {"shape": 6, "dtype": "torch.int64"}, {}])
+def test_a_report_that_names_no_input_is_refused(item):
+    with pytest.raises(CheckpointError, match="images"):
+        example_inputs({"images": item}, Slow(0))

@@ -125,7 +125,8 @@ def test_batch_norm_may_be_reestimated_where_that_helps() -> None:
     norm = (output.mean(0) + 0.5, 4 * output.var(0), 1e-5)
     statistics = Statistics(Moments.of(rows), Moments.of(rows))
     case = GroupProblem("g", UNITS, weight, (), statistics, owns_bias=True, norm=norm)
-    labels = [item.label for item in GrailPlus(target="self")._contest(case, statistics, KEEP, True)]
+    equations = NormalEquations.of(weight, statistics.fit, None, KEEP)
+    labels = [item.label for item in GrailPlus(target="self")._contest(case, equations, equations, True)]
     assert labels.count("batch-norm") == labels.count("fit") == len(RIDGES) and labels[0] == "plain"
     assert GrailPlus(target="self")(case, KEEP).diagnostics["chosen"] == "fit"
     zero = TargetMoments.zero(OUTPUTS, UNITS)

@@ -124,7 +124,7 @@ def resnet20(data: Path, folder: Path) -> Report:
         found[compensator] = example.accuracy(compressor.model, images, labels)
     compressor.save_pretrained(folder, overwrite=True)
     row = {"metric": "accuracy", "dataset": "CIFAR-10, test", "higher_is_better": True, "dense": dense}
-    row |= {"plain": found["none"], "compressed": found["grail-plus"], "protocol": "top-1 of 10,000 images"}
+    row |= {"plain": found["none"], "compressed": found["grail-plus"], "protocol": f"top-1 of {len(labels):,} images"}
     return compressor.report.evaluated(row)
 
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import torch
 
 from optimum_grail.allocations import ALLOCATIONS
-from optimum_grail.allocations.knapsack import MEASURED
-from optimum_grail.core.allocation import Allocation, Resource
+from optimum_grail.allocations._budgeted import Budgeted
 from optimum_grail.core.budget import Budget, WidthClass, minimise
 from optimum_grail.core.problem import Need
-from optimum_grail.errors import ConfigError
 
 
 @ALLOCATIONS.register
 @dataclass(frozen=True)
-class Fisher(Allocation):
+class Fisher(Budgeted):
     """Widths that lose the least ``Σ_b (∂L_b/∂m)²`` over all masks ``m`` that go, under the budget, solved exactly.
 
     Kwon et al. 2022, "A Fast Post-Training Pruning Framework for Transformers", sec. 4.1 (the mask search of their
@@ -28,23 +25,10 @@ class Fisher(Allocation):
         budget: what the sparsity is a fraction of: ``"parameters"``, ``"flops"``, ``"kv-cache"`` or ``"latency"``.
     """
 
-    budget: Literal["parameters", "flops", "kv-cache", "latency"] = "parameters"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.budget not in get_args(Resource):
-            raise ConfigError(f"budget is {self.budget!r}; expected {', '.join(get_args(Resource))}.")
-
-    @property
-    def resource(self) -> Resource:
-        """What the budget counts."""
-        return self.budget
-
     @property
     def needs(self) -> frozenset[Need]:
         """The information of every unit, and what the costs of the resource are computed from."""
-        measured = {MEASURED[self.budget]} if self.budget in MEASURED else set()
-        return frozenset[Need]({"information"}) | measured
+        return super().needs | {"information"}
 
     def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
         """Widths that lose the least information."""

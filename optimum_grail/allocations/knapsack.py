@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from optimum_grail.allocations import ALLOCATIONS
+from optimum_grail.allocations._budgeted import Budgeted
 from optimum_grail.allocations.balanced import Balanced
-from optimum_grail.core.allocation import Resource
 from optimum_grail.core.problem import Need
 from optimum_grail.errors import ConfigError
 
 CURVES: Mapping[str, Need] = MappingProxyType(
     {"forward": "curves", "bent": "bent_curves", "gradient": "gradient_curves", "error": "error_curves"}
 )
-MEASURED: Mapping[str, Need] = MappingProxyType({"flops": "positions", "latency": "latency"})
 
 
 @ALLOCATIONS.register
 @dataclass(frozen=True)
-class Knapsack(Balanced):
+class Knapsack(Budgeted, Balanced):
     """A width of its own for every group, where the predicted damage of the whole model is least.
 
     The checkpoint then needs the per-layer table (``import optimum_grail`` before loading).
@@ -36,23 +35,15 @@ class Knapsack(Balanced):
             relative error counts alike (the prior of ZipLM's search, Kurtic et al. 2023).
     """
 
-    budget: Literal["parameters", "flops", "kv-cache", "latency"] = "parameters"
     sensitivity: Literal["forward", "bent", "gradient", "error"] = "forward"
     tied: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, words in (("budget", get_args(Resource)), ("sensitivity", tuple(CURVES))):
-            if getattr(self, name) not in words:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {', '.join(words)}.")
-
-    @property
-    def resource(self) -> Resource:
-        """What the budget counts."""
-        return self.budget
+        if self.sensitivity not in CURVES:
+            raise ConfigError(f"sensitivity is {self.sensitivity!r}; expected {', '.join(CURVES)}.")
 
     @property
     def needs(self) -> frozenset[Need]:
         """Error curves, and what the costs of the resource are computed from."""
-        needs = super().needs | ({MEASURED[self.budget]} if self.budget in MEASURED else set())
-        return needs - {"curves"} | {CURVES[self.sensitivity]}
+        return super().needs - {"curves"} | {CURVES[self.sensitivity]}

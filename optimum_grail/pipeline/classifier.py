@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from optimum_grail.calibration.batches import Batch
 from optimum_grail.calibration.collect import Collector
 from optimum_grail.calibration.probe import Record
-from optimum_grail.calibration.stream import first, on_device
+from optimum_grail.calibration.stream import on_device
 from optimum_grail.core.groups import ChannelGroup, Port
 from optimum_grail.core.plan import GroupPlan, Plan
 from optimum_grail.core.reduction import Reduction
@@ -58,6 +58,7 @@ def classifiers_of(model: nn.Module, layout: Layout) -> list[ChannelGroup]:
 def refit_classifiers_(
     model: nn.Module,
     layout: Layout,
+    groups: Sequence[ChannelGroup],
     methods: Methods,
     batches: Sequence[Batch],
     streams: Mapping[str, Streams],
@@ -68,6 +69,7 @@ def refit_classifiers_(
     Args:
         model: compressed; its classifiers change.
         layout: of the dense model.
+        groups: the classifiers.
         methods: with a compensator that refits what loses nothing.
         batches: calibration batches.
         streams: both streams as they leave the last block of each stack.
@@ -76,14 +78,15 @@ def refit_classifiers_(
     Returns:
         what was done with each that saw enough rows, the readouts left out (the model has them).
     """
-    groups = classifiers_of(model, layout)
     collectors = [collector_for(model, group, "held_out" in methods.needs) for group in groups]
     masks = Batches.of(batches, next((stack.spec.mask for stack in layout.stacks if stack.spec.mask), None)).masks
     for index, batch in enumerate(batches):
         student = {name: stream.student[index] for name, stream in streams.items()}
         dense = {name: stream.dense[index] for name, stream in streams.items() if stream.dense is not None}
         seen, wanted = (_records(model, layout, groups, batch, hidden) for hidden in (student, dense))
-        _add(collectors, seen, wanted, masks[index], batch)
+        for collector in collectors:
+            name = collector.group.name
+            collector.add(seen[name], wanted[name], masks[index], batch.split)
     return [_refit_(model, methods, collector, seed) for collector in collectors if _enough(collector)]
 
 
@@ -102,7 +105,7 @@ def _records(
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            records[name] = Record(features=args[0].clone(), output=first(output).clone())
+            records[name] = Record(features=args[0].clone(), output=output.clone())
 
         return hook
 
@@ -112,18 +115,6 @@ def _records(
         stack.enter_context(leaving(model, {item.name: item.blocks for item in layout.stacks}, hidden))
         model(**on_device(model, batch))
     return records
-
-
-def _add(
-    collectors: Sequence[Collector],
-    seen: Mapping[str, Record],
-    wanted: Mapping[str, Record],
-    mask: Tensor | None,
-    batch: Batch,
-) -> None:
-    for collector in collectors:
-        name = collector.group.name
-        collector.add(seen[name], Record(output=wanted[name].output), mask, batch.split)
 
 
 def _refit_(model: nn.Module, methods: Methods, collector: Collector, seed: int) -> GroupPlan:

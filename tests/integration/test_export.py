@@ -1,7 +1,11 @@
-"""Compressed models leave for other engines: ONNX Runtime through transformers' exporter, and CTranslate2."""
+"""Compressed models leave for other engines: ONNX Runtime, through transformers' exporter and through optimum-onnx,
+CTranslate2 and llama.cpp."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,8 @@ from optimum_grail.models.surgery import narrow_
 install()
 TOLERANCE = 1e-4
 IDS = torch.arange(3, 35).view(2, 16)  # two rows: one would be exported as a constant
+OPTIMUM_ONNX = Path(sys.prefix) / "optimum-onnx"
+"""The Makefile puts optimum-onnx here, with the older transformers that it needs: see tests/optimum-onnx.txt."""
 PIXELS = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
 pytestmark = pytest.mark.slow
 
@@ -39,13 +45,19 @@ def non_uniform(build: Callable[[], nn.Module]) -> Any:
 
 
 def through_onnx(model: Any, inputs: dict[str, Any], folder: Path, *, dynamic: bool = True) -> Callable[..., list[Any]]:
-    """Export, save, and open the file with ONNX Runtime; returns the session as a function."""
+    """Export with transformers, save, and open the file."""
     exporter = pytest.importorskip("transformers.exporters.exporter_onnx")
-    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     exported = exporter.OnnxExporter().export(model, inputs, config=exporter.OnnxConfig(dynamic=dynamic))
     exported.save_pretrained(folder)
-    session = runtime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    return opened(folder / "model.onnx")
+
+
+def opened(path: Path) -> Callable[..., list[Any]]:
+    """A file in ONNX Runtime, as a function of the inputs that it has."""
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     wanted = {item.name for item in session.get_inputs()}
 
     def run(**given: torch.Tensor) -> list[Any]:
@@ -55,20 +67,41 @@ def through_onnx(model: Any, inputs: dict[str, Any], folder: Path, *, dynamic: b
     return run
 
 
-@pytest.mark.parametrize("recipe", ["default", "free"])
-def test_a_compressed_checkpoint_in_onnx_runtime(
-    recipe: str, llama_run: Callable[[str], Any], held_windows: torch.Tensor, tmp_path: Path
+def test_a_checkpoint_with_widths_of_its_own_in_onnx_runtime(
+    llama_run: Callable[[str], Any], held_windows: torch.Tensor, tmp_path: Path
 ) -> None:
-    model = AutoModelForCausalLM.from_pretrained(llama_run(recipe).folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(llama_run("free").folder, dtype=torch.float32).eval()
     inputs = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
     run = through_onnx(model, {**inputs, "use_cache": False}, tmp_path)
-    for ids in (held_windows[:3, :50], held_windows[3:4]):
+    assert_same_logits(run, model, held_windows)
+
+
+def assert_same_logits(run: Callable[..., list[Any]], model: Any, windows: torch.Tensor) -> None:
+    """At batch sizes and lengths that were not exported, and with padding."""
+    for ids in (windows[:3, :50], windows[3:4]):
         mask = torch.ones_like(ids)
         mask[0, 20:] = 0
         with torch.no_grad():
             wanted = model(input_ids=ids, attention_mask=mask).logits[mask.bool()]
-        got = torch.from_numpy(run(input_ids=ids, attention_mask=mask)[0])[mask.bool()]
+        positions = torch.arange(ids.shape[1]).expand_as(ids)
+        got = torch.from_numpy(run(input_ids=ids, attention_mask=mask, position_ids=positions)[0])[mask.bool()]
         assert (got - wanted).abs().max() < TOLERANCE
+
+
+def test_a_standalone_checkpoint_through_optimum_onnx(
+    llama_run: Callable[[str], Any], held_windows: torch.Tensor, tmp_path: Path
+) -> None:
+    """Its command, in a process of its own, reads the folder with a transformers that knows nothing of this package."""
+    if not OPTIMUM_ONNX.is_dir():
+        pytest.skip(f"No optimum-onnx at {OPTIMUM_ONNX}: make install puts it there.")
+    run = llama_run("default")
+    assert run.compressor.report.standalone
+    command = [sys.executable, "-m", "optimum.commands.optimum_cli", "export", "onnx", "--model", str(run.folder)]
+    command += ["--task", "text-generation", "--dtype", "fp32", str(tmp_path)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(OPTIMUM_ONNX)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    model = AutoModelForCausalLM.from_pretrained(run.folder, dtype=torch.float32).eval()
+    assert_same_logits(opened(tmp_path / "model.onnx"), model, held_windows)
 
 
 @pytest.mark.parametrize(
@@ -103,3 +136,46 @@ def test_the_strictest_engine_loads_what_keeps_its_heads(embedded_llama: Path, t
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "small", dtype=torch.float32).eval()
     with torch.no_grad():
         assert (got - model(input_ids=IDS[:1]).logits).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("allocation", ["balanced", "balanced:depth=true"])
+def test_llama_cpp_reads_the_converted_file(allocation: str, data_dir: Path, tmp_path: Path) -> None:
+    """Narrower heads, a narrower MLP and fewer layers: the same distribution over the next token, the same tokens.
+    It is asked by token: the converter gives the tokens of a tokenizer.json no scores, so text may be split elsewhere."""
+    small = tmp_path / "small"
+    config = {"allocation": allocation, "sparsity": 0.4, "num_samples": 16, "seqlen": 64}
+    compressor = GrailCompressor.from_pretrained(data_dir / "stories260K-llama", config)
+    compressor.compress(save_directory=small)
+    assert compressor.report.standalone
+    prompt = AutoTokenizer.from_pretrained(small)("Once upon a time, there was a little", return_tensors="pt").input_ids
+    answer = in_llama_cpp(converted_to_gguf(small), prompt[0].tolist(), count=12)
+    model = AutoModelForCausalLM.from_pretrained(small).eval()
+    with torch.no_grad():
+        wanted = model(prompt).logits[0, -1].log_softmax(-1)
+    first = {item["id"]: item["logprob"] for item in answer[0]["top_logprobs"]}
+    got = torch.tensor([first[token] for token in range(len(wanted))])
+    assert (got - wanted).abs().max() < TOLERANCE
+    continued = model.generate(prompt, do_sample=False, max_new_tokens=12)
+    assert [item["id"] for item in answer] == continued[0, prompt.shape[1] :].tolist()
+
+
+def converted_to_gguf(folder: Path) -> Path:
+    """llama.cpp's own converter, in a process of its own, at full precision."""
+    pytest.importorskip("sentencepiece")
+    converter = pytest.importorskip("llama_cpp.convert_model")
+    worked, path = converter.convert_hf_to_gguf(str(folder), str(folder.parent), "small.gguf", outtype="f32")
+    assert worked, path
+    return Path(path)
+
+
+def in_llama_cpp(path: Path, prompt: list[int], count: int) -> list[dict[str, Any]]:
+    """The tokens that llama.cpp writes, greedily, each with the log-probabilities of all."""
+    engine = pytest.importorskip("xllamacpp")
+    params = engine.CommonParams()
+    params.model.path, params.n_ctx, params.verbosity = str(path), 256, 0
+    params.cache_type_k = params.cache_type_v = engine.ggml_type.GGML_TYPE_F32  # 16 bits, its default, cost digits
+    params.flash_attn_type = engine.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    request = {"prompt": prompt, "max_tokens": count, "temperature": 0, "n_probs": 10_000}
+    choice = engine.Server(params).handle_completions(request)["choices"][0]
+    found: list[dict[str, Any]] = choice["logprobs"]["content"]
+    return found

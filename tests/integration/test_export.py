@@ -147,7 +147,7 @@ def test_llama_cpp_reads_the_converted_file(allocation: str, data_dir: Path, tmp
     compressor = GrailCompressor.from_pretrained(data_dir / "stories260K-llama", config)
     compressor.compress(save_directory=small)
     assert compressor.report.standalone
-    prompt = AutoTokenizer.from_pretrained(small)("Once upon a time, there was a little", return_tensors="pt").input_ids
+    prompt = AutoTokenizer.from_pretrained(small)("Once upon a time, there was a", return_tensors="pt").input_ids
     answer = in_llama_cpp(converted_to_gguf(small), prompt[0].tolist(), count=12)
     model = AutoModelForCausalLM.from_pretrained(small).eval()
     with torch.no_grad():

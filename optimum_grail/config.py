@@ -62,6 +62,8 @@ class GrailConfig(QuantizationConfigMixin):
         batch_size: samples per forward pass, >= 1.
         seed: seed of everything random, >= 0.
         standalone: whether plain transformers must be able to load the result; where possible when ``None``.
+        offload_streams: keep the calibration streams (two hidden states per token) in files of the temporary folder
+            instead of in memory: what a run then needs beyond the model is one block and its statistics.
         allow_recompress: accept a model that is compressed already.
         tokenizer, processor: for the calibration data of a model that is compressed while it loads; by default those
             beside the model. Not part of :meth:`to_dict`.
@@ -100,6 +102,7 @@ class GrailConfig(QuantizationConfigMixin):
         batch_size: int | None = None,
         seed: int = 42,
         standalone: bool | None = None,
+        offload_streams: bool = False,
         allow_recompress: bool = False,
         tokenizer: Any = None,
         processor: Any = None,

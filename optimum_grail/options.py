@@ -145,6 +145,14 @@ OPTIONS: tuple[Option, ...] = (
         "true or false",
         _RUN,
     ),
+    Option(
+        "offload_streams",
+        "flag",
+        False,
+        "Keep the calibration streams in files of the temporary folder (TMPDIR) instead of in memory.",
+        "true or false",
+        _RUN,
+    ),
     Option("allow_recompress", "flag", False, "Accept a model that is compressed already.", "true or false", _RUN),
 )
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.calibration.batches import Batch
+from optimum_grail.calibration.states import OffloadedStates, States
 from optimum_grail.errors import ArchitectureError
 
 
@@ -46,7 +47,7 @@ class Call:
 class Captured:
     """What the blocks of one stack see: the first block's input per batch, and each block's call per batch."""
 
-    hidden: list[Tensor] = field(default_factory=list)
+    hidden: States = field(default_factory=list)
     calls: dict[str, list[Call]] = field(default_factory=dict)
 
 
@@ -82,18 +83,21 @@ def _split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, 
 
 
 @torch.no_grad()
-def capture(model: nn.Module, stacks: Mapping[str, Sequence[str]], batches: Sequence[Batch]) -> dict[str, Captured]:
+def capture(
+    model: nn.Module, stacks: Mapping[str, Sequence[str]], batches: Sequence[Batch], *, offload: bool = False
+) -> dict[str, Captured]:
     """Run ``model`` once over ``batches`` with every block replaced by the identity, recording the calls.
 
     Args:
         model: in eval mode.
         stacks: stack name to the paths of its blocks, in order.
         batches: calibration batches; their inputs are moved to the model's device.
+        offload: keep the hidden states in files.
 
     Returns:
         What the blocks see, per stack. Only embeddings are computed: this pass costs next to nothing.
     """
-    captured = {name: Captured() for name in stacks}
+    captured = {name: Captured(OffloadedStates() if offload else []) for name in stacks}
     owner = {path: name for name, paths in stacks.items() for path in paths}
     pending: set[str] = set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from optimum_grail.calibration.batches import Batch
 from optimum_grail.calibration.collect import Collector
 from optimum_grail.calibration.probe import Probe, Record, Wanted
+from optimum_grail.calibration.states import States, is_same
 from optimum_grail.calibration.stream import Call
 from optimum_grail.core.groups import AT_OUTPUT
 
@@ -24,13 +26,13 @@ class Streams:
         dense: of the dense model, or ``None`` when no method asks for it.
     """
 
-    student: list[Tensor]
-    dense: list[Tensor] | None
+    student: States
+    dense: States | None
 
     @property
     def equal(self) -> bool:
         """Whether both are still one, because nothing has been compressed yet."""
-        return self.dense is not None and self.dense[0] is self.student[0]
+        return self.dense is not None and is_same(self.dense, self.student, 0)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Targets:
 
     probe: Probe
     calls: Sequence[Call]
-    hidden: list[Tensor]
+    hidden: States
     beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = ()
     records: dict[int, dict[str, Record]] = field(default_factory=dict)
 
@@ -83,20 +85,25 @@ class Targets:
         if index not in self.records:
             output = self.probe.run(self.calls[index], self.hidden[index])
             self.records[index] = self.probe.records
-            if output is not None:
-                output = self._leave(index, output)
             for name in self.records[index].keys() - set(names):
                 self.records[index][name].features = None  # a later stage has its own, behind what is compressed here
+            for name in self._at_output:
+                self.records[index][name].stream = None  # the stream holds it
             if output is not None:
-                self.hidden[index] = output
-        return {name: self.records[index].pop(name) for name in names}
+                self.hidden[index] = self._leave(index, output)
+        found = {name: self.records[index].pop(name) for name in names}
+        for name in self._at_output & found.keys():
+            found[name].stream = self.hidden[index]
+        return found
+
+    @cached_property
+    def _at_output(self) -> set[str]:
+        """Groups whose streams leave the block, if those are wanted."""
+        return {group.name for group in self.probe.groups if self.probe.wanted.stream and group.stream == AT_OUTPUT}
 
     def _leave(self, index: int, output: Tensor) -> Tensor:
         for block, calls in self.beyond:
             output = calls[index].run(block, output.clone())
-        for group in self.probe.groups if self.beyond else ():
-            if group.stream == AT_OUTPUT:
-                self.records[index][group.name].stream = output
         return output
 
 
@@ -138,8 +145,8 @@ class BlockRun:
         probe = Probe(self.block, self.path, groups, wanted, stop_early=True)
         for index, call in enumerate(self.calls):
             hidden = self.streams.student[index]
-            equal = self.targets is not None and self.targets.hidden[index] is hidden and before is None
-            equal = equal and self.targets is not None and not self.targets.beyond
+            equal = self.targets is not None and is_same(self.targets.hidden, self.streams.student, index)
+            equal = equal and before is None and self.targets is not None and not self.targets.beyond
             dense = self.targets.take(index, names) if self.targets is not None else {}
             if equal:  # nothing has been compressed yet: the dense run shows the student's features, and no drift
                 records, dense = dense, {}
@@ -155,7 +162,7 @@ class BlockRun:
 
 
 @torch.no_grad()
-def advance(block: nn.Module, calls: Sequence[Call], hidden: list[Tensor]) -> None:
+def advance(block: nn.Module, calls: Sequence[Call], hidden: States) -> None:
     """Replace every hidden state by the block's output."""
     for index, call in enumerate(calls):
         hidden[index] = call.run(block, hidden[index].clone())

@@ -33,6 +33,7 @@ class Estimate:
     Args:
         seconds: expected wall time of survey and fit.
         memory: bytes of streams, one block's statistics and one block's copies.
+        disk: bytes of streams that are kept in files.
         forward_flops: floating point operations of one pass over the calibration data through all blocks.
         gram_flops: of all Gram products, once.
     """
@@ -41,11 +42,13 @@ class Estimate:
     memory: int
     forward_flops: float
     gram_flops: float
+    disk: int = 0
 
     def line(self, samples: int, tokens: int) -> str:
         """One line for people."""
         data = f"{samples:,} samples" + (f", {tokens:,} tokens" if tokens else "")
-        return f"Needs {_span(self.seconds)} and about {_size(self.memory)} of memory beyond the model ({data})."
+        disk = f" and {_size(self.disk)} of disk" if self.disk else ""
+        return f"Needs {_span(self.seconds)} and about {_size(self.memory)} of memory beyond the model{disk} ({data})."
 
 
 def _span(seconds: float) -> str:
@@ -59,7 +62,9 @@ def _size(count: int) -> str:
 
 
 @torch.no_grad()
-def estimate(model: nn.Module, layout: Layout, methods: Methods, batches: Sequence[Batch]) -> Estimate:
+def estimate(
+    model: nn.Module, layout: Layout, methods: Methods, batches: Sequence[Batch], offload: bool = False
+) -> Estimate:
     """Count one sample's operations with hooks, measure this machine's matrix-product rate, multiply."""
     samples = sum(len(next(iter(item.inputs.values()))) for item in batches)
     with _counting(model, layout) as counted:
@@ -86,8 +91,14 @@ def estimate(model: nn.Module, layout: Layout, methods: Methods, batches: Sequen
         default=0,
     )
     block = max((_bytes(model.get_submodule(path)) for stack in layout.stacks for path in stack.blocks), default=0)
-    memory = counted.stream * samples * 4 * (2 * copies) + statistics + block
-    return Estimate((fit + survey) / matmul_rate(next(model.parameters()).device), int(memory), forward, gram)
+    streams = counted.stream * samples * 4 * copies
+    memory, disk = statistics + block, 0
+    if offload:
+        disk = streams
+    else:
+        memory += 2 * streams
+    rate = matmul_rate(next(model.parameters()).device)
+    return Estimate((fit + survey) / rate, int(memory), forward, gram, int(disk))
 
 
 def _survey(needs: frozenset[Need], groups: int, forward: float, gram: float, solve: float) -> float:

@@ -45,6 +45,7 @@ class FitRun:
         dropped: paths of blocks that go altogether: the student's stream passes them by. They are still in the model
             afterwards.
         mask_gradients: per group, what :func:`optimum_grail.pipeline.gradients.mask_gradients` returned.
+        offload: keep both streams in files of a temporary folder instead of in memory.
     """
 
     model: nn.Module
@@ -56,6 +57,7 @@ class FitRun:
     progress: Progress
     dropped: Sequence[str] = ()
     mask_gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    offload: bool = False
 
     def run_(self) -> Plan:
         """Compress the model and return the plan that was applied: every group that lost units or was refitted.
@@ -85,7 +87,8 @@ class FitRun:
             return {}
         for stack in self.layout.stacks:
             check_chain(self.model, stack.blocks, self.batches[0])
-        return capture(self.model, {stack.name: stack.blocks for stack in self.layout.stacks}, self.batches)
+        stacks = {stack.name: stack.blocks for stack in self.layout.stacks}
+        return capture(self.model, stacks, self.batches, offload=self.offload)
 
     def _stack_(self, stack: Stack, captured: Captured | None, left: dict[str, Streams]) -> list[GroupPlan]:
         """Compress one stack; ``left`` is told the streams that leave it."""
@@ -93,7 +96,7 @@ class FitRun:
         if captured is None:
             return [self._group_(group, group, None) for path in kept for group in self._touched(path, False)]
         batches = Batches.of(self.batches, stack.spec.mask)
-        streams = Streams(captured.hidden, list(captured.hidden) if self.methods.two_streams else None)
+        streams = Streams(captured.hidden, captured.hidden.copy() if self.methods.two_streams else None)
         left[stack.name] = streams
         plans: list[GroupPlan] = []
         drifted = False
@@ -163,7 +166,7 @@ class FitRun:
             advance(block, calls, streams.student)
             if streams.dense is not None:
                 if equal:
-                    streams.dense = list(streams.student)
+                    streams.dense = streams.student.copy()
                 else:
                     advance(block, calls, streams.dense)
                 for other, other_calls in beyond:

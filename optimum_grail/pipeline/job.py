@@ -101,7 +101,7 @@ class Job:
             return None
         cast_(self.model, torch.float32)
         data = dataset if isinstance(dataset, CalibrationData) else self._read(layout, dataset)
-        cost = estimate(self.model, layout, self.methods, data.batches)
+        cost = estimate(self.model, layout, self.methods, data.batches, self.settings["offload_streams"])
         self.progress.message(cost.line(data.samples, data.tokens))
         if note := choose_dtype_(self.model, cost, self.precision):
             self.notes.append(note)
@@ -121,7 +121,9 @@ class Job:
 
         def measure() -> Mapping[str, Tensor]:
             self.progress.start(len(layout.groups), "survey")
-            findings = Survey(self.model, layout, data.batches, self.progress, needs).run()
+            findings = Survey(
+                self.model, layout, data.batches, self.progress, needs, offload=self.settings["offload_streams"]
+            ).run()
             self.progress.finish()
             return findings.to_tensors()
 
@@ -152,8 +154,8 @@ class Job:
         """Units to keep per group; where the allocation has rivals, they are rehearsed on a few batches."""
         judge = None
         if data is not None and findings.curves:
-            seed = self.settings["seed"]
-            judge = Rehearsal(self.model, layout, self.methods, data.batches, findings.curves, seed).damage
+            seed, offload = self.settings["seed"], self.settings["offload_streams"]
+            judge = Rehearsal(self.model, layout, self.methods, data.batches, findings.curves, seed, offload).damage
         with self.timed("survey"):
             return allocate(layout, *self._request(layout), findings, judge)
 
@@ -173,6 +175,7 @@ class Job:
                 self.progress,
                 widths.dropped,
                 gradients,
+                self.settings["offload_streams"],
             )
             plan = run.run_()
             self.progress.finish()

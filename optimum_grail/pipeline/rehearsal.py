@@ -47,6 +47,7 @@ class Rehearsal:
         batches: calibration batches, of which a few are used.
         curves: of the survey.
         seed: of the fit.
+        offload: keep streams in files of a temporary folder instead of in memory.
     """
 
     model: nn.Module
@@ -55,6 +56,7 @@ class Rehearsal:
     batches: Sequence[Batch]
     curves: Mapping[str, Curve]
     seed: int
+    offload: bool = False
 
     @cached_property
     def few(self) -> list[Batch]:
@@ -78,17 +80,17 @@ class Rehearsal:
     @cached_property
     def entering(self) -> dict[str, Captured]:
         """What the stacks see of the unseen batches."""
-        return capture(self.model, {stack.name: stack.blocks for stack in self.layout.stacks}, self.unseen)
+        stacks = {stack.name: stack.blocks for stack in self.layout.stacks}
+        return capture(self.model, stacks, self.unseen, offload=self.offload)
 
     @torch.no_grad()
     def damage(self, kept: Mapping[str, int], dropped: Sequence[str] = ()) -> float:
         """Loss against the dense outputs with ``kept`` units per group and without the blocks ``dropped``."""
         selector = _InOrder({name: curve.order for name, curve in self.curves.items()})
         methods = replace(self.methods, selector=selector)
-        audience = {name: Captured(list(seen.hidden), seen.calls) for name, seen in self.entering.items()}
-        trial = _Trial(
-            self.model, self.layout, methods, kept, self.few, self.seed, Silent(), dropped, audience=audience
-        )
+        audience = {name: Captured(seen.hidden.copy(), seen.calls) for name, seen in self.entering.items()}
+        run = (self.model, self.layout, methods, kept, self.few, self.seed, Silent(), dropped)
+        trial = _Trial(*run, offload=self.offload, audience=audience)
         tail = self.tail  # of the dense model: before anything is spared
         with ExitStack() as spared:
             for group in classifiers_of(self.model, self.layout):

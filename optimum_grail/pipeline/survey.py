@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from optimum_grail.calibration.batches import PROBE_FRACTION, Batch
 from optimum_grail.calibration.probe import Probe, Wanted
+from optimum_grail.calibration.states import States
 from optimum_grail.calibration.stream import Call, Captured, capture, check_chain
 from optimum_grail.core.elimination import Elimination, eliminate
 from optimum_grail.core.fluctuation import fluctuation
@@ -60,6 +61,7 @@ class Survey:
         progress: told once per group.
         needs: what to find out, a part of :data:`SURVEYED`.
         seed: of the draws that gradients are taken at.
+        offload: keep the stream in files of a temporary folder instead of in memory.
     """
 
     model: nn.Module
@@ -68,6 +70,7 @@ class Survey:
     progress: Progress
     needs: frozenset[Need] = frozenset({"curves"})
     seed: int = 0
+    offload: bool = False
 
     @torch.no_grad()
     def run(self) -> Findings:
@@ -75,7 +78,7 @@ class Survey:
         stacks = {stack.name: stack.blocks for stack in self.layout.stacks}
         for stack in self.layout.stacks:
             check_chain(self.model, stack.blocks, self.batches[0])
-        captured = capture(self.model, stacks, self.batches)
+        captured = capture(self.model, stacks, self.batches, offload=self.offload)
         few = few_of(self.batches)
         tail = None
         if self.needs & (REHEARSED | {"drops"}):
@@ -144,9 +147,7 @@ class _Walk:
                 signals["drops"][path] = torch.tensor(self._damage(position + 1, inputs), dtype=torch.float64)
             del self.captured.calls[path]
 
-    def _measure(
-        self, path: str, calls: Sequence[Call], hidden: list[Tensor]
-    ) -> tuple[Tensor, Mapping[str, GroupProblem]]:
+    def _measure(self, path: str, calls: Sequence[Call], hidden: States) -> tuple[Tensor, Mapping[str, GroupProblem]]:
         """The influence of a block and the dense statistics of its groups; ``hidden`` moves on to the next block."""
         model, groups = self.survey.model, self.survey.layout.of_block(path)
         wanted = bool(self.survey.needs & STATISTICS)

@@ -141,7 +141,7 @@ def test_the_strictest_engine_loads_what_keeps_its_heads(embedded_llama: Path, t
 @pytest.mark.parametrize("allocation", ["balanced", "balanced:depth=true"])
 def test_llama_cpp_reads_the_converted_file(allocation: str, data_dir: Path, tmp_path: Path) -> None:
     """Narrower heads, a narrower MLP and fewer layers: the same distribution over the next token, the same tokens.
-    It is asked by token: the converter gives the tokens of a tokenizer.json no scores, so text may be split elsewhere."""
+    It is asked by token: the converter gives those of a tokenizer.json no scores, so text may be split elsewhere."""
     small = tmp_path / "small"
     config = {"allocation": allocation, "sparsity": 0.4, "num_samples": 16, "seqlen": 64}
     compressor = GrailCompressor.from_pretrained(data_dir / "stories260K-llama", config)

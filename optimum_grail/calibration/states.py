@@ -1,0 +1,101 @@
+"""The hidden states of a stream, one tensor per batch: in memory as a plain list, or in files of a temporary folder."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, MutableSequence
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from optimum_grail.errors import OutputError
+
+_NUMBERS = count()
+
+
+class _File:
+    """One tensor on disk; the file goes with the last stream that refers to it."""
+
+    def __init__(self, path: Path, tensor: Tensor) -> None:
+        self.path: Final = path
+        self.shape, self.dtype, self.device = tensor.shape, tensor.dtype, tensor.device
+        try:
+            path.write_bytes(_bytes(tensor.detach().cpu().contiguous()))
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise OutputError(
+                f"The calibration streams could not be kept in {path.parent}: {error.strerror or error}. Name another "
+                "folder with the environment variable TMPDIR, or leave --offload-streams out."
+            ) from error
+        weakref.finalize(self, path.unlink, missing_ok=True)
+
+    def read(self) -> Tensor:
+        tensor = torch.empty(self.shape, dtype=self.dtype)
+        with self.path.open("rb") as file:
+            file.readinto(_bytes(tensor))  # type: ignore[attr-defined]
+        return tensor.to(self.device)
+
+
+class OffloadedStates(MutableSequence[Tensor]):
+    """Hidden states in files: what is read is a copy, what is set is written at once. Copies share the files.
+
+    Args:
+        states: tensors to begin with.
+        folder: where the files go; by default a new temporary folder, which disappears with the last copy.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+
+    def __init__(self, states: Iterable[Tensor] = (), folder: TemporaryDirectory[str] | None = None) -> None:
+        self._folder = folder or TemporaryDirectory(prefix="optimum-grail-", ignore_cleanup_errors=True)
+        self._files: list[_File] = []
+        self.extend(states)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._files[index].read()
+
+    def __setitem__(self, index: Any, state: Any) -> None:
+        self._files[index] = self._write(state)
+
+    def __delitem__(self, index: Any) -> None:
+        del self._files[index]
+
+    def insert(self, index: int, value: Tensor) -> None:
+        """Write ``value`` and refer to it at ``index``."""
+        self._files.insert(index, self._write(value))
+
+    def copy(self) -> OffloadedStates:
+        """The same states; setting one of the copy's leaves this sequence as it is."""
+        found = OffloadedStates(folder=self._folder)
+        found._files = list(self._files)
+        return found
+
+    def shares(self, other: OffloadedStates, index: int) -> bool:
+        """Whether both refer to one file at ``index``."""
+        return self._files[index] is other._files[index]
+
+    def _write(self, state: Tensor) -> _File:
+        return _File(Path(self._folder.name) / f"{next(_NUMBERS)}.bin", state)
+
+
+States = list[Tensor] | OffloadedStates
+
+
+def is_same(one: States, other: States, index: int) -> bool:
+    """Whether both sequences hold one and the same state at ``index``, not just an equal one."""
+    if isinstance(one, OffloadedStates) and isinstance(other, OffloadedStates):
+        return one.shares(other, index)
+    return one[index] is other[index]
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    return tensor.flatten().view(torch.uint8).numpy().data

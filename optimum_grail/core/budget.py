@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
@@ -164,17 +164,6 @@ def minimise(classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
         best, choice = _extend(best, item, unit)
         choices.append(choice)
     return spend(classes, budget, _choose(classes, budget, unit, best, choices))
-
-
-def without(item: WidthClass, width: int) -> WidthClass:
-    """The class with one of its widths barred."""
-    stay = [index for index, other in enumerate(item.widths) if other != width]
-    return replace(
-        item,
-        widths=tuple(item.widths[index] for index in stay),
-        cost=tuple(item.prices[index] for index in stay),
-        damage=None if item.damage is None else item.damage[stay],
-    )
 
 
 def _choose(

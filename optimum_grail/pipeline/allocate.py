@@ -7,16 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from optimum_grail.core.allocation import Allocation, Share
-from optimum_grail.core.budget import (
-    Budget,
-    WidthClass,
-    check_reachable,
-    finest_step,
-    minimise,
-    predicted,
-    smallest,
-    without,
-)
+from optimum_grail.core.budget import Budget, WidthClass, check_reachable, finest_step, minimise, predicted, smallest
 from optimum_grail.errors import BudgetError
 from optimum_grail.models.layout import Layout
 from optimum_grail.pipeline.classes import Sharing
@@ -107,17 +98,15 @@ def check_request(layout: Layout, request: Request, method: Allocation, accepts:
 
 
 def _candidates(sharing: Sharing, notes: list[str]) -> list[Widths]:
-    """The method's own widths first, then its rivals', then those with blocks dropped, best predicted first: each with
-    the split that is predicted to be best, and with the next best one."""
+    """The method's own widths first, then its rivals', then those with blocks dropped, best predicted first."""
     own = _widths(sharing, sharing.method, _dropped_first(sharing), notes)
     if sharing.request.sparsity is None or not sharing.findings.curves:
         return [own]
     rivals = [_widths(sharing, rival) for rival in sharing.method.rivals()]
     shorter = [_widths(sharing, sharing.method, dropped) for dropped in drop_sets(sharing)]
-    shorter = _varied(sorted(shorter, key=lambda widths: widths.predicted or 0.0))
-    second = [_widths(sharing, _second_best(sharing.method), widths.dropped) for widths in shorter]
+    shorter.sort(key=lambda widths: widths.predicted or 0.0)
     found: list[Widths] = []
-    for widths in (own, *rivals, *shorter, *second):
+    for widths in (own, *rivals, *_varied(shorter)):
         if all((widths.kept, widths.dropped) != (other.kept, other.dropped) for other in found):
             found.append(widths)
     return found
@@ -132,24 +121,6 @@ def _dropped_first(sharing: Sharing) -> tuple[str, ...]:
     open_blocks = [path for path in sharing.places if path in sizes and not sharing.protected(path)]
     known = {path: float(influence[firsts[path]]) for path in open_blocks if firsts.get(path) in influence}
     return sharing.method.dropped(known, sizes, sharing.resource.asked)
-
-
-def _second_best(share: Share) -> Share:
-    """The same way to share, where the class with the fewest widths to choose from may not have its first choice."""
-
-    def other(classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
-        first = share(classes, budget)
-        coarse = min(
-            (item for item in classes if len(item.widths) > 1), key=lambda item: len(item.widths), default=None
-        )
-        if coarse is None:
-            return first
-        try:
-            return share([without(item, first[item.name]) if item is coarse else item for item in classes], budget)
-        except BudgetError:
-            return first  # what is left of the class is too wide
-
-    return other
 
 
 def _varied(shorter: Sequence[Widths]) -> list[Widths]:

@@ -128,7 +128,7 @@ def judged(layout: Layout, method: Balanced, best: Callable[[Mapping[str, int], 
         return 0.1 if best(kept, dropped) else 0.2
 
     found = allocate(layout, Request(0.5), method, anything, findings_of(layout), judge)
-    assert len(set(seen)) == len(seen) <= 10, "nothing is rehearsed twice, and little at all"
+    assert len(set(seen)) == len(seen) <= 6, "nothing is rehearsed twice, and little at all"
     return found
 
 
@@ -164,19 +164,6 @@ def test_layers_go_where_a_rehearsal_says_so() -> None:
         lambda kept, dropped: 0.99 ** len(dropped),
     )
     assert one.dropped == (), "a hundredth less is not worth a layer"
-
-
-def test_a_shorter_model_may_split_the_rest_otherwise() -> None:
-    """Behind dropped layers the prediction is at its worst, so the next best split is rehearsed too."""
-    layout = resolve(tiny_llama())
-    gone = layout.stacks[0].blocks[1]
-    heads = next(group.name for group in layout.groups if group.kind == "heads" and group.block != gone)
-    method = Balanced(depth=True)
-    first = judged(layout, method, lambda kept, dropped: tuple(dropped) == (gone,))
-    other = judged(layout, method, lambda kept, dropped: tuple(dropped) == (gone,) and kept[heads] != first.kept[heads])
-    assert other.dropped == (gone,) and other.kept[heads] != first.kept[heads]
-    sizes = [layout.removed_parameters(item.kept) for item in (first, other)]
-    assert sizes[0] == pytest.approx(sizes[1], rel=0.02) and other.predicted > first.predicted
 
 
 def test_layers_stay_where_they_are_protected_or_nothing_can_say_it() -> None:

@@ -12,14 +12,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import ctypes
-import gc
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, threads that spin while waiting cost most
@@ -27,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, t
 import torch
 import transformers
 from _common import EMBEDDED, environment, read_results, write_results
+from _memory import peak_above
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -169,30 +166,6 @@ class Run:
                     hidden[index] = call.run(block, hidden[index])
 
         return Seconds.of(work)
-
-
-def resident(field: str) -> int | None:
-    """``VmRSS`` or ``VmHWM`` of this process, in bytes; ``None`` where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
-
-
-def peak_above(work: Callable[[], Any]) -> int | None:
-    """Bytes that ``work`` needs at its peak beyond what was resident before; ``None`` where it cannot be told."""
-    gc.collect()
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier work freed would otherwise hide a part of the need
-    before = resident("VmRSS")
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
-    except OSError:
-        return None
-    work()
-    peak = resident("VmHWM")
-    return None if before is None or peak is None else peak - before
 
 
 def memory_parts(run: Run) -> dict[str, int]:

@@ -35,8 +35,16 @@ class _File:
 
     def read(self) -> Tensor:
         tensor = torch.empty(self.shape, dtype=self.dtype)
-        with self.path.open("rb") as file:
-            file.readinto(_bytes(tensor))  # type: ignore[attr-defined]
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                count = file.readinto(_bytes(tensor))
+        except OSError:
+            count = None
+        if count != tensor.nbytes:
+            raise OutputError(
+                f"The calibration streams in {self.path.parent} were removed or cut off by somebody else while they "
+                "were needed. Name another folder with the environment variable TMPDIR, or leave --offload-streams out."
+            )
         return tensor.to(self.device)
 
 
@@ -48,7 +56,7 @@ class OffloadedStates(MutableSequence[Tensor]):
         folder: where the files go; by default a new temporary folder, which disappears with the last copy.
 
     Raises:
-        OutputError: the folder cannot be written to.
+        OutputError: the folder cannot be written to, or somebody else removed what was in it.
     """
 
     def __init__(self, states: Iterable[Tensor] = (), folder: TemporaryDirectory[str] | None = None) -> None:
@@ -87,6 +95,7 @@ class OffloadedStates(MutableSequence[Tensor]):
 
 
 States = list[Tensor] | OffloadedStates
+"""What a stream is kept in."""
 
 
 def is_same(one: States, other: States, index: int) -> bool:

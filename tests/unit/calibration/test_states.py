@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -60,6 +61,14 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="TMPDIR"):
         states.append(torch.ones(3))
     assert len(states) == 1
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(b"1234")])
+def test_files_that_somebody_else_touched(harm: Callable[[Path], object], place: Path) -> None:
+    states = OffloadedStates([torch.ones(3)])
+    harm(next(place.rglob("*.bin")))
+    with pytest.raises(OutputError, match="removed or cut off"):
+        states[0]
 
 
 def test_lists_are_the_same_where_the_tensor_is() -> None:

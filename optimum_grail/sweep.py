@@ -205,8 +205,9 @@ def damage(result: Mapping[str, Any], row: Mapping[str, Any]) -> float:
 
 
 def _resolved(cell: Cell) -> dict[str, Any]:
+    """What decides a cell's outcome: where streams are kept does not."""
     settings = GrailConfig(**cell.config).resolved().to_dict()
-    return {key: value for key, value in settings.items() if value is not None}
+    return {key: value for key, value in settings.items() if value is not None and key != "offload_streams"}
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:

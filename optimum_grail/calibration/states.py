@@ -7,7 +7,7 @@ from collections.abc import Iterable, MutableSequence
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class _File:
     """One tensor on disk; the file goes with the last stream that refers to it."""
 
     def __init__(self, path: Path, tensor: Tensor) -> None:
-        self.path: Final = path
+        self.path = path
         self.shape, self.dtype, self.device = tensor.shape, tensor.dtype, tensor.device
         try:
             path.write_bytes(_bytes(tensor.detach().cpu().contiguous()))
@@ -34,6 +34,7 @@ class _File:
         weakref.finalize(self, path.unlink, missing_ok=True)
 
     def read(self) -> Tensor:
+        """A copy of the tensor, on the device where it was."""
         tensor = torch.empty(self.shape, dtype=self.dtype)
         try:
             with self.path.open("rb", buffering=0) as file:

@@ -144,17 +144,17 @@ class BlockRun:
             self.targets.probe.block = unfolded  # the dense side of a first stage has to be measured unfolded too
         probe = Probe(self.block, self.path, groups, wanted, stop_early=True)
         for index, call in enumerate(self.calls):
-            hidden = self.streams.student[index]
             equal = self.targets is not None and is_same(self.targets.hidden, self.streams.student, index)
             equal = equal and before is None and self.targets is not None and not self.targets.beyond
             dense = self.targets.take(index, names) if self.targets is not None else {}
             if equal:  # nothing has been compressed yet: the dense run shows the student's features, and no drift
                 records, dense = dense, {}
             else:
+                hidden = self.streams.student[index]
                 probe.run(call, hidden)
                 records = probe.records
-            if before is not None:
-                before.run(call, hidden)
+                if before is not None:
+                    before.run(call, hidden)
             for name, collector in zip(names, collectors, strict=True):
                 mask, split = self.batches.masks[index], self.batches.batches[index].split
                 folded = None if before is None else before.records[name]

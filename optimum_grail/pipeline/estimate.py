@@ -32,7 +32,7 @@ class Estimate:
 
     Args:
         seconds: expected wall time of survey and fit.
-        memory: bytes of streams, one block's statistics and one block's copies.
+        memory: bytes of streams (unless they are kept in files), one block's statistics and one block's copies.
         disk: bytes of streams that are kept in files.
         forward_flops: floating point operations of one pass over the calibration data through all blocks.
         gram_flops: of all Gram products, once.
@@ -92,13 +92,9 @@ def estimate(
     )
     block = max((_bytes(model.get_submodule(path)) for stack in layout.stacks for path in stack.blocks), default=0)
     streams = counted.stream * samples * 4 * copies
-    memory, disk = statistics + block, 0
-    if offload:
-        disk = streams
-    else:
-        memory += 2 * streams
+    memory = statistics + block + (0 if offload else 2 * streams)
     rate = matmul_rate(next(model.parameters()).device)
-    return Estimate((fit + survey) / rate, int(memory), forward, gram, int(disk))
+    return Estimate((fit + survey) / rate, int(memory), forward, gram, int(streams) if offload else 0)
 
 
 def _survey(needs: frozenset[Need], groups: int, forward: float, gram: float, solve: float) -> float:

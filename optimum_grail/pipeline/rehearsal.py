@@ -89,8 +89,18 @@ class Rehearsal:
         selector = _InOrder({name: curve.order for name, curve in self.curves.items()})
         methods = replace(self.methods, selector=selector)
         audience = {name: Captured(seen.hidden.copy(), seen.calls) for name, seen in self.entering.items()}
-        run = (self.model, self.layout, methods, kept, self.few, self.seed, Silent(), dropped)
-        trial = _Trial(*run, offload=self.offload, audience=audience)
+        trial = _Trial(
+            self.model,
+            self.layout,
+            methods,
+            kept,
+            self.few,
+            self.seed,
+            Silent(),
+            dropped,
+            offload=self.offload,
+            audience=audience,
+        )
         tail = self.tail  # of the dense model: before anything is spared
         with ExitStack() as spared:
             for group in classifiers_of(self.model, self.layout):

@@ -16,6 +16,7 @@ from optimum_grail.architectures.bert import tiny_bert
 from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.resnet import tiny_bottleneck
+from optimum_grail.calibration.states import OffloadedStates
 from optimum_grail.compressor import GrailCompressor
 
 IDS = [{"input_ids": torch.randint(3, 60, (12,), generator=torch.Generator().manual_seed(i))} for i in range(10)]
@@ -44,12 +45,16 @@ def test_streams_in_files_change_nothing(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     torch.manual_seed(0)
     model = build().eval()
+    written: list[bool] = []
+    write = OffloadedStates._write
+    monkeypatch.setattr(OffloadedStates, "_write", lambda self, state: written.append(True) or write(self, state))
     found = []
     for offload in (False, True):
         settings = {**config, "batch_size": 2, "offload_streams": offload}
         compressor = GrailCompressor(copy.deepcopy(model), settings)
         compressor.compress(calibration_dataset=samples)
         found.append(compressor.model.state_dict())
+        assert bool(written) == offload
     assert found[0].keys() == found[1].keys()
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
     gc.collect()

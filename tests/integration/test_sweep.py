@@ -90,6 +90,8 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert len(calls) == 4, "neither the dense model nor the first row is measured again"
     assert [row["result"] for row in resumed["rows"]] == [row["result"] for row in whole["rows"]]
     assert json.loads((tmp_path / FILE).read_text())["rows"] == json.loads(json.dumps(resumed["rows"]))
+    tiny_sweep(measure=failing).run(cells(["magnitude"], [0.3, 0.5], {"offload_streams": True}), tmp_path)
+    assert len(calls) == 4, "where streams are kept changes no row"
 
 
 def test_another_sweep_is_not_overwritten(tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ def _share(option: Option, value: Any) -> float | str:
 
 def _whole(least: int) -> Callable[[Option, Any], int]:
     def check(option: Option, value: Any) -> int:
+        """The whole number, or the refusal of the option."""
         if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
             return int(value)
         raise option.refuse(value)

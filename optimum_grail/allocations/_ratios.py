@@ -38,6 +38,7 @@ def kept_fractions(classes: Sequence[WidthClass], budget: Budget, rule: Rule) ->
     least = torch.tensor([item.widths[0] / item.units for item in classes], dtype=torch.float64)
 
     def kept(level: float) -> Tensor:
+        """Share of each class that stays at a level."""
         return torch.minimum((1 - rule(level)).maximum(least), torch.ones_like(least))
 
     low, high = -1.0, 1.0

@@ -115,6 +115,7 @@ class Probe:
 
     def _before(self, module: nn.Module, record: Record, name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            """Keep a clone of the input."""
             setattr(record, name, (args[0] if args else next(iter(kwargs.values()))).clone())
             self._done()
 
@@ -123,6 +124,7 @@ class Probe:
 
     def _behind(self, module: nn.Module, record: Record, name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            """Keep a clone of the output."""
             setattr(record, name, first(output).clone())
             self._done()
 
@@ -132,6 +134,7 @@ class Probe:
 
 def _keeper(seen: dict[str, Tensor], path: str) -> Callable[..., None]:
     def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Keep a clone of the output by its path."""
         seen[path] = first(output).clone()
 
     return hook

@@ -60,10 +60,12 @@ class _Request:
 
     @property
     def config(self) -> Any:
+        """The model's config, or ``None``."""
         return getattr(self.model, "config", None)
 
     @property
     def name(self) -> str:
+        """What messages call the model."""
         return getattr(self.config, "name_or_path", "") or type(self.model).__name__
 
     def need_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -76,6 +78,7 @@ class _Request:
         return self.tokenizer
 
     def length(self) -> int:
+        """Tokens per sample."""
         return text.default_seqlen(self.config, self.tokenizer, self.seqlen)
 
 

@@ -102,7 +102,10 @@ def capture(
     pending: set[str] = set()
 
     def recorder(path: str) -> Callable[..., Any]:
+        """What stands in for the block at ``path``."""
+
         def forward(*args: Any, **kwargs: Any) -> Tensor:
+            """Note the call and pass the hidden state on."""
             hidden, call = _split_call(args, kwargs)
             record = captured[owner[path]]
             if path == stacks[owner[path]][0]:
@@ -155,7 +158,10 @@ def check_chain(model: nn.Module, paths: Sequence[str], batch: Batch) -> None:
     broken: list[str] = []
 
     def enter(path: str) -> Callable[..., None]:
+        """A hook that compares a block's input with the last output."""
+
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            """Note a block whose input is another."""
             hidden = _split_call(args, kwargs)[0]
             last = previous.get("output")
             if last is not None and not _same(last, hidden):
@@ -164,6 +170,7 @@ def check_chain(model: nn.Module, paths: Sequence[str], batch: Batch) -> None:
         return hook
 
     def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Keep the output for the next block."""
         previous["output"] = first(output).clone()
 
     handles = []

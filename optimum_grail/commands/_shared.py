@@ -80,6 +80,7 @@ def _one_line(fallback: Callable[..., None]) -> Callable[..., None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
+        """One line for a warning, without file and line number."""
         if category is UserWarning:
             sys.stderr.write(f"Warning: {message}\n")
         else:
@@ -161,6 +162,7 @@ def reader(option: Option, flag: str = "") -> Callable[[str], Any]:
     named = dataclasses.replace(option, name=flag) if flag else option
 
     def read(text: str) -> Any:
+        """Parse a value; what is wrong with it becomes an error of the command line."""
         try:
             return named.parse(text)
         except GrailError as error:

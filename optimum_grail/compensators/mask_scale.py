@@ -66,6 +66,7 @@ def unit_equations(equations: NormalEquations, units: int, intercept: bool) -> t
     span = width // units
 
     def per_unit(values: Tensor) -> Tensor:
+        """Sums over the features of each unit."""
         return values.reshape(*values.shape[:-1], units, span).sum(-1)
 
     target = equations.cross if equations.drift_cross is None else equations.cross + equations.drift_cross

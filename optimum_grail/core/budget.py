@@ -230,6 +230,7 @@ def spend(classes: Sequence[WidthClass], budget: Budget, widths: Mapping[str, in
     cost = cost_of(classes, result)
 
     def steps() -> list[tuple[float, int, str, int]]:
+        """The next step of every class, best gain per cost first."""
         found = []
         for item in classes:
             index = item.widths.index(result[item.name])

@@ -135,6 +135,7 @@ def _connected(size: int, edges: list[list[int]]) -> Tensor:
     parent = list(range(size))
 
     def root(point: int) -> int:
+        """The representative of a point's set; paths are halved on the way."""
         while parent[point] != point:
             parent[point] = parent[parent[point]]
             point = parent[point]

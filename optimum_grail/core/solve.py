@@ -63,6 +63,7 @@ class NormalEquations:
         """The equations of both sets of rows together; reduction and consumer have to be the same."""
 
         def both(one: Tensor | None, two: Tensor | None) -> Tensor | None:
+            """The sum where both are there."""
             return one + two if one is not None and two is not None else one
 
         return NormalEquations(

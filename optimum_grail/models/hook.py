@@ -45,6 +45,7 @@ def patch_(module: ModuleType) -> None:
 
     @functools.wraps(original)
     def post_init(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Resize a compressed model before its weights are loaded."""
         if getattr(self.config, "grail_config", None) is not None:
             from optimum_grail.models.loading import resize_
 
@@ -89,6 +90,7 @@ class _PatchOnImport(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """Answer for the one module that is to be patched, once."""
         if fullname != TARGET:
             return None
         sys.meta_path.remove(self)
@@ -105,9 +107,11 @@ class _PatchingLoader(Loader):
         self.loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """As without the patch."""
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        """Run the module, then patch it."""
         self.loader.exec_module(module)
         patch_(module)
         register_quantizer()

@@ -104,7 +104,10 @@ def _records(
     records = {group.name: Record() for group in groups}
 
     def keep(name: str) -> Callable[..., None]:
+        """A hook that records the classifier ``name``."""
+
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            """Keep clones of input and output."""
             records[name] = Record(features=args[0].clone(), output=output.clone())
 
         return hook

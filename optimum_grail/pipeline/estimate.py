@@ -155,16 +155,21 @@ def _counting(model: nn.Module, layout: Layout) -> Iterator[_Counted]:
     counted = _Counted(0.0, {}, 0)
 
     def layer(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Count the operations of a linear layer or a convolution."""
         weight = module.get_parameter("weight")
         counted.flops += 2.0 * output.numel() * weight.numel() / weight.shape[0]
 
     def consumer(name: str) -> Callable[..., None]:
+        """A hook that counts the rows of a group's consumer."""
+
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            """Count output rows."""
             counted.rows[name] = output.numel() // (output.shape[1] if output.dim() == 4 else output.shape[-1])
 
         return hook
 
     def block(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Note the largest hidden state."""
         counted.stream = max(counted.stream, first(output).numel())
 
     handles = []

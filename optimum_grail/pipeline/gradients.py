@@ -122,6 +122,7 @@ def _masks(model: nn.Module, groups: Sequence[ChannelGroup], samples: int) -> It
 
 def _multiplier(mask: Tensor, span: int) -> Callable[..., Any]:
     def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Multiply the features by their mask."""
         features = args[0]
         factors = mask.repeat_interleave(span, 1)
         if features.dim() == 4:  # feature maps [B, C, H, W]
@@ -165,6 +166,7 @@ def block_gradients(run: BlockRun, groups: Sequence[ChannelGroup], model: nn.Mod
 
 def _keeper(seen: dict[str, tuple[Tensor, Tensor]], name: str) -> Callable[..., None]:
     def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Keep input and output."""
         seen[name] = (args[0], output)
 
     return hook

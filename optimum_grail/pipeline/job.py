@@ -120,6 +120,7 @@ class Job:
             return Findings()
 
         def measure() -> Mapping[str, Tensor]:
+            """Run the survey."""
             self.progress.start(len(layout.groups), "survey")
             findings = Survey(
                 self.model, layout, data.batches, self.progress, needs, offload=self.settings["offload_streams"]
@@ -187,6 +188,7 @@ class Job:
         seed = self.settings["seed"]
 
         def measure() -> Mapping[str, Tensor]:
+            """Run the backward passes."""
             self.progress.start(len(data.batches), "gradients")
             found = mask_gradients(self.model, layout, data.batches, seed, self.progress)
             self.progress.finish()

@@ -74,6 +74,7 @@ def _flops(layout: Layout, request: Request, findings: Findings) -> Resource:
     scores = {g.name: 4 * uses[g.consumer.module][0] ** 2 * g.consumer.span for g in layout.groups if g.kind == "heads"}
 
     def removed(widths: Mapping[str, int]) -> float:
+        """Operations that go with widths."""
         lost = {name: layout.group(name).units - kept for name, kept in widths.items()}
         return layout.removed_parameters(widths, times) + sum(scores.get(name, 0) * gone for name, gone in lost.items())
 
@@ -119,10 +120,12 @@ def _measured(
 
 def _summed(layout: Layout, costs: Mapping[str, int | tuple[int, ...]]) -> Removed:
     def price(group: ChannelGroup, width: int) -> int:
+        """What a width of a group costs."""
         cost = costs[group.name]
         return cost * width if isinstance(cost, int) else cost[width]
 
     def removed(widths: Mapping[str, int]) -> float:
+        """What goes with widths."""
         groups = [layout.group(name) for name in widths]
         return sum(price(group, group.units) - price(group, widths[group.name]) for group in groups)
 

@@ -126,6 +126,7 @@ class _Walk:
         self.batches = Batches.of(self.survey.batches, self.stack.spec.mask)
 
     def run(self, curves: dict[str, Curve], signals: dict[str, dict[str, Tensor]]) -> None:
+        """Measure block by block; fills ``curves`` and ``signals``."""
         needs, hidden = self.survey.needs, self.captured.hidden
         for position, path in enumerate(self.stack.blocks):
             inputs = [hidden[index] for index in self.few]

@@ -99,9 +99,11 @@ def leaving(model: nn.Module, stacks: Mapping[str, Sequence[str]], hidden: Mappi
     """
 
     def constant(value: Tensor) -> Callable[..., Tensor]:
+        """A forward that always returns ``value``."""
         return lambda *args, **kwargs: value.clone()
 
     def identity(*args: Any, **kwargs: Any) -> Tensor:
+        """A forward that returns its hidden state."""
         return args[0] if args else next(iter(kwargs.values()))
 
     replacements: dict[str, Callable[..., Any]] = {}

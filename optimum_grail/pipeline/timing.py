@@ -30,7 +30,10 @@ def positions(model: nn.Module, layout: Layout, batch: Batch) -> dict[str, Tenso
     found: dict[str, Tensor] = {}
 
     def hook(path: str, size: int) -> Callable[..., None]:
+        """A hook for the module at ``path`` with ``size`` parameters."""
+
         def count(module: nn.Module, args: Any, output: Any) -> None:
+            """Note the positions of one sample."""
             output = first(output)
             channels = output.shape[1] if output.dim() == 4 else output.shape[-1]
             found[path] = torch.tensor([output[0].numel() // channels, size])

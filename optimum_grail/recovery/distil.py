@@ -128,6 +128,7 @@ class _Report(TrainerCallback):
         self.progress = progress
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar on."""
         self.progress.update(1, f"step {state.global_step}")
 
 

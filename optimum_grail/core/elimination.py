@@ -74,7 +74,9 @@ def damped_inverse_(gram: Tensor, damping: float) -> Tensor:
         damping = max(damping, 1e-10) * 10
         gram.diagonal().add_(damping)
         lower, info = torch.linalg.cholesky_ex(gram)
-    return torch.cholesky_inverse(lower, out=gram).mul_(root[:, None]).mul_(root)
+    # LAPACK counts by columns: only a transposed view is written to without another copy. The inverse is symmetric.
+    torch.cholesky_inverse(lower, out=gram.mT)
+    return gram.mul_(root[:, None]).mul_(root)
 
 
 def _single(weight: Tensor, inverse: Tensor, units: int, remove: int) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from optimum_grail.models.surgery import apply_
 from optimum_grail.pipeline.blocks import Batches, BlockRun, Streams, Targets, advance
 from optimum_grail.pipeline.classifier import classifiers_of, refit_classifiers_
 from optimum_grail.pipeline.gradients import block_gradients
-from optimum_grail.pipeline.memory import release
+from optimum_grail.pipeline.memory import release, released_at_once
 from optimum_grail.pipeline.methods import Methods
 from optimum_grail.pipeline.problems import collector_for, problem_of, to_patches
 from optimum_grail.pipeline.regional import Regional
@@ -66,6 +66,10 @@ class FitRun:
             ArchitectureError: the blocks of a stack are no uninterrupted chain.
             StatisticsError: activations of a group are not finite, or all its rows are padding.
         """
+        with released_at_once(self.offload):
+            return Plan(self._plans_())
+
+    def _plans_(self) -> list[GroupPlan]:
         plans: list[GroupPlan] = []
         captured = self._capture()
         left: dict[str, Streams] = {}
@@ -75,7 +79,7 @@ class FitRun:
             plans += refit_classifiers_(
                 self.model, self.layout, self._classifiers, self.methods, self.batches, left, self.seed
             )
-        return Plan(plans)
+        return plans
 
     @cached_property
     def _classifiers(self) -> list[ChannelGroup]:

@@ -1,27 +1,53 @@
-"""Handing freed memory back to the system."""
+"""Handing freed memory back to the system, where the C library would keep it (glibc)."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+MMAP_THRESHOLD = -3
+"""``M_MMAP_THRESHOLD`` of ``mallopt(3)``."""
+SMALL = 2**20
+"""Bytes below which a tensor may stay with the C library while memory is short."""
+LARGE = 2**25
+"""The threshold that glibc reaches by itself once large tensors were freed (``DEFAULT_MMAP_THRESHOLD_MAX``)."""
 
 
 @functools.cache
-def _trimmer() -> Callable[[int], Any] | None:
+def _glibc(name: str) -> Callable[..., Any] | None:
     try:
-        return ctypes.CDLL(None).malloc_trim  # type: ignore[no-any-return]
+        return getattr(ctypes.CDLL(None), name)  # type: ignore[no-any-return]
     except (AttributeError, OSError, TypeError):  # not glibc
         return None
 
 
 def release() -> None:
-    """Give memory that was freed back to the system, where the C library would keep it (glibc).
+    """Give memory that was freed back to the system.
 
     A block's statistics are freed as often as they are made, in sizes that differ from group to group: what glibc keeps
     of them for later would add to the peak of a fit.
     """
-    trim = _trimmer()
+    trim = _glibc("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+@contextmanager
+def released_at_once(wanted: bool = True) -> Iterator[None]:
+    """Inside, tensors above 1 MiB go back to the system as soon as they are freed, if ``wanted``.
+
+    glibc keeps what it thinks will be needed again, and a run is a sequence of tensors of ever other sizes: the gaps
+    between them added a third to the peak of a fit. Asking the system for every tensor costs some percent of time.
+    """
+    tune = _glibc("mallopt") if wanted else None
+    if tune is None:
+        yield
+        return
+    tune(MMAP_THRESHOLD, SMALL)
+    try:
+        yield
+    finally:
+        tune(MMAP_THRESHOLD, LARGE)

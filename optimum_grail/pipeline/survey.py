@@ -31,6 +31,7 @@ from optimum_grail.pipeline.findings import Curve, Findings, bent
 from optimum_grail.pipeline.gradients import mask_gradients
 from optimum_grail.pipeline.influence import Influence
 from optimum_grail.pipeline.masking import masked
+from optimum_grail.pipeline.memory import released_at_once
 from optimum_grail.pipeline.problems import collector_for, problem_of
 from optimum_grail.pipeline.sensitivity import curvatures, sensitivity
 from optimum_grail.pipeline.tail import Tail
@@ -72,9 +73,13 @@ class Survey:
     seed: int = 0
     offload: bool = False
 
-    @torch.no_grad()
     def run(self) -> Findings:
         """Everything asked for."""
+        with released_at_once(self.offload):
+            return self._findings()
+
+    @torch.no_grad()
+    def _findings(self) -> Findings:
         stacks = {stack.name: stack.blocks for stack in self.layout.stacks}
         for stack in self.layout.stacks:
             check_chain(self.model, stack.blocks, self.batches[0])

@@ -190,13 +190,13 @@ _SURGEONS = (
     ),
     _preset(
         "comp",
-        "Layers of least influence go first, then units that the consumers' conditioning does not need; what stays is "
-        "rescaled.",
+        "Attention and FFNs of least influence go first, then units that the consumers' conditioning does not need; "
+        "what stays is rescaled.",
         "Xu et al. 2025 (COMP), after its abstract",
-        ("comp", "mask-scale", "block-influence:drop=0.5"),
+        ("comp", "mask-scale", "block-influence:drop=0.5,parts=sub-blocks"),
         within_block="sequential",
         cost="three forward passes, one inverse per layer",
-        works="everywhere; layers go where the stock config can say their number",
+        works="everywhere; convolutions lose filters only",
     ),
 )
 

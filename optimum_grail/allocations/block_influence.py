@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -26,30 +27,35 @@ class BlockInfluence(Allocation):
 
     Args:
         temperature: ``ε`` above; large values are uniform.
-        drop: share of what goes that may be whole layers, those of least influence first, before channels follow
-            (COMP, Xu et al. 2025), where the stock config can say the number of layers; 0 for none.
+        drop: share of what goes that may be whole ``parts``, those of least influence for what they cost first, before
+            channels follow (COMP, Xu et al. 2025); 0 for none.
+        parts: ``"layers"`` go where the stock config can say their number; ``"sub-blocks"``, attention and FFN each by
+            itself, anywhere (the checkpoint then needs the per-layer table).
     """
 
     temperature: float = 0.1
     drop: float = 0.0
+    parts: Literal["layers", "sub-blocks"] = "layers"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.drop, bool) or not isinstance(self.drop, int | float) or not 0 <= self.drop <= 1:
             raise ConfigError(f"drop is {self.drop!r}; expected a number from 0 to 1, for example 0.5.")
+        if self.parts not in ("layers", "sub-blocks"):
+            raise ConfigError(f"parts is {self.parts!r}; expected 'layers' or 'sub-blocks'.")
         value = self.temperature
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise ConfigError(f"temperature is {value!r}; expected a positive number, for example 0.1.")
 
     @property
     def needs(self) -> frozenset[Need]:
-        """The influence of every block."""
-        return frozenset({"influence"})
+        """The influence of every block; of every sub-block where those may go."""
+        return frozenset[Need]({"influence"}) | ({"part_influence"} if self.parts == "sub-blocks" else set())
 
     def dropped(self, influence: Mapping[str, float], sizes: Mapping[str, float], asked: float) -> tuple[str, ...]:
-        """As many of the least influential blocks as fit into ``drop`` of what has to go; never all of them."""
+        """As many of the parts of least influence per cost as fit into ``drop`` of what has to go; never all."""
         left, found = self.drop * asked, []
-        for path in sorted(influence, key=influence.__getitem__)[:-1]:
+        for path in sorted(influence, key=lambda path: influence[path] / sizes[path])[:-1]:
             if sizes[path] <= left:
                 found.append(path)
                 left -= sizes[path]

@@ -49,6 +49,8 @@ class MaskScale:
         """The rescaled columns; the plain ones if a scale is out of bounds."""
         statistics = problem.measured
         equations = NormalEquations.of(problem.weight, statistics.moments, statistics.target, reduction)
+        if not reduction.slots:
+            return told(equations, equations.plain, chosen="plain")
         gram, cross = unit_equations(equations, reduction.slots, problem.span > 1)
         change = damped_solution(gram, cross - gram[:, : reduction.slots].sum(1), self.damp)
         scale = 1 + change[: reduction.slots]

@@ -25,7 +25,8 @@ class Allocation(ABC):
 
     Args:
         round_to: FFN and convolution widths are multiples of this.
-        min_heads: fewest key-value heads that a layer keeps: a count, or a fraction of what it has, such as ``0.25``.
+        min_heads: fewest key-value heads that a layer keeps: a count, or a fraction of what it has, such as ``0.25``;
+            with 0 its attention may go altogether (the checkpoint then needs the per-layer table).
         min_ffn: the same for FFN channels.
         min_channels: the same for convolution channels.
         protect: layers that stay whole, as positions in their stack joined by slashes; negative ones count from the
@@ -73,10 +74,11 @@ class Allocation(ABC):
         return ()
 
     def dropped(self, influence: Mapping[str, float], sizes: Mapping[str, float], asked: float) -> tuple[str, ...]:
-        """Blocks that go altogether before anything is shared out; none by default.
+        """Blocks or sub-blocks that go altogether before anything is shared out; none by default.
 
         Args:
-            influence: of each block that may go, by path, in the order of the model.
+            influence: of each block that may go, by path, or of each sub-block, by its group's name, if the method asks
+                for that; in the order of the model.
             sizes: what each of them costs.
             asked: how much has to go.
         """
@@ -112,6 +114,6 @@ class Allocation(ABC):
 
 
 def _check_floor(name: str, value: int | float) -> None:
-    count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if not count and not (isinstance(value, float) and 0 < value <= 1):
-        raise ConfigError(f"{name} is {value!r}; expected a count of at least 1 or a fraction up to 1, such as 0.25.")
+        raise ConfigError(f"{name} is {value!r}; expected a count or a fraction up to 1, such as 0.25.")

@@ -73,6 +73,7 @@ class ChannelGroup:
         stream: where the residual sum behind the consumer is seen.
         tie: groups of equal ``tie`` get the same width under allocations of one width per kind.
         cost: parameters that one unit costs, over all ports.
+        attention: path of the module that computes attention from the producers, for heads.
         norm: path of the BatchNorm right behind the consumer, if any.
         fields: config field (or, for tables only, local name) and its elements per unit.
         attributes: path of an integer module attribute that follows the width, and its elements per unit.
@@ -90,6 +91,12 @@ class ChannelGroup:
     stream: Stream
     tie: str
     cost: int
+    attention: str | None = None
     norm: str | None = None
     fields: tuple[tuple[str, int], ...] = ()
     attributes: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def fewest(self) -> int:
+        """Fewest units that can be kept: none where the sub-block can go altogether."""
+        return 0 if self.kind == "mlp" or self.attention is not None else 1

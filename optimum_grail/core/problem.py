@@ -28,6 +28,7 @@ Need = Literal[
     "information",
     "outliers",
     "influence",
+    "part_influence",
     "drops",
     "positions",
     "latency",
@@ -39,8 +40,9 @@ the dense model's loss by a mask on the units, gradients of the block's own outp
 
 Of the survey of the dense model: error curves with sensitivities, measured by short forward passes or estimated from
 gradients; per unit FLAP's standardised fluctuation, or its Fisher information; per feature the weight times activation
-norm that outliers are counted on; per block its influence ``1 - cos(input, output)`` and the damage of leaving it out;
-how often each module's weight is used per sample (for FLOPs); the latency of each width."""
+norm that outliers are counted on; per block its influence ``1 - cos(input, output)``, the same of each sub-block, and
+the damage of leaving the block out; how often each module's weight is used per sample (for FLOPs); the latency of each
+width."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,11 @@ class Reduction:
         return cls(assignment, torch.ones(units, dtype=torch.float64), len(kept))
 
     @classmethod
+    def drop_all(cls, units: int) -> Reduction:
+        """The reduction that leaves no slot: the whole sub-block goes."""
+        return cls(torch.full((units,), -1, dtype=torch.int64), torch.ones(units, dtype=torch.float64), 0)
+
+    @classmethod
     def keep_all(cls, units: int) -> Reduction:
         """The reduction that drops nothing."""
         return cls.prune(units, torch.arange(units))

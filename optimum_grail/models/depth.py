@@ -103,6 +103,7 @@ def _moved(group: ChannelGroup, moves: Mapping[str, str], layers: Mapping[str, s
         consumer=replace(group.consumer, module=_swap(group.consumer.module, block, moves)),
         block=moves[block],
         layer=layers[moves[block]],
+        attention=None if group.attention is None else _swap(group.attention, block, moves),
         norm=None if group.norm is None else _swap(group.norm, block, moves),
         attributes=tuple((_swap(path, block, moves), count) for path, count in group.attributes),
     )

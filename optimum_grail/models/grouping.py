@@ -52,12 +52,12 @@ class GroupBuilder:
                 "model code it was written for."
             ) from error
 
-    def _attribute(self, local: str) -> int:
+    def _attribute(self, local: str, least: int = 1) -> int:
         owner, _, name = local.rpartition(".")
         value = getattr(self._module(owner) if owner else self.model.get_submodule(self.block), name, None)
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or value < least:
             raise ArchitectureError(
-                f"The map reads {self._path(local)}, expecting a positive integer; found {value!r}."
+                f"The map reads {self._path(local)}, expecting an integer of at least {least}; found {value!r}."
             )
         return value
 
@@ -118,7 +118,7 @@ class GroupBuilder:
         for local in spec.produce:
             self._equal(local, self._rows(local), units)
         for local in spec.attributes:
-            self._equal(local, self._attribute(local), units)
+            self._equal(local, self._attribute(local, 0), units)
         attributes = tuple((self._path(local), 1) for local in spec.attributes)
         spans = dict.fromkeys(spec.produce, 1)
         fields = ((spec.field, 1),)
@@ -126,14 +126,17 @@ class GroupBuilder:
 
     def _heads(self, spec: Heads) -> ChannelGroup:
         size, query, key = self._attribute(spec.head_dim), self._rows(spec.query), self._rows(spec.key)
-        self._multiple(spec.key, key, size, "the head size")
-        self._multiple(spec.query, query, key, "the width of the keys")
-        units, ratio = key // size, query // key
+        ratio = 1
+        if key or query:  # where a compressed model has neither, all heads of this layer went
+            self._multiple(spec.key, key, size, "the head size")
+            self._multiple(spec.query, query, key, "the width of the keys")
+            ratio = query // key
+        units = key // size
         self._equal(spec.value, self._rows(spec.value), key)
         self._equal(spec.out, self._columns(spec.out), query)
         per_unit = {"query": ratio, "key_value": 1, "width": ratio * size}
         for local, counts in spec.attributes:
-            self._equal(local, self._attribute(local), units * per_unit[counts])
+            self._equal(local, self._attribute(local, 0), units * per_unit[counts])
         fields = [(spec.query_field, ratio)]
         if spec.key_value_field:
             fields.append((spec.key_value_field, 1))
@@ -143,6 +146,7 @@ class GroupBuilder:
             units,
             {spec.query: ratio * size, spec.key: size, spec.value: size},
             (spec.out, ratio * size),
+            attention=self._path(owner) if (owner := spec.head_dim.rpartition(".")[0]) else None,
             fields=tuple(fields),
             attributes=tuple((self._path(local), per_unit[counts]) for local, counts in spec.attributes),
         )

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from optimum_grail.errors import ArchitectureError
+from optimum_grail.models.headless import Headless
 from optimum_grail.models.stock import sub_configs
 
 MODULE = "modeling_grail"
@@ -54,6 +55,7 @@ def write_remote_code_(model: PreTrainedModel, folder: str | Path) -> None:
         prefix=model.base_model_prefix,
         version=version("optimum-grail"),
         widths=differences(model),
+        headless={path: module.headless_out for path, module in model.named_modules() if isinstance(module, Headless)},
     )
     Path(folder, FILE_NAME).write_text(code, encoding="utf-8")
     model.config.auto_map = classes
@@ -70,7 +72,11 @@ def differences(model: PreTrainedModel) -> dict[str, Difference]:
     with torch.device("meta"):
         stock = dict(type(model)(config).named_modules())
     found = {path: _difference(stock[path], module) for path, module in model.named_modules()}
-    return {path: difference for path, difference in found.items() if any(difference)}
+    return {
+        path: difference
+        for path, difference in found.items()
+        if any(difference) or isinstance(model.get_submodule(path), Headless)
+    }
 
 
 def auto_classes(kind: type[PreTrainedModel], config: Any) -> list[str]:

@@ -157,7 +157,10 @@ def _contains(root: Any, config: Any) -> bool:
 
 def _accepted(spec: GroupSpec, config: Any, values: Mapping[str, int]) -> bool:
     current = {field: getattr(config, field, None) for field in values}
-    return values == current or (None not in current.values() and spec.accepts(config, values))  # type: ignore[union-attr]
+    if values == current:
+        return True
+    known = None not in current.values() and all(values.values())  # no stock class builds a layer without heads
+    return known and spec.accepts(config, values)  # type: ignore[union-attr]
 
 
 def _update(model: nn.Module, layout: Layout, stack: Stack, widths: Mapping[str, int]) -> StockUpdate:
@@ -184,7 +187,8 @@ def _update(model: nn.Module, layout: Layout, stack: Stack, widths: Mapping[str,
         for group in changed:
             layers.setdefault(group.layer, {}).update(entries(group, widths[group.name]))
     field = _key_value_field(stack)
-    heads = {int(layer): row[field] for layer, row in layers.items() if field in row and layer.isdigit()}
+    # A layer without heads still tells the cache one number per token.
+    heads = {int(layer): max(row[field], 1) for layer, row in layers.items() if field in row and layer.isdigit()}
     return StockUpdate(stack.owner, fields, {key: layers[key] for key in stack.layers if key in layers}, heads, field)
 
 

@@ -12,6 +12,7 @@ from optimum_grail.core.groups import ChannelGroup, Port
 from optimum_grail.core.plan import GroupPlan
 from optimum_grail.core.readout import Readout
 from optimum_grail.errors import ArchitectureError, StatisticsError
+from optimum_grail.models.headless import take_heads_
 from optimum_grail.models.matrix import axes, columns, from_matrix, owns_bias, rows, taps
 
 Encode = Callable[[Tensor, int], Tensor]
@@ -47,9 +48,9 @@ def narrow_(model: nn.Module, group: ChannelGroup, units: int) -> None:
     For loaders, before a checkpoint fills the modules; works on the meta device.
 
     Raises:
-        ArchitectureError: ``units`` is outside ``[1, group.units]``.
+        ArchitectureError: ``units`` is outside ``[group.fewest, group.units]``.
     """
-    if not 1 <= units <= group.units:
+    if not group.fewest <= units <= group.units:
         raise ArchitectureError(f"Group {group.name!r} has {group.units} units; cannot keep {units}.")
     port, consumer = group.consumer, model.get_submodule(group.consumer.module)
     _, axis = axes(consumer, port.module)
@@ -110,7 +111,7 @@ def _check_values(module: nn.Module, path: str) -> None:
 def _validate(model: nn.Module, item: GroupPlan, sizes: dict[tuple[str, str], int]) -> None:
     """Check one group against the sizes that the groups before it leave behind, and update these."""
     group, reduction = item.group, item.reduction
-    if len(reduction.assignment) != group.units or not 1 <= reduction.slots <= group.units:
+    if len(reduction.assignment) != group.units or not group.fewest <= reduction.slots <= group.units:
         raise ArchitectureError(
             f"The plan of {group.name!r} reduces {len(reduction.assignment)} units to {reduction.slots}; the group has "
             f"{group.units}. Make the plan for this model."
@@ -204,6 +205,8 @@ def _rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode,
     for path, per_unit in group.attributes:
         owner, _, name = path.rpartition(".")
         setattr(model.get_submodule(owner), name, slots * per_unit)
+    if slots == 0 and group.attention is not None:
+        take_heads_(model, group)
 
 
 def _from_the_end(ports: Sequence[Port]) -> list[Port]:

@@ -57,7 +57,7 @@ def check_table(layout: Layout, stack: Stack, table: Mapping[Any, Any], where: s
         units to keep, by group name, for every group that the table names.
 
     Raises:
-        CheckpointError: names the entry that is of a wrong type, unknown, not positive, above the width of the module,
+        CheckpointError: names the entry that is of a wrong type, unknown, negative, above the width of the module,
             or at odds with another entry.
     """
     units: dict[str, int] = {}
@@ -73,9 +73,9 @@ def check_table(layout: Layout, stack: Stack, table: Mapping[Any, Any], where: s
         for field, value in row.items():
             if field not in known:
                 raise CheckpointError(f"{place}[{_show(field)}]: no such width; expected {_some(known)}. {_REMEDY}")
-            if type(value) is not int or value < 1:
+            if type(value) is not int or value < 0:
                 raise CheckpointError(
-                    f"{place}[{_show(field)}] is {_show(value)}; expected a positive integer. {_REMEDY}"
+                    f"{place}[{_show(field)}] is {_show(value)}; expected a width: an integer, 0 or above. {_REMEDY}"
                 )
         for group in groups:
             if any(field in row for field, _ in group.fields):
@@ -88,8 +88,8 @@ _REMEDY = "The checkpoint's table is damaged, or belongs to other weights: downl
 
 def _units(group: ChannelGroup, row: Mapping[str, int], place: str) -> int:
     field, per_unit = group.fields[0]
-    units = row.get(field, 0) // per_unit
-    if units < 1 or any(row.get(name) != width for name, width in entries(group, units).items()):
+    units = row.get(field, -1) // per_unit
+    if units < group.fewest or any(row.get(name) != width for name, width in entries(group, units).items()):
         ratio = ", ".join(f"{name} = {count} x units" for name, count in group.fields)
         raise CheckpointError(f"{place}: {_show(dict(row))} does not fit {group.name}; expected {ratio}. {_REMEDY}")
     if units > group.units:

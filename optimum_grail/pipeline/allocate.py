@@ -113,14 +113,20 @@ def _candidates(sharing: Sharing, notes: list[str]) -> list[Widths]:
 
 
 def _dropped_first(sharing: Sharing) -> tuple[str, ...]:
-    """Blocks that the method drops by their influence, of those that may go."""
-    influence, sizes = sharing.findings.of("influence"), sharing.resource.blocks
+    """Paths of blocks, or names of groups, that the method drops by their influence, of those that may go."""
+    influence, resource = sharing.findings.of("influence"), sharing.resource
     if sharing.request.sparsity is None:
         return ()
     firsts = {group.block: group.name for group in reversed(sharing.layout.groups)}
-    open_blocks = [path for path in sharing.places if path in sizes and not sharing.protected(path)]
-    known = {path: float(influence[firsts[path]]) for path in open_blocks if firsts.get(path) in influence}
-    return sharing.method.dropped(known, sizes, sharing.resource.asked)
+    open_blocks = [path for path in sharing.places if not sharing.protected(path)]
+    if "part_influence" in sharing.method.needs:
+        influence = sharing.findings.of("part_influence")
+        names = {group.name: group.name for group in sharing.layout.groups if group.block in open_blocks}
+    else:
+        names = {path: firsts[path] for path in open_blocks if path in resource.blocks}
+    known = {place: influence[name] for place, name in names.items() if name in influence}
+    sizes = {place: resource.whole(place) for place in known}
+    return sharing.method.dropped({place: float(value) for place, value in known.items()}, sizes, resource.asked)
 
 
 def _varied(shorter: Sequence[Widths]) -> list[Widths]:
@@ -135,11 +141,13 @@ def _varied(shorter: Sequence[Widths]) -> list[Widths]:
 
 
 def _widths(sharing: Sharing, share: Share, dropped: tuple[str, ...] = (), notes: list[str] | None = None) -> Widths:
-    """What one way to share leads to, if the blocks ``dropped`` go altogether; with the damage predicted."""
-    kept, findings = dict(sharing.layout.widths), sharing.findings
+    """What one way to share leads to, if the blocks and groups ``dropped`` go altogether; with the damage predicted."""
+    findings = sharing.findings
+    kept = {name: 0 if name in dropped else units for name, units in sharing.layout.widths.items()}
     for classes, budget in sharing.shares(dropped, notes):
         widths = _exact(sharing, share, classes, budget)
         kept |= {name: widths[item.name] for item in classes for name in item.groups}
+    dropped = tuple(path for path in dropped if path in sharing.places)
     if not findings.curves:
         return Widths(kept, dropped=dropped)
     damage = sum(float(findings.of("drops")[path]) for path in dropped)

@@ -62,7 +62,7 @@ class Sharing:
         """Classes that share a budget, and the budget; what the user should know is added to ``notes``.
 
         Args:
-            dropped: paths of blocks that go altogether.
+            dropped: paths of blocks, and names of groups, that go altogether.
             notes: what the user should know is added here.
         """
         notes = [] if notes is None else notes
@@ -110,7 +110,7 @@ class Sharing:
     def _widths(self, groups: Sequence[ChannelGroup], accepts: Accepts | None) -> tuple[int, ...]:
         kind, units = groups[0].kind, groups[0].units
         step = self.method.round_to if kind != "heads" else 1
-        least = -(-self.method.least(kind, units) // step) * step
+        least = -(-max(self.method.least(kind, units), groups[0].fewest) // step) * step
         widths = [width for width in range(least, units, step) if accepts is None or accepts(groups, width)]
         return (*widths, units)
 
@@ -136,7 +136,7 @@ class Sharing:
 
     def _shared(self, dropped: Sequence[str]) -> Iterator[list[ChannelGroup]]:
         """Groups that share a budget."""
-        groups = [group for group in self.layout.groups if group.block not in dropped]
+        groups = [group for group in self.layout.groups if group.units and not {group.block, group.name} & set(dropped)]
         if self.request.sparsity is not None:
             yield groups
             return
@@ -156,7 +156,7 @@ class Sharing:
         asked = f"A sparsity of {self.request.sparsity:g}"
         if resource.name != "parameters":
             asked += f" of the {resource.name}"
-        gone = sum(resource.blocks[path] for path in dropped)
+        gone = sum(resource.whole(place) for place in dropped)
         whole = sum(item.whole for item in classes)
         return Budget(whole - max(resource.asked - gone, 0.0), resource.total, asked=asked, resource=resource.name)
 

@@ -157,7 +157,7 @@ def _counting(model: nn.Module, layout: Layout) -> Iterator[_Counted]:
     def layer(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         """Count the operations of a linear layer or a convolution."""
         weight = module.get_parameter("weight")
-        counted.flops += 2.0 * output.numel() * weight.numel() / weight.shape[0]
+        counted.flops += 2.0 * output.numel() * weight.shape[1:].numel()
 
     def consumer(name: str) -> Callable[..., None]:
         """A hook that counts the rows of a group's consumer."""

@@ -16,8 +16,8 @@ class Curve:
     """What the survey found out about one group.
 
     Args:
-        errors: float64, ``[units]``; ``errors[t]`` is the error after ``t`` removals relative to dropping everything
-            (bent curves: the damage itself, and the sensitivity is 1).
+        errors: float64, ``[units + 1]``; ``errors[t]`` is the error after ``t`` removals, relative to that of dropping
+            everything (bent curves: the damage itself, and the sensitivity is 1).
         order: removal order, int64.
         sensitivity: rise of the calibration loss per unit of relative error.
     """
@@ -28,11 +28,11 @@ class Curve:
 
     def damage(self, width: int) -> float:
         """Predicted rise of the calibration loss at ``width`` kept units."""
-        return self.sensitivity * float(self.errors[len(self.errors) - width])
+        return self.sensitivity * float(self.errors[len(self.errors) - 1 - width])
 
     def damages(self, widths: Tensor) -> Tensor:
         """The same for many widths, int64, at once."""
-        return self.sensitivity * self.errors[len(self.errors) - widths]
+        return self.sensitivity * self.errors[len(self.errors) - 1 - widths]
 
 
 def bent(errors: Tensor, points: Sequence[tuple[float, float]]) -> Tensor:

@@ -123,6 +123,8 @@ class FitRun:
         joint = self.methods.within_block == "joint"
         touched: list[ChannelGroup] = []
         for group in self.layout.of_block(path):
+            if group.units == 0:  # an earlier compression left nothing of it
+                continue
             behind = drifted or (not joint and any(other.stage < group.stage for other in touched))
             behind = behind or (cut and group.stream == AT_OUTPUT)
             if self.widths[group.name] < group.units or (self.methods.refits and behind):
@@ -241,6 +243,8 @@ class FitRun:
         keep = self.widths[group.name]
         if keep == problem.units:
             return Selection(Reduction.keep_all(problem.units))
+        if keep == 0:
+            return Selection(Reduction.drop_all(problem.units))
         return self.methods.selector(problem, keep)
 
 

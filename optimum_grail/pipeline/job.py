@@ -40,6 +40,9 @@ from optimum_grail.pipeline.summary import Size
 from optimum_grail.pipeline.survey import SURVEYED, Survey
 from optimum_grail.report.progress import Progress
 
+FORMAT = 2
+"""Of what the cache keeps of a survey; 2: error curves down to no unit at all."""
+
 
 @dataclass
 class Job:
@@ -129,7 +132,8 @@ class Job:
             return findings.to_tensors()
 
         with self.timed("survey"):
-            return Findings.from_tensors(self._once("survey", layout, data, {"needs": sorted(needs)}, measure))
+            depends = {"needs": sorted(needs), "format": FORMAT}
+            return Findings.from_tensors(self._once("survey", layout, data, depends, measure))
 
     def _once(
         self,

@@ -37,6 +37,10 @@ class Resource:
     blocks: Mapping[str, float]
     removed: Removed
 
+    def whole(self, place: str) -> float:
+        """What the block at a path costs, or all units of the group of a name."""
+        return self.blocks[place] if place in self.blocks else self.removed({place: 0})
+
 
 def resource_of(name: str, layout: Layout, request: Request, findings: Findings) -> Resource:
     """The resource called ``name``.

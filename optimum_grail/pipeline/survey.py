@@ -47,7 +47,9 @@ REHEARSED: frozenset[Need] = frozenset({"curves", "bent_curves"})
 CURVES: frozenset[Need] = REHEARSED | {"gradient_curves", "error_curves"}
 STATISTICS: frozenset[Need] = CURVES | {"fluctuation", "outliers"}
 """What is computed from the statistics of groups."""
-SURVEYED: frozenset[Need] = STATISTICS | {"information", "influence", "drops", "positions", "latency"}
+SURVEYED: frozenset[Need] = STATISTICS | {
+    *("information", "influence", "part_influence", "drops", "positions", "latency")
+}
 """What a survey can find out."""
 
 
@@ -135,10 +137,12 @@ class _Walk:
         needs, hidden = self.survey.needs, self.captured.hidden
         for position, path in enumerate(self.stack.blocks):
             inputs = [hidden[index] for index in self.few]
-            influence, problems = self._measure(path, self.captured.calls[path], hidden)
-            for group in self.survey.layout.of_block(path):
+            influences, problems = self._measure(path, self.captured.calls[path], hidden)
+            for group in self._groups(path):
                 if "influence" in needs:
-                    signals["influence"][group.name] = influence
+                    signals["influence"][group.name] = influences[path].value
+                if group.name in influences:
+                    signals["part_influence"][group.name] = influences[group.name].value
                 if group.name in problems:
                     self._scores(group.name, problems[group.name], signals)
                 if needs & CURVES:
@@ -153,28 +157,39 @@ class _Walk:
                 signals["drops"][path] = torch.tensor(self._damage(position + 1, inputs), dtype=torch.float64)
             del self.captured.calls[path]
 
-    def _measure(self, path: str, calls: Sequence[Call], hidden: States) -> tuple[Tensor, Mapping[str, GroupProblem]]:
-        """The influence of a block and the dense statistics of its groups; ``hidden`` moves on to the next block."""
-        model, groups = self.survey.model, self.survey.layout.of_block(path)
-        wanted = bool(self.survey.needs & STATISTICS)
+    def _groups(self, path: str) -> list[ChannelGroup]:
+        """The groups of a block; an earlier compression may have left nothing of others."""
+        return [group for group in self.survey.layout.of_block(path) if group.units]
+
+    def _measure(
+        self, path: str, calls: Sequence[Call], hidden: States
+    ) -> tuple[Mapping[str, Influence], Mapping[str, GroupProblem]]:
+        """The influence of a block, by its path, and of its sub-blocks, by their groups' names, as far as they can go;
+        and the dense statistics of its groups; ``hidden`` moves on to the next block."""
+        model, groups = self.survey.model, self._groups(path)
+        wanted, apart = bool(self.survey.needs & STATISTICS), "part_influence" in self.survey.needs
         collectors = [collector_for(model, group, held_out=False) for group in groups if wanted]
-        probe = Probe(model.get_submodule(path), path, groups, Wanted(features=wanted))
-        influence = Influence()
+        probe = Probe(model.get_submodule(path), path, groups, Wanted(features=wanted, output=apart, stream=apart))
+        influences = {path: Influence(), **{g.name: Influence() for g in groups if apart and not g.fewest}}
         for index, call in enumerate(calls):
             output = probe.run(call, hidden[index])
             for collector in collectors:
                 record = probe.records[collector.group.name]
                 collector.add(record, None, self.batches.masks[index], "fit")
+            for name in influences.keys() & probe.records.keys():
+                record = probe.records[name]
+                if record.stream is not None and record.output is not None:
+                    influences[name].add(record.stream - record.output, record.stream, self.batches.masks[index])
             if output is not None:
-                influence.add(hidden[index], output, self.batches.masks[index])
+                influences[path].add(hidden[index], output, self.batches.masks[index])
                 hidden[index] = output
-        return influence.value, {c.group.name: problem_of(model, c.group, c.statistics(), 0) for c in collectors}
+        return influences, {c.group.name: problem_of(model, c.group, c.statistics(), 0) for c in collectors}
 
     def _time(self, path: str, hidden: Tensor, found: dict[str, Tensor]) -> None:
         """Seconds of a block, and at every width of its groups; groups of one tie are timed once."""
         model, call = self.survey.model, self.captured.calls[path][self.few[0]]
         found[path] = latency(model, path, call, hidden)
-        for group in self.survey.layout.of_block(path):
+        for group in self._groups(path):
             known = (other.name for other in self.survey.layout.groups if other.tie == group.tie)
             twin = next((found[name] for name in known if name in found), None)
             found[group.name] = latency(model, path, call, hidden, group) if twin is None else twin
@@ -189,7 +204,7 @@ class _Walk:
     def _curve(self, group: ChannelGroup, problem: GroupProblem, position: int, inputs: Sequence[Tensor]) -> Curve:
         gram = problem.measured.moments.covariance(problem.owns_bias)
         run = eliminate(problem.weight, gram, problem.units, problem.units - 1, DAMPING)
-        errors = run.errors / max(run.total, 1e-300)
+        errors = torch.cat([run.errors / max(run.total, 1e-300), torch.ones(1, dtype=torch.float64)])
         if group.name in self.curvatures:
             return Curve(errors, run.order, sensitivity(problem, self.curvatures[group.name]))
         if not self.survey.needs & REHEARSED:

@@ -19,7 +19,7 @@ from optimum_grail.models.surgery import narrow_
 from optimum_grail.pipeline.masking import spare
 
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)
-"""Widths that are timed, beside a single unit; those between are interpolated."""
+"""Widths that are timed, beside a single unit and none; those between are interpolated."""
 REPEATS = 5
 
 
@@ -36,7 +36,7 @@ def positions(model: nn.Module, layout: Layout, batch: Batch) -> dict[str, Tenso
             """Note the positions of one sample."""
             output = first(output)
             channels = output.shape[1] if output.dim() == 4 else output.shape[-1]
-            found[path] = torch.tensor([output[0].numel() // channels, size])
+            found[path] = torch.tensor([output[0].numel() // max(channels, 1), size])
 
         return count
 
@@ -64,7 +64,7 @@ def latency(model: nn.Module, path: str, call: Call, hidden: Tensor, group: Chan
     """
     if group is None:
         return torch.tensor(_seconds(model.get_submodule(path), call, hidden), dtype=torch.float64)
-    widths = sorted({1, *(max(round(fraction * group.units), 1) for fraction in FRACTIONS)})
+    widths = sorted({group.fewest, 1, *(max(round(fraction * group.units), 1) for fraction in FRACTIONS)})
     times = []
     for width in widths:
         with spare(model, path) as block:

@@ -20,8 +20,8 @@ class Comp:
     COMP (Xu et al. 2025) removes whole layers, then neurons by "a matrix condition-based metric", then tunes a mask.
     Of the metric only that name is used here, so it is ours: with ``A = W diag(sqrt(E s²))``, the map as the data uses
     it, a unit's score is the rise of ``κ² = ‖A‖²_F ‖A⁺‖²_F`` when its columns leave the (damped) inverse,
-    ``Δ tr M⁻¹ = tr((I - A_uᵀ M⁻¹ A_u)⁻¹ A_uᵀ M⁻² A_u)`` for ``M = A Aᵀ + λI``. Removing layers is an allocation's
-    business, the mask that of the compensator ``mask-scale``.
+    ``Δ tr M⁻¹ = tr((I - A_uᵀ M⁻¹ A_u)⁻¹ A_uᵀ M⁻² A_u)`` for ``M = A Aᵀ + λI``. Removing layers or sub-blocks is an
+    allocation's business, the mask that of the compensator ``mask-scale``.
 
     Args:
         damping: ``λ`` relative to the mean of ``A Aᵀ``'s diagonal, positive and finite.

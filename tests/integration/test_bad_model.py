@@ -179,8 +179,8 @@ def test_damaged_weights_when_evaluating(cli: Any, capsys: Any, broken: Path, te
     ("change", "message"),
     [
         (lambda layers: layers["0"].update(intermediate_size=5), "do not fit config.json"),
-        (lambda layers: layers["0"].update(intermediate_size=-1), "positive integer"),
-        (lambda layers: layers["0"].update(intermediate_size="many"), "positive integer"),
+        (lambda layers: layers["0"].update(intermediate_size=-1), "expected a width"),
+        (lambda layers: layers["0"].update(intermediate_size="many"), "expected a width"),
         (lambda layers: layers["0"].update(intermediate_size=10**9), "above the 512"),
         (lambda layers: layers.update({"77": {"intermediate_size": 4}}), "no such layer"),
         (lambda layers: layers.clear(), "do not fit config.json"),

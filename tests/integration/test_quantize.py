@@ -16,6 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.evaluation.evaluate import evaluate_path
+from optimum_grail.models.resolve import resolve
+from optimum_grail.models.stock import write_config_
+from optimum_grail.models.surgery import narrow_
 from optimum_grail.report.report import Report
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -94,6 +97,35 @@ def test_quantized_while_loading_saved_and_loaded(
     after = evaluate_path(tmp_path, str(text), "perplexity", **measured)["perplexity"]
     before = evaluate_path(folder, str(text), "perplexity", **measured)["perplexity"]
     assert after == pytest.approx(before, rel=0.1)
+
+
+def skipping(library: Callable[[], Any], names: list[str]) -> Any:
+    """The configuration with ``names`` left out, as the guide says."""
+    config = library()
+    if isinstance(config, TorchAoConfig):
+        config.modules_to_not_convert = names
+    else:
+        config.llm_int8_skip_modules = [*names, "lm_head"]
+    return config
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_model_without_some_sub_blocks(library: Callable[[], Any], embedded_llama: Path, tmp_path: Path) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(embedded_llama, dtype=torch.float32)
+    layout = resolve(model)
+    for index in (2, 5):
+        narrow_(model, layout.groups[index], 0)
+    write_config_(model, layout, {})
+    model.save_pretrained(tmp_path / "small")
+    windows = torch.arange(3, 35)[None]
+    empty = [name for name, item in model.named_modules() if isinstance(item, nn.Linear) and not item.weight.numel()]
+    assert len(empty) == 7
+    options: dict[str, Any] = {"dtype": torch.float32, "quantization_config": skipping(library, empty)}
+    quantized = AutoModelForCausalLM.from_pretrained(tmp_path / "small", **options)
+    assert 0 < change(logits(quantized, windows), logits(model, windows)) < LIBRARIES[library]
+    quantized.save_pretrained(tmp_path / "twin")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "twin")
+    assert torch.equal(logits(again, windows), logits(quantized, windows))
 
 
 def test_the_quantized_twin_goes_into_report_and_card(

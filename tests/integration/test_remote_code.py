@@ -23,9 +23,17 @@ from optimum_grail.compressor import GrailCompressor
 IDS = torch.arange(3, 15)[None]
 IMAGE = torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)
 LARGE = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
-MODELS: dict[str, tuple[Callable[[], nn.Module], str, dict[str, torch.Tensor], dict[str, float]]] = {
+FLOORLESS = {"allocation": "knapsack:min_heads=0,min_ffn=0"}
+MODELS: dict[str, tuple[Callable[[], nn.Module], str, dict[str, torch.Tensor], dict[str, Any]]] = {
     "llama": (tiny_llama, "AutoModelForCausalLM", {"input_ids": IDS}, {"head_sparsity": 0.25, "ffn_sparsity": 0.4}),
     "llama base": (tiny_llama, "AutoModel", {"input_ids": IDS}, {"head_sparsity": 0.25}),
+    "llama without sub-blocks": (
+        tiny_llama,
+        "AutoModelForCausalLM",
+        {"input_ids": IDS},
+        {"sparsity": 0.9, **FLOORLESS},
+    ),
+    "bert without sub-blocks": (tiny_bert, "AutoModel", {"input_ids": IDS}, {"sparsity": 0.9, **FLOORLESS}),
     "bert": (tiny_bert, "AutoModel", {"input_ids": IDS}, {"head_sparsity": 0.5, "ffn_sparsity": 0.5}),
     "clip": (
         tiny_clip,
@@ -77,7 +85,7 @@ def compressed(name: str, folder: Path, **settings: Any) -> nn.Module:
     build, _, _, sparsity = MODELS[name]
     config = {"preset": "magnitude", "standalone": False, **sparsity, **settings}
     compressor = GrailCompressor(build(), config)
-    compressor.compress()
+    compressor.compress(calibration_dataset=[{"input_ids": IDS[0]}] * 4 if "allocation" in config else None)
     compressor.save_pretrained(folder, include_modeling_code=True)
     return compressor.model
 

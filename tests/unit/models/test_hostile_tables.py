@@ -86,8 +86,8 @@ def test_a_checkpoint_is_refused_before_its_weights_are_read(name: str, tmp_path
 
 def test_a_sound_entry_is_not_applied_without_the_others() -> None:
     model = tiny_llama()
-    model.config.grail_config = {"layers": {"0": {"intermediate_size": 24}, "1": {"intermediate_size": 0}}}
-    with pytest.raises(CheckpointError, match="expected a positive integer"):
+    model.config.grail_config = {"layers": {"0": {"intermediate_size": 24}, "1": {"intermediate_size": -1}}}
+    with pytest.raises(CheckpointError, match="expected a width"):
         resize_(model)
     assert model.model.layers[0].mlp.down_proj.in_features == 48
 

@@ -211,7 +211,7 @@ def test_weights_without_usable_values_are_refused() -> None:
         check_weights(model, groups)
 
 
-@pytest.mark.parametrize("units", [0, 49])
+@pytest.mark.parametrize("units", [-1, 49])
 def test_narrowing_within_bounds(units: int) -> None:
     model = tiny_llama()
     with pytest.raises(ArchitectureError, match="48 units"):

@@ -60,7 +60,7 @@ def curves_of(layout: Layout, **sensitivity: float) -> dict[str, Curve]:
     """Quadratic error curves; ``sensitivity`` by kind, 1 by default."""
     found = {}
     for group in layout.groups:
-        errors = torch.linspace(0, 1, group.units + 1, dtype=torch.float64)[:-1] ** 2
+        errors = torch.linspace(0, 1, group.units + 1, dtype=torch.float64) ** 2
         found[group.name] = Curve(errors, torch.arange(group.units - 1), sensitivity.get(group.kind, 1.0))
     return found
 

@@ -42,7 +42,7 @@ def findings_of(layout: Layout) -> Findings:
         "influence": {},
     }
     for index, group in enumerate(layout.groups):
-        errors = torch.linspace(0, 1, group.units + 1, dtype=torch.float64)[:-1] ** 2
+        errors = torch.linspace(0, 1, group.units + 1, dtype=torch.float64) ** 2
         curves[group.name] = Curve(errors, torch.arange(group.units - 1), 1.0 + index % 3)
         scores = torch.randn(group.units, generator=draw, dtype=torch.float64)
         signals["fluctuation"][group.name] = scores
@@ -107,8 +107,8 @@ def test_positions_count_within_every_stack() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"min_heads": 0}, "min_heads is 0"),
-        ({"min_ffn": 1.5}, r"min_ffn is 1\.5; expected a count of at least 1 or a fraction"),
+        ({"min_heads": -1}, "min_heads is -1"),
+        ({"min_ffn": 1.5}, r"min_ffn is 1\.5; expected a count or a fraction"),
         ({"protect": "first"}, r"protect is 'first'.*0/1/-1"),
         ({"round_to": 0}, "round_to is 0"),
     ],
@@ -141,8 +141,14 @@ def test_the_least_influential_layers_go_first_as_far_as_their_share_allows() ->
     assert BlockInfluence().dropped(influence, sizes, 40) == ()
     assert BlockInfluence(drop=0.5).dropped(influence, sizes, 40) == ("b", "c"), "d is too large for half of 40"
     assert BlockInfluence(drop=1.0).dropped(influence, sizes, 100) == ("b", "c", "d"), "one layer stays"
+    small = {**sizes, "b": 2}
+    assert BlockInfluence(drop=0.5).dropped(influence, small, 24) == ("c",), (
+        "b has less influence, but not for its size"
+    )
     with pytest.raises(ConfigError, match=r"drop is 2"):
         BlockInfluence(drop=2)
+    with pytest.raises(ConfigError, match=r"parts is 'heads'; expected 'layers' or 'sub-blocks'"):
+        BlockInfluence(parts="heads")
 
 
 def test_dropped_layers_count_towards_the_budget_and_protected_ones_stay() -> None:

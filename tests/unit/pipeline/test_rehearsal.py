@@ -112,7 +112,7 @@ def findings_of(layout: Layout) -> Findings:
     """Curves that find heads worthless, and a first block that does more harm than the others."""
     curves = {}
     for group in layout.groups:
-        errors = torch.linspace(0, 1, group.units + 1, dtype=torch.float64)[:-1] ** 2
+        errors = torch.linspace(0, 1, group.units + 1, dtype=torch.float64) ** 2
         curves[group.name] = Curve(errors, torch.arange(group.units - 1), 1e-3 if group.kind == "heads" else 1.0)
     blocks = layout.stacks[0].blocks
     size = layout.block_parameters // len(blocks)

@@ -55,7 +55,7 @@ def batches_of(model: nn.Module, count: int = 12) -> tuple[Batch, ...]:
 def curves_of(layout: Layout) -> dict[str, Curve]:
     found = {}
     for index, group in enumerate(layout.groups):
-        errors = torch.linspace(0, 1, group.units + 1, dtype=torch.float64)[:-1] ** 2
+        errors = torch.linspace(0, 1, group.units + 1, dtype=torch.float64) ** 2
         found[group.name] = Curve(errors, torch.arange(group.units - 1), 1.0 + index % 4)
     return found
 

@@ -28,7 +28,7 @@ class Allocation(ABC):
         min_heads: fewest key-value heads that a layer keeps: a count, or a fraction of what it has, such as ``0.25``;
             with 0 its attention may go altogether (the checkpoint then needs the per-layer table).
         min_ffn: the same for FFN channels.
-        min_channels: the same for convolution channels.
+        min_channels: the same for convolution channels, of which one always stays.
         protect: layers that stay whole, as positions in their stack joined by slashes; negative ones count from the
             end: ``0/1/-1`` are the first two and the last.
 

@@ -53,7 +53,9 @@ class Mlp:
 class Heads:
     """Attention heads; the unit is a key-value head with the query heads that share it.
 
-    ``head_dim``: path of the block's attribute that holds elements per head (never assumed). ``attributes``: path of an
+    ``head_dim``: path of the block's attribute that holds elements per head (never assumed); its module is the one that
+    attends, and it can lose all heads if it takes hidden states first and returns a pair, as attention in transformers
+    does. ``attributes``: path of an
     integer attribute and what it counts: ``"query"``, ``"key_value"`` (heads) or ``"width"`` (elements entering
     ``out``). ``pinned``: config fields to write as they are on the module (path of the attribute), because the config
     class would otherwise derive them from the number of heads. ``block_class``: see :class:`Mlp`.

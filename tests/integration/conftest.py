@@ -22,7 +22,7 @@ from torch import Tensor
 from optimum_grail.commands.grail import GrailCommand
 from optimum_grail.compressor import GrailCompressor
 
-CALIBRATION: dict[str, Any] = {"num_samples": 24, "seqlen": 128}
+CALIBRATION: dict[str, Any] = {"num_samples": 16, "seqlen": 128}
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     "uncompensated": {"compensator": "none"},

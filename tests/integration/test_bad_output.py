@@ -76,8 +76,8 @@ def full_disk(request: pytest.FixtureRequest, monkeypatch: Any) -> Iterator[str]
     yield request.param
 
 
-def test_disk_full_while_saving(full_disk: str, refuse: Refuse, embedded_llama: Path, text: Path, place: Path) -> None:
-    words = (*FAST, "--dataset", text)
+def test_disk_full_while_saving(full_disk: str, refuse: Refuse, embedded_llama: Path, place: Path) -> None:
+    words = ("--preset", "magnitude")
     kind, message = refuse(embedded_llama, *words, early=False)
     assert kind == "OutputError"
     assert "is full" in message and "bytes are free" in message and "another disk" in message

@@ -67,7 +67,7 @@ def test_report_tells_the_data_and_every_group(llama_run: Callable[[str], Any], 
     report = llama_run("default").compressor.report
     data = report.calibration
     assert data is not None
-    assert (data.source, data.samples, data.tokens, data.seqlen) == (str(prose.calibration), 24, 24 * 128, 128)
+    assert (data.source, data.samples, data.tokens, data.seqlen) == (str(prose.calibration), 16, 16 * 128, 128)
     assert len(data.sha256) == 64
     assert len(report.groups) == 12 and {row.kind for row in report.groups} == {"heads", "mlp"}
     for row in report.groups:

@@ -15,7 +15,7 @@ from optimum_grail.evaluation.evaluate import evaluate_path
 
 pytestmark = pytest.mark.slow
 
-LLAMA: dict[str, Any] = {"num_samples": 24, "seqlen": 128, "sparsity": 0.3}
+LLAMA: dict[str, Any] = {"num_samples": 16, "seqlen": 128, "sparsity": 0.3}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "stories260K-llama": ("tinystories-sample", LLAMA),
     "babyllama105-llama": ("tinystories-sample", LLAMA),

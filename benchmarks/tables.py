@@ -33,9 +33,9 @@ COST = """## Cost
 
 Seconds on the machine below. The yardstick of the fit is what it cannot do without: two bare passes of all blocks over
 the calibration batches (the dense and the student stream), and the Gram products at the matrix-product rate measured in
-the same run. Goals: fit / yardstick at most 2.0, survey / fit at most 1.5. The peak is that of the fit, beyond the
-loaded model; "in files" is a fit with `--offload-streams` and half the batch size; the least is one block, its
-statistics and two streams.
+the same run. Goals: fit / yardstick at most 2.0, survey / fit at most 1.5. The peak is that of a fit in a process of
+its own, beyond the loaded model; "in files" is one with `--offload-streams` and half the batch size; the least is one
+block, its statistics and two streams.
 """
 
 

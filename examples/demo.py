@@ -3,7 +3,7 @@
 The model is ``examples/llama-books-3m``. Nothing is downloaded: the model writes its own calibration text, and the
 evaluation text is the documentation that ships with every Python interpreter, and a fresh sample of the dense model.
 
-    python examples/demo.py [--sparsity 0.5] [--num-samples 128] [--eval-windows 100] [--output outputs]
+    python examples/demo.py [--sparsity 0.5] [--num-samples 96] [--eval-windows 64] [--output outputs]
 """
 
 from __future__ import annotations
@@ -159,8 +159,8 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sparsity", type=float, default=0.5, help="fraction of the blocks' parameters that goes")
-    parser.add_argument("--num-samples", type=int, default=128, help="calibration rows that the model writes")
-    parser.add_argument("--eval-windows", type=int, default=100, help=f"windows of {SEQLEN} tokens per evaluation text")
+    parser.add_argument("--num-samples", type=int, default=96, help="calibration rows that the model writes")
+    parser.add_argument("--eval-windows", type=int, default=64, help=f"windows of {SEQLEN} tokens per evaluation text")
     parser.add_argument("--seed", type=int, default=42, help="of everything random; the evaluation sample has another")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs", help="folder to write to")
     return parser.parse_args()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from optimum_grail.pipeline.memory import release
 
 
 def resident(field: str) -> int | None:
@@ -22,8 +22,7 @@ def resident(field: str) -> int | None:
 def peak_above(work: Callable[[], Any]) -> int | None:
     """Bytes that ``work`` needs at its peak beyond what was resident before; ``None`` where it cannot be told."""
     gc.collect()
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier work freed would otherwise hide a part of the need
+    release()  # what earlier work freed would otherwise hide a part of the need
     before = resident("VmRSS")
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak

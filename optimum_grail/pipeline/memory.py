@@ -40,7 +40,7 @@ def released_at_once(wanted: bool = True) -> Iterator[None]:
     """Inside, tensors above 1 MiB go back to the system as soon as they are freed, if ``wanted``.
 
     glibc keeps what it thinks will be needed again, and a run is a sequence of tensors of ever other sizes: the gaps
-    between them added a third to the peak of a fit. Asking the system for every tensor costs some percent of time.
+    between them add to the peak of a fit. Asking the system for every tensor costs time instead.
     """
     tune = _glibc("mallopt") if wanted else None
     if tune is None:

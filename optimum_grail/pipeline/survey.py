@@ -164,15 +164,18 @@ class _Walk:
     def _measure(
         self, path: str, calls: Sequence[Call], hidden: States
     ) -> tuple[Mapping[str, Influence], Mapping[str, GroupProblem]]:
-        """The influence of a block, by its path, and of its sub-blocks, by their groups' names, as far as they can go;
-        and the dense statistics of its groups; ``hidden`` moves on to the next block."""
+        """The influence of a block, by its path, and of its sub-blocks, by their groups' names, as far as asked for; and
+        the dense statistics of its groups; ``hidden`` moves on to the next block."""
         model, groups = self.survey.model, self._groups(path)
         wanted, apart = bool(self.survey.needs & STATISTICS), "part_influence" in self.survey.needs
         collectors = [collector_for(model, group, held_out=False) for group in groups if wanted]
         probe = Probe(model.get_submodule(path), path, groups, Wanted(features=wanted, output=apart, stream=apart))
-        influences = {path: Influence(), **{g.name: Influence() for g in groups if apart and not g.fewest}}
+        influences = {group.name: Influence() for group in groups if apart and not group.fewest}
+        if "influence" in self.survey.needs:
+            influences[path] = Influence()
         for index, call in enumerate(calls):
-            output = probe.run(call, hidden[index])
+            before = hidden[index]
+            output = probe.run(call, before)
             for collector in collectors:
                 record = probe.records[collector.group.name]
                 collector.add(record, None, self.batches.masks[index], "fit")
@@ -181,7 +184,8 @@ class _Walk:
                 if record.stream is not None and record.output is not None:
                     influences[name].add(record.stream - record.output, record.stream, self.batches.masks[index])
             if output is not None:
-                influences[path].add(hidden[index], output, self.batches.masks[index])
+                if path in influences:
+                    influences[path].add(before, output, self.batches.masks[index])
                 hidden[index] = output
         return influences, {c.group.name: problem_of(model, c.group, c.statistics(), 0) for c in collectors}
 

@@ -164,8 +164,8 @@ class _Walk:
     def _measure(
         self, path: str, calls: Sequence[Call], hidden: States
     ) -> tuple[Mapping[str, Influence], Mapping[str, GroupProblem]]:
-        """The influence of a block, by its path, and of its sub-blocks, by their groups' names, as far as asked for; and
-        the dense statistics of its groups; ``hidden`` moves on to the next block."""
+        """The influence of a block, by its path, and of its sub-blocks, by their groups' names, as far as asked for;
+        and the dense statistics of its groups; ``hidden`` moves on to the next block."""
         model, groups = self.survey.model, self._groups(path)
         wanted, apart = bool(self.survey.needs & STATISTICS), "part_influence" in self.survey.needs
         collectors = [collector_for(model, group, held_out=False) for group in groups if wanted]

@@ -17,10 +17,18 @@ from optimum_grail.report.table import number
 DATA = Path(os.environ.get("OPTIMUM_GRAIL_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """``--data FOLDER`` and ``--json``."""
+def arguments(description: str, num_samples: int, eval_samples: int | None = None) -> argparse.Namespace:
+    """``--data``, ``--num-samples``, ``--eval-samples`` and ``--json``.
+
+    Args:
+        description: its first line is the script's help.
+        num_samples: rows to calibrate on where nothing is said.
+        eval_samples: rows to measure on where nothing is said; default: all.
+    """
     parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=DATA, help="folder of models and data sets")
+    parser.add_argument("--num-samples", type=int, default=num_samples, help="rows to calibrate on")
+    parser.add_argument("--eval-samples", type=int, default=eval_samples, help="rows to measure on")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()
 
@@ -39,15 +47,14 @@ def compare(
     calibration: Any,
     metric: str,
     data: Any,
-    **measure: Any,
 ) -> None:
     """Compress, save, load again, and print the metric of both models."""
     with tempfile.TemporaryDirectory() as scratch:
         small = Path(scratch) / "small"
-        compressor = GrailCompressor.from_pretrained(model, config)
+        compressor = GrailCompressor.from_pretrained(model, {**config, "num_samples": options.num_samples})
         compressor.compress(calibration, small)
         rows = {
-            name: evaluate_path(folder, data, metric, progress=False, **measure)
+            name: evaluate_path(folder, data, metric, progress=False, num_samples=options.eval_samples)
             for name, folder in (("dense", model), ("compressed", small))
         }
     report = compressor.report

@@ -3,7 +3,7 @@
 Half of the inner channels of every residual block go (those with the smallest filters), once plainly and twice with
 compensation. The result is saved and loaded into a fresh module.
 
-    python examples/custom_module.py --data FOLDER [--json]
+    python examples/custom_module.py --data FOLDER [--num-samples N] [--eval-samples N] [--json]
 
 FOLDER holds ``cifar-resnets/resnet20/{model.safetensors,config.json}`` and ``cifar10-lossless/{train,test}.parquet``
 with the columns ``img`` and ``label``.
@@ -169,11 +169,13 @@ def compress(folder: Path, compensator: str, sparsity: float, images: Tensor, ou
     }
 
 
-def run(folder: Path, sparsity: float, output: Path) -> dict[str, Any]:
-    """Dense and compressed accuracies, and those of the modules loaded from disk."""
+def run(
+    folder: Path, sparsity: float, output: Path, num_samples: int = CALIBRATION_IMAGES, eval_samples: int | None = None
+) -> dict[str, Any]:
+    """Dense and compressed accuracies on the first ``eval_samples`` images, and those of the modules from disk."""
     module, config = load_model(folder)
-    calibration, _ = load_images(folder / IMAGE_FILES[0], config, CALIBRATION_IMAGES)
-    images, labels = load_images(folder / IMAGE_FILES[1], config)
+    calibration, _ = load_images(folder / IMAGE_FILES[0], config, num_samples)
+    images, labels = load_images(folder / IMAGE_FILES[1], config, eval_samples)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     rows = {"dense": {"accuracy": accuracy(module, images, labels), "parameters": parameters}}
     for compensator in ("none", "grail", "grail-plus"):
@@ -220,6 +222,8 @@ def main() -> None:
     parser.add_argument(
         "--sparsity", type=float, default=0.5, help="fraction of every block's inner channels that goes"
     )
+    parser.add_argument("--num-samples", type=int, default=CALIBRATION_IMAGES, help="images to calibrate on")
+    parser.add_argument("--eval-samples", type=int, help="images to measure on; by default all")
     parser.add_argument("--output", type=Path, help="folder for the compressed modules; by default they are not kept")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args()
@@ -228,7 +232,8 @@ def main() -> None:
         parser.error(f"{options.data} lacks {missing[0]}. Name the folder of weights and images with --data.")
     disable_progress_bars()
     with tempfile.TemporaryDirectory() as scratch:
-        outcome = run(options.data, options.sparsity, options.output or Path(scratch))
+        place = options.output or Path(scratch)
+        outcome = run(options.data, options.sparsity, place, options.num_samples, options.eval_samples)
     if options.json:
         print(json.dumps(outcome, indent=2))
     else:

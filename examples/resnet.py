@@ -1,6 +1,6 @@
 """Compress a ResNet of transformers: it is trained for some seconds first, then half of its inner channels go.
 
-    python examples/resnet.py [--data FOLDER] [--json]
+    python examples/resnet.py [--data FOLDER] [--num-samples N] [--eval-samples N] [--json]
 
 FOLDER holds ``cifar10-lossless/{train,test}.parquet``. A ResNet in plain torch is in ``custom_module.py``.
 """
@@ -15,7 +15,7 @@ from _family import arguments, compare, present
 from datasets import Dataset
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
-options = arguments(__doc__ or "")
+options = arguments(__doc__ or "", num_samples=512)
 images = present(options.data / "cifar10-lossless")
 torch.manual_seed(0)
 rows = Dataset.from_parquet(str(images / "train.parquet"))
@@ -41,6 +41,6 @@ for _ in range(6):
 with tempfile.TemporaryDirectory() as folder:
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
-    config = {"channel_sparsity": 0.5, "num_samples": 512}
+    config = {"channel_sparsity": 0.5}
     test = str(images / "test.parquet")
     compare(options, Path(folder), config, str(images / "train.parquet"), "accuracy", test)

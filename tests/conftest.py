@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process per file, so that what its tests share is made once; one for all that share compressed models."""
+    for item in items:
+        shared = "llama_run" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("llama_run" if shared else item.path.stem))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hurry() -> Iterator[None]:
+    """A forward pass is timed once, not for half a second: the times that a report tells are of no matter here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("optimum_grail.evaluation.forward.PATIENCE", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,9 @@ from optimum_grail.calibration.batches import CalibrationData
 from optimum_grail.errors import CheckpointError
 
 ROUNDS = 20
-PATIENCE = 2.0
-"""Seconds: passes are repeated for so long, though at least once and at most :data:`ROUNDS` times."""
+PATIENCE = 0.5
+"""Seconds: passes are repeated for so long, though at least once and at most :data:`ROUNDS` times. Four measurements of
+every run wait for it."""
 
 
 @dataclass(frozen=True)

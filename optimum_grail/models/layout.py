@@ -84,6 +84,11 @@ class Layout:
         return tuple(group for group in self.groups if group.owner == stack.owner)
 
     @property
+    def blocks(self) -> dict[str, tuple[str, ...]]:
+        """Paths of every stack's blocks, by stack name."""
+        return {stack.name: stack.blocks for stack in self.stacks}
+
+    @property
     def widths(self) -> dict[str, int]:
         """Units of every group, by name."""
         return {group.name: group.units for group in self.groups}

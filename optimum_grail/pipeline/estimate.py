@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from optimum_grail.calibration.batches import PROBE_FRACTION, Batch
 from optimum_grail.calibration.stream import first, on_device
 from optimum_grail.core.problem import Need
+from optimum_grail.errors import OutputError
 from optimum_grail.models.layout import Layout
 from optimum_grail.pipeline.methods import Methods
 from optimum_grail.pipeline.problems import view_of
@@ -49,6 +52,22 @@ class Estimate:
         data = f"{samples:,} samples" + (f", {tokens:,} tokens" if tokens else "")
         disk = f" and {_size(self.disk)} of disk" if self.disk else ""
         return f"Needs {_span(self.seconds)} and about {_size(self.memory)} of memory beyond the model{disk} ({data})."
+
+    def check_disk(self) -> None:
+        """Refuse to begin where the streams do not fit.
+
+        Raises:
+            OutputError: the temporary folder has less space than they take.
+        """
+        if not self.disk:
+            return
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+        if self.disk > free:
+            raise OutputError(
+                f"The calibration streams need {_size(self.disk)} of disk, and {folder} has {_size(free)} free. Name "
+                "another folder with the environment variable TMPDIR, or leave --offload-streams out."
+            )
 
 
 def _span(seconds: float) -> str:

@@ -91,8 +91,7 @@ class FitRun:
             return {}
         for stack in self.layout.stacks:
             check_chain(self.model, stack.blocks, self.batches[0])
-        stacks = {stack.name: stack.blocks for stack in self.layout.stacks}
-        return capture(self.model, stacks, self.batches, offload=self.offload)
+        return capture(self.model, self.layout.blocks, self.batches, offload=self.offload)
 
     def _stack_(self, stack: Stack, captured: Captured | None, left: dict[str, Streams]) -> list[GroupPlan]:
         """Compress one stack; ``left`` is told the streams that leave it."""

@@ -70,6 +70,11 @@ class Job:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def offload(self) -> bool:
+        """Whether the streams are kept in files."""
+        return bool(self.settings["offload_streams"])
+
     def prepare_(self) -> Layout:
         """Eval mode, weights checked, biases added if a fitted one could not be stored otherwise.
 
@@ -104,7 +109,8 @@ class Job:
             return None
         cast_(self.model, torch.float32)
         data = dataset if isinstance(dataset, CalibrationData) else self._read(layout, dataset)
-        cost = estimate(self.model, layout, self.methods, data.batches, self.settings["offload_streams"])
+        cost = estimate(self.model, layout, self.methods, data.batches, self.offload)
+        cost.check_disk()
         self.progress.message(cost.line(data.samples, data.tokens))
         if note := choose_dtype_(self.model, cost, self.precision):
             self.notes.append(note)
@@ -125,9 +131,7 @@ class Job:
         def measure() -> Mapping[str, Tensor]:
             """Run the survey."""
             self.progress.start(len(layout.groups), "survey")
-            findings = Survey(
-                self.model, layout, data.batches, self.progress, needs, offload=self.settings["offload_streams"]
-            ).run()
+            findings = Survey(self.model, layout, data.batches, self.progress, needs, offload=self.offload).run()
             self.progress.finish()
             return findings.to_tensors()
 
@@ -159,8 +163,8 @@ class Job:
         """Units to keep per group; where the allocation has rivals, they are rehearsed on a few batches."""
         judge = None
         if data is not None and findings.curves:
-            seed, offload = self.settings["seed"], self.settings["offload_streams"]
-            judge = Rehearsal(self.model, layout, self.methods, data.batches, findings.curves, seed, offload).damage
+            seed, curves = self.settings["seed"], findings.curves
+            judge = Rehearsal(self.model, layout, self.methods, data.batches, curves, seed, self.offload).damage
         with self.timed("survey"):
             return allocate(layout, *self._request(layout), findings, judge)
 
@@ -180,7 +184,7 @@ class Job:
                 self.progress,
                 widths.dropped,
                 gradients,
-                self.settings["offload_streams"],
+                self.offload,
             )
             plan = run.run_()
             self.progress.finish()

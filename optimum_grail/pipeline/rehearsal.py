@@ -80,8 +80,7 @@ class Rehearsal:
     @cached_property
     def entering(self) -> dict[str, Captured]:
         """What the stacks see of the unseen batches."""
-        stacks = {stack.name: stack.blocks for stack in self.layout.stacks}
-        return capture(self.model, stacks, self.unseen, offload=self.offload)
+        return capture(self.model, self.layout.blocks, self.unseen, offload=self.offload)
 
     @torch.no_grad()
     def damage(self, kept: Mapping[str, int], dropped: Sequence[str] = ()) -> float:

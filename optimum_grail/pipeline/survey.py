@@ -82,10 +82,9 @@ class Survey:
 
     @torch.no_grad()
     def _findings(self) -> Findings:
-        stacks = {stack.name: stack.blocks for stack in self.layout.stacks}
         for stack in self.layout.stacks:
             check_chain(self.model, stack.blocks, self.batches[0])
-        captured = capture(self.model, stacks, self.batches, offload=self.offload)
+        captured = capture(self.model, self.layout.blocks, self.batches, offload=self.offload)
         few = few_of(self.batches)
         tail = None
         if self.needs & (REHEARSED | {"drops"}):

@@ -49,7 +49,7 @@ class Tail:
     @torch.no_grad()
     def of(cls, model: nn.Module, layout: Layout, batches: Sequence[Batch]) -> Tail:
         """Run the dense model over ``batches`` and keep what later comparisons need."""
-        stacks = {stack.name: stack.blocks for stack in layout.stacks}
+        stacks = layout.blocks
         last: dict[str, list[Tensor]] = {name: [] for name in stacks}
         handles = []
         for name, paths in stacks.items():

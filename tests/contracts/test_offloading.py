@@ -6,6 +6,7 @@ import copy
 import gc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.resnet import tiny_bottleneck
 from optimum_grail.calibration.states import OffloadedStates
 from optimum_grail.compressor import GrailCompressor
+from optimum_grail.errors import OutputError
 
 IDS = [{"input_ids": torch.randint(3, 60, (12,), generator=torch.Generator().manual_seed(i))} for i in range(10)]
 IMAGES = [{"pixel_values": torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(i))} for i in range(10)]
@@ -59,3 +61,13 @@ def test_streams_in_files_change_nothing(
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
     gc.collect()
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_disk_that_is_too_small_is_found_out_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
+    written: list[bool] = []
+    monkeypatch.setattr(OffloadedStates, "_write", lambda self, state: written.append(True))
+    compressor = GrailCompressor(tiny_llama(), {"offload_streams": True})
+    with pytest.raises(OutputError, match=r"1 MiB of disk.*TMPDIR"):
+        compressor.compress(calibration_dataset=IDS)
+    assert not written

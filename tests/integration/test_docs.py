@@ -21,6 +21,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 GUIDES = sorted(path for path in (REPOSITORY / "docs" / "guides").glob("*.md") if path.name != "README.md")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS = {"quantize.md": ("torchao", "bitsandbytes", "optimum.quanto"), "export.md": ("onnxruntime", "onnxscript")}
+QUICK = {"compress": ("--num-samples", "16", "--seqlen", "64"), "recover": ("--num-samples", "20", "--steps", "10")}
+"""What is added to the commands of the guides."""
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
@@ -75,9 +77,9 @@ def test_guide(page: Path, place: Path, cli: Callable[..., int], request: pytest
             exec(compile(code, str(page), "exec", dont_inherit=True), names)
         elif language == "bash":
             for line in code.strip().splitlines():
-                program, *words = shlex.split(line, comments=True)
-                assert program == "optimum-cli"
-                assert cli(*words) == 0, line
+                program, grail, command, *words = shlex.split(line, comments=True)
+                assert (program, grail) == ("optimum-cli", "grail")
+                assert cli(grail, command, *words, *QUICK.get(command, ())) == 0, line
 
 
 def test_blocks_that_do_not_run_are_few() -> None:

@@ -33,7 +33,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "wanda": {"preset": "wanda"},
     "self": {"dataset": "self", "allocation": "uniform"},
     "self, uncompensated": {"dataset": "self", "allocation": "uniform", "compensator": "none"},
-    "free": {"allocation": "knapsack", "num_samples": 8},
+    "free": {"allocation": "knapsack"},
 }
 """Ways to compress the embedded LLaMA; calibrated on the first half of the prose where nothing else is said."""
 

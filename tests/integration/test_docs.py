@@ -36,7 +36,7 @@ def place(tmp_path: Path, embedded_llama: Path, prose: Any, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(SELECTORS, "_entries", dict(SELECTORS))  # one page adds a selector
     shortened(embedded_llama, tmp_path / "meta-llama" / "Llama-3.2-1B")
-    (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
+    shortened(embedded_llama, tmp_path / "examples" / embedded_llama.name)
     (tmp_path / "corpus.txt").write_text(prose.calibration.read_text(encoding="utf-8")[:40000], encoding="utf-8")
     (tmp_path / "test.txt").write_text(prose.held.read_text(encoding="utf-8")[:5000], encoding="utf-8")
     (tmp_path / "sentences.txt").write_text("\n".join(prose.sentences[:64]), encoding="utf-8")

@@ -26,8 +26,8 @@ def kept():
     del tensors[::2]
     return resident() - before - full // 2
 
-del_later = torch.ones(6 * 2**20)  # once such a tensor is freed, glibc keeps smaller ones by itself
-del del_later
+large = torch.ones(6 * 2**20)  # once such a tensor is freed, glibc keeps smaller ones by itself
+del large
 with released_at_once():
     inside = kept()
 release()

@@ -20,7 +20,7 @@ EXAMPLES = """\
 
 
 class ListCommand(BaseOptimumCLICommand):
-    """Names, first line of the documentation, options with defaults."""
+    """Names, what the documentation opens with, options with defaults."""
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
@@ -41,10 +41,7 @@ class ListCommand(BaseOptimumCLICommand):
 
             found: dict[str, list[dict[str, Any]]] = {"presets": [_preset(name) for name in PRESETS]}
             for part, registry in REGISTRIES.items():
-                found[f"{part}s"] = [
-                    {"name": name, "summary": first_line(entry), "options": _defaults(method_options(entry))}
-                    for name, entry in registry
-                ]
+                found[f"{part}s"] = [_method(name, entry, method_options(entry)) for name, entry in registry]
             found["architectures"] = [_architecture(name, spec) for name, spec in ARCHITECTURES]
             out.result = {topic: found[topic] for topic in ([self.args.topic] if self.args.topic else TOPICS)}
             for topic, rows in out.result.items():
@@ -70,23 +67,29 @@ def _preset(name: str) -> dict[str, Any]:
     }
 
 
-def _defaults(options: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
-    return {key: default for key, (_, default) in options.items()}
+def _method(name: str, entry: Any, options: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    needs = sorted(entry().needs)
+    return {
+        "name": name,
+        "summary": summary_of(entry),
+        "needs": ", ".join(needs).replace("_", " ") or "no data",
+        "options": {key: default for key, (_, default) in options.items()},
+    }
 
 
 def _architecture(name: str, spec: Any) -> dict[str, Any]:
     module = sys.modules.get(getattr(spec.example, "__module__", ""))
     return {
         "name": name,
-        "summary": first_line(module),
+        "summary": summary_of(module),
         "groups": ", ".join(type(group).__name__.lower() for group in spec.groups),
     }
 
 
-def first_line(item: Any) -> str:
-    """First line of the documentation of a class or module; empty if it has none."""
+def summary_of(item: Any) -> str:
+    """First paragraph of the documentation of a class or module, on one line; empty if it has none."""
     text = (inspect.getdoc(item) or "") if item is not None else ""
-    return text.partition("\n")[0].replace("``", "")
+    return " ".join(text.partition("\n\n")[0].split()).replace("``", "")
 
 
 def _words(value: Any) -> str:

@@ -14,7 +14,7 @@ from optimum_grail.core.reduction import Reduction
 @COMPENSATORS.register
 @dataclass(frozen=True)
 class NoCompensation:
-    """Leave the consumer's kept columns as they are (folding: sum the columns of a cluster). Needs no data."""
+    """Leave the consumer's kept columns as they are (folding: sum the columns of a cluster)."""
 
     refits_whole_groups: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset()

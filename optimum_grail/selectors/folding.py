@@ -19,7 +19,7 @@ from optimum_grail.selectors import SELECTORS
 @SELECTORS.register
 @dataclass(frozen=True)
 class Folding:
-    """Cluster the units by their weights; producers become cluster means, consumers' columns are summed. Needs no data.
+    """Cluster the units by their weights; producers become cluster means, consumers' columns are summed.
 
     Model folding (Wang et al. 2025) by k-means, or by Ward's criterion as its recipe for language models. A unit is a
     point: the rows that make it, as the producers hold them, beside the columns that read it.

@@ -16,7 +16,7 @@ from optimum_grail.selectors import SELECTORS
 @SELECTORS.register
 @dataclass(frozen=True)
 class Magnitude:
-    """Keep the units of largest weight norm. Needs no data.
+    """Keep the units of largest weight norm.
 
     Args:
         p: 1 for the sum of absolute values, 2 for the Euclidean norm.

@@ -28,7 +28,7 @@ LEAST_DISTANCE = 1e-3
 @SELECTORS.register
 @dataclass(frozen=True)
 class Prunenet:
-    """Keep the units that a learned policy scores highest. Needs no data.
+    """Keep the units that a learned policy scores highest.
 
     PruneNet (Sengupta et al. 2025): a policy looks at each unit's weights and is trained by REINFORCE; the reward of a
     choice is one over the Kolmogorov-Smirnov distance between the singular values of the producers' rows that stay and

@@ -15,7 +15,7 @@ from optimum_grail.selectors import SELECTORS
 @SELECTORS.register
 @dataclass(frozen=True)
 class Random:
-    """Keep units at random, reproducibly for a seed and a group's name. Needs no data."""
+    """Keep units at random, reproducibly for a seed and a group's name."""
 
     needs: ClassVar[frozenset[Need]] = frozenset()
 

@@ -19,7 +19,13 @@ def test_everything_is_listed_and_documented(cli, capsys):
     for part, registry in REGISTRIES.items():
         assert [row["name"] for row in found[f"{part}s"]] == registry.names()
     assert "llama" in [row["name"] for row in found["architectures"]]
-    assert all(row["summary"] for rows in found.values() for row in rows)
+    assert all(row["summary"].endswith(".") for rows in found.values() for row in rows)
+
+
+def test_needs_are_told(cli, capsys):
+    cli("grail", "list", "selectors", "--json")
+    needs = {row["name"]: row["needs"] for row in json.loads(capsys.readouterr().out)["selectors"]}
+    assert (needs["magnitude"], needs["wandapp"]) == ("no data", "block gradients, gram")
 
 
 @pytest.mark.parametrize("topic", TOPICS)

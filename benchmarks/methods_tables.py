@@ -29,6 +29,12 @@ draws were measured, a cell is their mean ± half their range.
 
 *Damage* is ln(perplexity compressed / perplexity dense); for other figures the fraction of the dense figure that is
 lost. 0 is no loss, empty is not measured. Differences of damage below 0.005 are ties: goals allow for them.
+
+![The figure of every model against the size, by method](images/methods.png)
+
+Some of the methods of the tables below, ours as thick lines; bands span the calibration draws, the dotted line is the
+dense model (`python benchmarks/methods_plot.py`). grail-plus, balanced and the uniform rows give all layers one shape,
+which stock configurations can say; knapsack, flap, fisher, ziplm, slimgpt and comp give every layer a width of its own.
 """
 
 
@@ -49,7 +55,7 @@ class Results:
     def sizes(self) -> list[str]:
         """Sizes, ascending by what goes."""
         seen = dict.fromkeys(size for _, size in self.cells)
-        return sorted(seen, key=lambda size: (size.rpartition(" ")[0].strip("0123456789. "), _percent(size)))
+        return sorted(seen, key=lambda size: (size.rpartition(" ")[0].strip("0123456789. "), percent(size)))
 
     def damages(self, method: str, size: str) -> list[float]:
         """Damage of every draw."""
@@ -65,14 +71,27 @@ class Results:
         rows = self.cells.get((method, size), [])
         return statistics.fmean(row["result"][self.found["metric"]] for row in rows) if rows else math.nan
 
-    def cell(self, method: str, size: str) -> str:
-        """For people: damage for perplexities, else the figure."""
-        counts_loss = not self.found["higher_is_better"]
+    @property
+    def counts_loss(self) -> bool:
+        """Whether damage is shown, not the figure itself: for perplexities."""
+        return not self.found["higher_is_better"]
+
+    @property
+    def kind(self) -> str:
+        """What is shown, for people."""
+        return "Damage" if self.counts_loss else str(self.found["metric"]).replace("_", " ").capitalize()
+
+    def figures(self, method: str, size: str) -> list[float]:
+        """What is shown of every draw."""
         rows = self.cells.get((method, size), [])
-        values = self.damages(method, size) if counts_loss else [row["result"][self.found["metric"]] for row in rows]
+        return self.damages(method, size) if self.counts_loss else [row["result"][self.found["metric"]] for row in rows]
+
+    def cell(self, method: str, size: str) -> str:
+        """For people: the mean and the spread."""
+        values = self.figures(method, size)
         if not values:
             return ""
-        digits = 3 if counts_loss else 4
+        digits = 3 if self.counts_loss else 4
         spread = f" ± {(max(values) - min(values)) / 2:.{digits}f}" if len(values) > 1 else ""
         return f"{statistics.fmean(values):.{digits}f}{spread}"
 
@@ -99,8 +118,7 @@ class Results:
 
     def section(self) -> str:
         """Heading and tables."""
-        kind = "Damage" if not self.found["higher_is_better"] else self.found["metric"].replace("_", " ").capitalize()
-        parts = [f"## {self.found['source']}\n", f"{kind}; dense {self.dense:.4g}.\n", self.table(self.methods())]
+        parts = [f"## {self.found['source']}\n", f"{self.kind}; dense {self.dense:.4g}.\n", self.table(self.methods())]
         pairs = self.pairs()
         if pairs:
             size = next(size for method, size in self.cells if method == pairs[0][0])
@@ -109,7 +127,8 @@ class Results:
         return "\n".join(parts)
 
 
-def _percent(size: str) -> float:
+def percent(size: str) -> float:
+    """The number in the name of a size."""
     words = [word for word in size.split() if word.replace(".", "").isdigit()]
     return float(words[-1]) if words else 0.0
 

@@ -24,7 +24,16 @@ from optimum_grail.hub.metadata import (
 from optimum_grail.hub.snippet import Snippet
 from optimum_grail.report.plots import FILE_NAME as PLOT
 from optimum_grail.report.report import Report
-from optimum_grail.report.table import MISSING, asked_lines, change, comparison_rows, number, percent
+from optimum_grail.report.table import (
+    MISSING,
+    asked_lines,
+    change,
+    comparison_rows,
+    gibibytes,
+    number,
+    percent,
+    seconds,
+)
 
 REMOTE_CODE = "modeling_grail.py"
 
@@ -64,7 +73,7 @@ def build_card(
         remote_code=REMOTE_CODE if REMOTE_CODE in names else "",
         plot=PLOT if PLOT in names else "",
         asked=asked_lines(report),
-        rows=_table(report),
+        rows=[(cell(name), *rest) for name, *rest in comparison_rows(report)],
         derived=_derived(report),
         measured=", ".join(f"{name} {item['shape']}" for name, item in report.forward.get("inputs", {}).items()),
         plain_measured=any(row.get("plain") is not None for row in report.evaluation),
@@ -152,16 +161,6 @@ def cell(value: Any) -> str:
     return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("`", "'")
 
 
-def seconds(value: float) -> str:
-    """A duration for people: ``"12.3 ms"`` or ``"4.56 s"``."""
-    return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
-
-
-def gibibytes(value: int) -> str:
-    """A size for people, in MiB or GiB."""
-    return f"{value / 2**20:,.1f} MiB" if value < 2**30 else f"{value / 2**30:,.2f} GiB"
-
-
 def _made_with(report: Report) -> list[str]:
     """Versions, hardware, and what the run cost; what is not known is left out."""
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
@@ -183,19 +182,6 @@ def _config(report: Report) -> str:
     return json.dumps(kept, indent=2, ensure_ascii=False)
 
 
-def _table(report: Report) -> list[tuple[str, str, str, str, str]]:
-    measured = [
-        (f"{name}, batch of {row['batch']}", show(row["dense"]), MISSING, show(row["compressed"]), _change(row))
-        for name, show in (("latency", seconds), ("memory", gibibytes))
-        for row in report.forward.get(name, ())
-    ]
-    rows = [
-        (cell(name), number(dense), number(plain), number(compressed), change(dense, compressed))
-        for name, dense, plain, compressed in comparison_rows(report)
-    ]
-    return rows + measured
-
-
 def _derived(report: Report) -> list[tuple[str, str, str, str, str]]:
     """Name, result, its change from the compressed model's, size, and time of a pass as a ratio to the compressed."""
     known = {(row.get("metric"), row.get("dataset"), row.get("protocol", "")): row for row in report.evaluation}
@@ -207,7 +193,3 @@ def _derived(report: Report) -> list[tuple[str, str, str, str, str]]:
         ratio = number(times["derived"] / times["compressed"], 3) if times else MISSING
         rows.append((cell(row["name"]), cell(result), change(before, row["value"]), number(row["bytes"]), ratio))
     return rows
-
-
-def _change(row: Mapping[str, Any]) -> str:
-    return change(row["dense"], row["compressed"])

@@ -38,6 +38,8 @@ class Widths:
         predicted_free: the same for free widths per group, if that was not what was asked for.
         notes: what the user should know (kinds left whole, kinds that need the per-layer table).
         dropped: paths of blocks that go altogether.
+        budget: name of what the budget counts.
+        removed: fraction of it that goes, or ``None`` for parameters, which the result itself tells.
     """
 
     kept: dict[str, int]
@@ -45,6 +47,8 @@ class Widths:
     predicted_free: float | None = None
     notes: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    budget: str = "parameters"
+    removed: float | None = None
 
 
 def allocate(
@@ -80,7 +84,8 @@ def allocate(
     whole = sorted({g.kind for g in layout.groups} - {layout.group(n).kind for n in kept if kept[n] < layout.widths[n]})
     notes += [f"Groups of kind {kind!r} stay whole." for kind in whole]
     free = None if chosen.dropped else _predicted_free(sharing, chosen.kept)
-    return replace(chosen, predicted_free=free, notes=tuple(notes))
+    removed = None if resource.name == "parameters" else resource.fraction(kept, chosen.dropped)
+    return replace(chosen, predicted_free=free, notes=tuple(notes), budget=resource.name, removed=removed)
 
 
 def check_request(layout: Layout, request: Request, method: Allocation, accepts: Accepts) -> None:

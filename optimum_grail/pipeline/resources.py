@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -40,6 +40,10 @@ class Resource:
     def whole(self, place: str) -> float:
         """What the block at a path costs, or all units of the group of a name."""
         return self.blocks[place] if place in self.blocks else self.removed({place: 0})
+
+    def fraction(self, kept: Mapping[str, int], dropped: Sequence[str]) -> float:
+        """The fraction that goes with the widths of the groups that stay and the paths of the blocks that go."""
+        return (self.removed(kept) + sum(self.whole(path) for path in dropped)) / self.total
 
 
 def resource_of(name: str, layout: Layout, request: Request, findings: Findings) -> Resource:

@@ -92,6 +92,8 @@ class Outcome:
             base_model=self.base_model or hub_id(self.source),
             revision=commit_of(self.source, self.revision) if hub_id(self.source) else self.revision,
             asked={key: self.config[key] for key in asked if self.config.get(key) is not None},
+            budget=self.widths.budget,
+            budget_removed=self.widths.removed,
             parameters_before=self.before.parameters,
             parameters_after=self.after.parameters,
             block_parameters_before=self.before.blocks,

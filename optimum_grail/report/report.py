@@ -94,6 +94,8 @@ class Report:
         base_model: Hub id of the dense model, if it has one.
         revision: its commit, if known.
         asked: the request: ``{"sparsity": 0.5}``, or the fractions of units per kind.
+        budget: what ``sparsity`` is a fraction of: parameters, FLOPs, key-value cache, or latency.
+        budget_removed: fraction of it that went, by the survey's measurements; ``None`` for parameters.
         parameters_before: parameters of the whole dense model.
         parameters_after: of the whole compressed model.
         block_parameters_before: parameters inside the repeated blocks, dense.
@@ -130,6 +132,8 @@ class Report:
     base_model: str | None = None
     revision: str | None = None
     asked: Mapping[str, float] = field(default_factory=dict)
+    budget: str = "parameters"
+    budget_removed: float | None = None
     parameters_before: int
     parameters_after: int
     block_parameters_before: int
@@ -161,8 +165,13 @@ class Report:
 
     @property
     def achieved(self) -> float:
-        """Fraction of the blocks' parameters that went: what ``sparsity`` asks for."""
+        """Fraction of the blocks' parameters that went."""
         return _gone(self.block_parameters_before, self.block_parameters_after)
+
+    @property
+    def achieved_budget(self) -> float:
+        """Fraction of the budget that went: what ``sparsity`` asks for."""
+        return self.achieved if self.budget_removed is None else self.budget_removed
 
     @property
     def achieved_model(self) -> float:

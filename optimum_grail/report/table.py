@@ -16,7 +16,7 @@ MISSING = "-"
 NAMED = 8
 """Most groups that one line names."""
 ASKED_NAMES: Mapping[str, str] = {
-    "sparsity": "of the blocks' parameters",
+    "sparsity": "of the blocks' {budget}",
     "ffn_sparsity": "of the FFN channels",
     "head_sparsity": "of the heads",
     "channel_sparsity": "of the inner channels",
@@ -44,8 +44,19 @@ def change(before: Any, after: Any) -> str:
     return f"{100 * (after - before) / before:+.1f} %"
 
 
-def comparison_rows(report: Report) -> list[tuple[str, Any, Any, Any]]:
-    """Rows of ``(quantity, dense, plainly pruned or None, compressed)``: sizes, then evaluation results."""
+def seconds(value: float) -> str:
+    """A duration for people: ``"12.3 ms"`` or ``"4.56 s"``."""
+    return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def gibibytes(value: int) -> str:
+    """A size for people, in MiB or GiB."""
+    return f"{value / 2**20:,.1f} MiB" if value < 2**30 else f"{value / 2**30:,.2f} GiB"
+
+
+def comparison_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
+    """Rows of ``(quantity, dense, plainly pruned, compressed, change)`` for people: sizes, evaluation results, the time
+    and memory of a forward pass. What was not measured is a dash."""
     sizes: list[tuple[str, Any, Any, Any]] = [
         ("parameters", report.parameters_before, None, report.parameters_after),
         ("parameters of the blocks", report.block_parameters_before, None, report.block_parameters_after),
@@ -54,7 +65,19 @@ def comparison_rows(report: Report) -> list[tuple[str, Any, Any, Any]]:
     results = [
         (_result_name(row), row.get("dense"), row.get("plain"), row.get("compressed")) for row in report.evaluation
     ]
-    return sizes + results
+    measured = [
+        (f"{name}, batch of {row['batch']}", show(row["dense"]), MISSING, show(row["compressed"]), _change(row))
+        for name, show in (("latency", seconds), ("memory", gibibytes))
+        for row in report.forward.get(name, ())
+    ]
+    return [
+        *((name, number(a), number(b), number(c), change(a, c)) for name, a, b, c in sizes + results),
+        *measured,
+    ]
+
+
+def _change(row: Mapping[str, Any]) -> str:
+    return change(row["dense"], row["compressed"])
 
 
 def _result_name(row: Mapping[str, Any]) -> str:
@@ -67,22 +90,24 @@ def asked_lines(report: Report) -> list[str]:
     kinds = {"ffn_sparsity": "mlp", "head_sparsity": "heads", "channel_sparsity": "conv"}
     lines = []
     for name, asked in report.asked.items():
-        achieved = report.achieved if name == "sparsity" else report.achieved_units.get(kinds.get(name, ""))
-        lines.append(f"asked {percent(asked)} {ASKED_NAMES.get(name, name)}, achieved {percent(achieved)}")
+        achieved = report.achieved_budget if name == "sparsity" else report.achieved_units.get(kinds.get(name, ""))
+        what = ASKED_NAMES.get(name, name).format(budget=report.budget)
+        lines.append(f"asked {percent(asked)} {what}, achieved {percent(achieved)}")
+    if report.budget != "parameters":
+        lines.append(f"{percent(report.achieved)} of the blocks' parameters gone")
     return [*lines, f"{percent(report.achieved_model)} of the whole model's parameters gone"]
 
 
 def comparison_table(report: Report) -> Table:
     """Sizes and evaluation results, dense against compressed; a column for plain pruning if it was measured."""
     rows = comparison_rows(report)
-    plain = any(row[2] is not None for row in rows)
+    plain = any(row[2] != MISSING for row in rows)
     table = Table(title=Text(f"{report.name}: before and after"), title_justify="left")
     table.add_column("")
     for heading in ("dense", *(["plainly pruned"] if plain else []), "compressed", "change"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, dense, pruned, compressed in rows:
-        cells = [number(dense), *([number(pruned)] if plain else []), number(compressed), change(dense, compressed)]
-        table.add_row(Text(name), *cells)
+    for name, dense, pruned, *rest in rows:
+        table.add_row(Text(name), dense, *([pruned] if plain else []), *rest)
     return table
 
 

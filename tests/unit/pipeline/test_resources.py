@@ -93,12 +93,14 @@ def test_flops_are_those_of_the_smaller_model(build: Callable[[], nn.Module], sp
     layout, batches = resolve(model), batches_of(model)
     findings = Findings(curves_of(layout), {"positions": positions(model, layout, batches[0])})
     request = Request(sparsity, standalone=False)
-    kept = allocate(layout, request, Knapsack(budget="flops"), anything, findings).kept
+    widths = allocate(layout, request, Knapsack(budget="flops"), anything, findings)
     dense = counted_flops(model, batches[0], layout)
     assert resource_of("flops", layout, request, findings).total == dense
     for group in layout.groups:
-        narrow_(model, group, kept[group.name])
-    assert 1 - counted_flops(model, batches[0], layout) / dense == pytest.approx(sparsity, abs=0.03)
+        narrow_(model, group, widths.kept[group.name])
+    gone = 1 - counted_flops(model, batches[0], layout) / dense
+    assert gone == pytest.approx(sparsity, abs=0.03)
+    assert (widths.budget, widths.removed) == ("FLOPs", pytest.approx(gone, abs=1e-9))
 
 
 def test_flops_and_parameters_are_different_budgets() -> None:
@@ -119,6 +121,7 @@ def test_the_cache_shrinks_by_heads_alone() -> None:
     widths = allocate(layout, Request(0.5, standalone=False), method, anything, Findings(curves_of(layout)))
     heads = [group for group in layout.groups if group.kind == "heads"]
     assert sum(widths.kept[g.name] for g in heads) == sum(g.units for g in heads) // 2
+    assert (widths.budget, widths.removed) == ("key-value cache", 0.5)
     assert all(widths.kept[g.name] == g.units for g in layout.groups if g.kind == "mlp")
     with pytest.raises(BudgetError, match=r"0\.9 of the key-value cache cannot be reached.*at most 0\.7500 of the"):
         check_request(layout, Request(0.9, standalone=False), method, anything)

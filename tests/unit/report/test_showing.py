@@ -27,6 +27,22 @@ def test_says_what_was_asked_and_achieved(report):
     assert "Warning: something | odd" in text
 
 
+def test_another_budget_is_not_called_parameters(report):
+    text = shown(dataclasses.replace(report, budget="latency", budget_removed=0.512))
+    assert "asked 50.0 % of the blocks' latency, achieved 51.2 %\n50.0 % of the blocks' parameters gone\n" in text
+
+
+def test_the_time_of_a_pass_is_compared(report):
+    forward = {"latency": [{"batch": 4, "dense": 0.2, "compressed": 0.15}], "memory": []}
+    line = next(line for line in shown(dataclasses.replace(report, forward=forward)).splitlines() if "latency" in line)
+    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+        "latency, batch of 4",
+        "200 ms",
+        "150 ms",
+        "-25.0 %",
+    ]
+
+
 def test_says_widths_and_the_run(report):
     text = shown(report)
     assert "mlp: 64 -> 24 units in 2 groups" in text and "heads: all 4 units stay in 1 group\n" in text

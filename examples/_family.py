@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_grail import GrailCompressor
+from optimum_grail.errors import GrailError
 from optimum_grail.evaluation.evaluate import evaluate_path
 from optimum_grail.report.table import number
 
@@ -49,14 +50,17 @@ def compare(
     data: Any,
 ) -> None:
     """Compress, save, load again, and print the metric of both models."""
-    with tempfile.TemporaryDirectory() as scratch:
-        small = Path(scratch) / "small"
-        compressor = GrailCompressor.from_pretrained(model, {**config, "num_samples": options.num_samples})
-        compressor.compress(calibration, small)
-        rows = {
-            name: evaluate_path(folder, data, metric, progress=False, num_samples=options.eval_samples)
-            for name, folder in (("dense", model), ("compressed", small))
-        }
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            small = Path(scratch) / "small"
+            compressor = GrailCompressor.from_pretrained(model, {**config, "num_samples": options.num_samples})
+            compressor.compress(calibration, small)
+            rows = {
+                name: evaluate_path(folder, data, metric, progress=False, num_samples=options.eval_samples)
+                for name, folder in (("dense", model), ("compressed", small))
+            }
+    except GrailError as error:
+        raise SystemExit(f"Error: {error}") from error
     report = compressor.report
     headline = next(key for key, value in rows["dense"].items() if isinstance(value, float))
     found = {name: row[headline] for name, row in rows.items()}

@@ -21,3 +21,8 @@ def test_script(name: str, kept: float, script: Callable[..., str], data_dir: Pa
 def test_what_is_missing_is_told(script: Callable[..., str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="--data"):
         script("vit", "--data", tmp_path)
+
+
+def test_a_wrong_number_is_told(script: Callable[..., str], data_dir: Path) -> None:
+    with pytest.raises(SystemExit, match="num_samples is 0; expected a whole number"):
+        script("vit", "--data", data_dir, "--num-samples", "0")

@@ -24,7 +24,7 @@ import transformers
 from _common import REPOSITORY, RESULTS, data_folder
 from _experiments import TASKS, Task
 
-from optimum_grail.calibration.sources import load_processors
+from optimum_grail.calibration.processors import load_processors
 from optimum_grail.evaluation.evaluate import load_model, make_metric
 from optimum_grail.presets import PRESETS
 from optimum_grail.report.progress import Silent

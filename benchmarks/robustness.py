@@ -21,7 +21,7 @@ import transformers
 from _common import EMBEDDED, RESULTS
 from _experiments import Source
 
-from optimum_grail.calibration.sources import load_processors
+from optimum_grail.calibration.processors import load_processors
 from optimum_grail.evaluation.evaluate import load_model, make_metric
 from optimum_grail.sweep import Cell, Sweep
 

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from optimum_grail.calibration.sources import load_processors
+from optimum_grail.calibration.processors import load_processors
 from optimum_grail.config import GrailConfig
 from optimum_grail.errors import ConfigError
 from optimum_grail.models.stock import compressed_with

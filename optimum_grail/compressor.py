@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from optimum_grail.adapters import convert_adapter
-from optimum_grail.calibration.sources import load_processors
+from optimum_grail.calibration.processors import load_processors
 from optimum_grail.config import GrailConfig
 from optimum_grail.core.plan import Plan
 from optimum_grail.core.spec import ArchitectureSpec

@@ -34,8 +34,7 @@ class GrailConfig(QuantizationConfigMixin):
     preset.
 
     Args:
-        preset: named combination of methods: ``"grail-plus"`` (default), ``"grail"``, ``"wanda"``, ``"magnitude"``,
-            ``"magnitude+grail"``.
+        preset: named combination of methods, ``"grail-plus"`` by default (``optimum-cli grail list presets``).
         sparsity: fraction in (0, 1) of the parameters inside the repeated blocks that goes; 0.5 when no fraction at
             all is given.
         ffn_sparsity: instead of ``sparsity``: fraction of the feed-forward channels that goes.
@@ -57,6 +56,8 @@ class GrailConfig(QuantizationConfigMixin):
         split: its split.
         text_column: column that holds the text.
         image_column: column that holds the images.
+        label_column: column that holds each row's class, for the gradients that ``taylor``, ``snip`` and ``fisher``
+            read; by default they are of the loss against a classifier's own predictions.
         num_samples: calibration samples, >= 1.
         seqlen: tokens per sample, >= 1.
         batch_size: samples per forward pass, >= 1.
@@ -97,6 +98,7 @@ class GrailConfig(QuantizationConfigMixin):
         split: str | None = None,
         text_column: str | None = None,
         image_column: str | None = None,
+        label_column: str | None = None,
         num_samples: int = 128,
         seqlen: int | None = None,
         batch_size: int | None = None,

@@ -123,6 +123,15 @@ OPTIONS: tuple[Option, ...] = (
     Option("text_column", "text", None, "Column that holds the text.", "a column's name", _DATA),
     Option("image_column", "text", None, "Column that holds the images.", "a column's name", _DATA),
     Option(
+        "label_column",
+        "text",
+        None,
+        "Column that holds each row's class, for the gradients that taylor, snip and fisher read; by default a "
+        "classifier's own predictions.",
+        "a column's name",
+        _DATA,
+    ),
+    Option(
         "num_samples", "count", 128, "Calibration samples (text windows, rows or images).", "a whole number >= 1", _DATA
     ),
     Option(

@@ -185,7 +185,7 @@ _SURGEONS = (
         "Kwon et al. 2022",
         ("fisher", "mask-scale", "fisher"),
         within_block="sequential",
-        needs="calibration data; labels, or the model's own predictions",
+        needs="calibration data; labels (--label-column), or the model's own predictions",
         cost="two backward passes, two forward passes, one small solve per layer",
     ),
     _preset(

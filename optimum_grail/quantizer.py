@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel
 from transformers.quantizers.base import HfQuantizer
 
-from optimum_grail.calibration.sources import load_processors
+from optimum_grail.calibration.processors import load_processors
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.config import GrailConfig
 from optimum_grail.errors import CheckpointError

@@ -182,8 +182,9 @@ class Sweep:
 
     def _calibration(self, job: Job, config: GrailConfig, layout: Any) -> CalibrationData | None:
         """The data, read for the first cell that asks for it."""
-        fields = ("dataset", "dataset_config_name", "split", "text_column", "image_column", "num_samples", "seqlen")
-        key = repr([getattr(config, name) for name in (*fields, "batch_size", "seed")])
+        columns = ("text_column", "image_column", "label_column")
+        fields = ("dataset", "dataset_config_name", "split", *columns, "num_samples", "seqlen", "batch_size", "seed")
+        key = repr([getattr(config, name) for name in fields])
         source = self._data.get(key, config.dataset if self.dataset is None else self.dataset)
         data = job.calibration(layout, source)
         if data is not None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from optimum_grail.adapters.refit import PREFIX, convert_state, key_of
 from optimum_grail.calibration.batches import Batch
-from optimum_grail.calibration.sources import load_processors
+from optimum_grail.calibration.processors import load_processors
 from optimum_grail.config import GrailConfig
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.reduction import Reduction

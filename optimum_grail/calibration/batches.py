@@ -29,7 +29,11 @@ _GRAM = 32
 _KEEP_ONE_IN = 16
 _DISTINCT = 12  # runs of blank lines and rulers are the same in all texts
 _HASHED_TOKENS = 2**16
-_PAD_VALUES = {"labels": -100}
+LABELS = "labels"
+"""Entry of a sample that is no input of the model."""
+IGNORED = -100
+"""Label of positions that have none."""
+_PAD_VALUES = {LABELS: IGNORED}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +45,18 @@ class Batch:
             without that key every position counts.
         split: ``"fit"`` (statistics), ``"held"`` (choice of the ridge), or ``"halves"`` (too few samples: the
             statistics divide the rows of the batch into contiguous halves).
+        labels: classes, int64 ``[samples]``, or ``[samples, tokens]`` with -100 where there is none; ``None`` where no
+            labels were asked for.
     """
 
     inputs: dict[str, Tensor]
     split: Split
+    labels: Tensor | None = None
 
     def head(self) -> Batch:
         """A batch of the first sample alone, for checks that need no more."""
-        return Batch({name: tensor[:1] for name, tensor in self.inputs.items()}, self.split)
+        labels = None if self.labels is None else self.labels[:1]
+        return Batch({name: tensor[:1] for name, tensor in self.inputs.items()}, self.split, labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +107,7 @@ def make_batches(
 
     Args:
         samples: model inputs, all with the same keys; 1-D entries may differ in length and are padded on the right.
+            The entry ``labels`` becomes the labels of the batch.
         batch_size: most samples per batch.
         held_out: whether to hold every fifth sample out.
         pad_id: token id for padded positions of ``input_ids``.
@@ -112,7 +121,9 @@ def make_batches(
     for split in ("halves", "fit", "held"):
         chosen = [sample for sample, name in zip(samples, splits, strict=True) if name == split]
         for start in range(0, len(chosen), batch_size):
-            batches.append(Batch(collate(chosen[start : start + batch_size], pad_id), split))
+            inputs = collate(chosen[start : start + batch_size], pad_id)
+            labels = inputs.pop(LABELS, None)
+            batches.append(Batch(inputs, split, labels))
     return tuple(batches)
 
 
@@ -174,12 +185,13 @@ def digest(samples: Sequence[Mapping[str, Tensor]]) -> str:
 
 
 def fingerprint_tensors(sample: Mapping[str, Tensor]) -> frozenset[str]:
-    """Fingerprints of a ready-made sample: of its tokens where it has enough, else one hash of the whole."""
+    """Fingerprints of a ready-made sample: of its tokens where it has enough, else one hash of all inputs."""
     if "input_ids" in sample and "pixel_values" not in sample:
         grams = fingerprint_tokens(sample["input_ids"])
         if grams:
             return grams
-    return frozenset({f"tensor:{digest([sample])[:16]}"})
+    inputs = {key: value for key, value in sample.items() if key != LABELS}
+    return frozenset({f"tensor:{digest([inputs])[:16]}"})
 
 
 def fingerprint_text(text: str) -> str:

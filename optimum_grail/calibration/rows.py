@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from optimum_grail.calibration.batches import LABELS
 from optimum_grail.calibration.files import LOADERS, SPLIT_ALIASES, local_arguments
 from optimum_grail.errors import DataError
 
@@ -220,7 +221,9 @@ def only_inputs(samples: Iterable[Mapping[str, Tensor]], model_class: type[nn.Mo
     return [{key: value for key, value in sample.items() if key in names} for sample in samples]
 
 
-def ready_samples(rows: Iterable[Any], accepted: tuple[str, ...], limit: int) -> list[dict[str, Tensor]]:
+def ready_samples(
+    rows: Iterable[Any], accepted: tuple[str, ...], limit: int, label: str | None = None
+) -> list[dict[str, Tensor]]:
     """The first ``limit`` samples of ready-made inputs, without a batch axis.
 
     Args:
@@ -229,6 +232,7 @@ def ready_samples(rows: Iterable[Any], accepted: tuple[str, ...], limit: int) ->
             ``(images, labels)``, is taken as the model's first input.
         accepted: the model's input names, first one first; other entries are left out, as are labels.
         limit: most samples.
+        label: entry that holds the classes, of pairs the second; they become the entry ``labels`` of the samples.
 
     Raises:
         DataError: an entry is no mapping, has no input of the model, or cannot be made a tensor.
@@ -237,7 +241,8 @@ def ready_samples(rows: Iterable[Any], accepted: tuple[str, ...], limit: int) ->
     for index, row in enumerate(rows):
         if len(samples) >= limit:
             break
-        samples += _split_batch(_as_inputs(row, index, accepted))
+        inputs = _as_inputs(row, index, accepted)
+        samples += _split_batch(inputs if label is None else {**inputs, LABELS: _label_of(row, index, label)})
     if not samples:
         raise DataError("The dataset yields no samples. Give at least one.")
     return samples[:limit]
@@ -263,6 +268,21 @@ def _as_inputs(row: Any, index: int, accepted: tuple[str, ...]) -> dict[str, Ten
         return {key: torch.as_tensor(value) for key, value in inputs.items()}
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"Dataset item {index} cannot be made tensors ({error}). Give numbers of one shape.") from error
+
+
+def _label_of(row: Any, index: int, label: str) -> Tensor:
+    pair = isinstance(row, (tuple, list)) and len(row) > 1
+    value = row.get(label) if isinstance(row, Mapping) else row[1] if pair else None
+    try:
+        found = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.empty(0)
+    if found.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        raise DataError(
+            f"Dataset item {index} has {value!r} as {label!r}, expected class numbers. Name the right entry with "
+            "label_column, or leave it out."
+        )
+    return found.long()
 
 
 def _split_batch(inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:

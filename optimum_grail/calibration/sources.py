@@ -1,10 +1,9 @@
-"""From what the user names to calibration batches, and the tokenizer and image processor of a model folder."""
+"""From what the user names to calibration batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from optimum_grail.calibration import images, text
 from optimum_grail.calibration.batches import (
     HELD_EVERY,
+    LABELS,
     PROBE_FRACTION,
     CalibrationData,
     Kind,
@@ -23,6 +23,7 @@ from optimum_grail.calibration.batches import (
     fingerprint_tokens,
     make_batches,
 )
+from optimum_grail.calibration.labels import class_numbers
 from optimum_grail.calibration.rows import Rows, input_names, only_inputs, read_rows, ready_samples
 from optimum_grail.calibration.selfgen import generate_self_text
 from optimum_grail.errors import DataError
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 SELF = "self"
 _TOKENS_PER_BATCH = 2048
 _ROWS_PER_BATCH = 32
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "tekken.json")
-_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +42,7 @@ class _Samples:
     fingerprints: frozenset[str]
     seqlen: int | None = None
     notes: tuple[str, ...] = ()
+    picked: Sequence[int] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +57,7 @@ class _Request:
     num_samples: int
     seqlen: int | None
     seed: int
+    label_column: str | None = None
 
     @property
     def config(self) -> Any:
@@ -92,6 +93,7 @@ def load_calibration(
     split: str | None = None,
     text_column: str | None = None,
     image_column: str | None = None,
+    label_column: str | None = None,
     num_samples: int = 128,
     seqlen: int | None = None,
     batch_size: int | None = None,
@@ -112,6 +114,7 @@ def load_calibration(
         split: default ``train``, or the only one.
         text_column: default ``text``, ``sentence1`` …, or the first column of strings.
         image_column: default the first column of images, image bytes or paths.
+        label_column: column (or entry of ready-made samples) with the classes; by default none are read.
         num_samples: windows or rows to use; fewer rows than that are a note, fewer windows an error.
         seqlen: default min(2048, the model's positions, the tokenizer's limit).
         batch_size: default 32 rows, for text as many as make 2048 tokens.
@@ -128,8 +131,13 @@ def load_calibration(
     """
     if num_samples < 1 or (batch_size is not None and batch_size < 1):
         raise DataError(f"num_samples={num_samples}, batch_size={batch_size}: expected at least 1. Raise the number.")
-    request = _Request(model, tokenizer, processor, text_column, image_column, num_samples, seqlen, seed)
+    request = _Request(model, tokenizer, processor, text_column, image_column, num_samples, seqlen, seed, label_column)
     request.length()
+    if label_column is not None and (causal or main_input == "pair"):
+        raise DataError(
+            f"label_column={label_column!r}: {request.name!r} does not tell classes apart. Leave it out; a causal "
+            "language model's labels are the next tokens."
+        )
     if isinstance(dataset, str) and dataset == SELF:
         samples, source = _self_samples(request, causal, batch_size, progress), f"{SELF}, seed {seed}"
     else:
@@ -190,11 +198,15 @@ def _row_samples(request: _Request, rows: Rows, causal: bool, kind: Kind) -> _Sa
     if kind == "text" and causal:
         return _windows(request, rows)
     samples = _texts(request, rows) if kind == "text" else _images(request, rows, kind)
-    return replace(samples, inputs=only_inputs(samples.inputs, type(request.model)))
+    inputs = only_inputs(samples.inputs, type(request.model))
+    if request.label_column is not None:
+        numbers = class_numbers(rows.data, request.label_column, request.config, samples.picked)
+        inputs = [{**sample, LABELS: number} for sample, number in zip(inputs, numbers, strict=True)]
+    return replace(samples, inputs=inputs)
 
 
 def _ready(request: _Request, rows: Rows, kind: Kind) -> _Samples:
-    inputs = ready_samples(rows.data, input_names(type(request.model)), request.num_samples)
+    inputs = ready_samples(rows.data, input_names(type(request.model)), request.num_samples, request.label_column)
     limit = text.model_positions(request.config)
     longest = max((len(sample["input_ids"]) for sample in inputs if "input_ids" in sample), default=None)
     if limit is not None and longest is not None and longest > limit:
@@ -227,7 +239,7 @@ def _texts(request: _Request, rows: Rows) -> _Samples:
     chosen = _chosen_texts(request, rows, column)
     samples = text.encode_rows(list(chosen.values()), tokenizer, seqlen)
     prints = frozenset(fingerprint_text(line) for line in chosen.values())
-    return _Samples(samples, prints, seqlen, _fewer(request, len(samples)))
+    return _Samples(samples, prints, seqlen, _fewer(request, len(samples)), list(chosen))
 
 
 def _chosen_texts(request: _Request, rows: Rows, column: str) -> dict[int, str]:
@@ -254,46 +266,7 @@ def _images(request: _Request, rows: Rows, kind: Kind) -> _Samples:
     prints = frozenset(fingerprint_image(picture) for picture in pictures)
     notes = _fewer(request, len(pictures))
     if kind == "image":
-        return _Samples(images.image_samples(pictures, processor), prints, None, notes)
+        return _Samples(images.image_samples(pictures, processor), prints, None, notes, picked)
     length = request.length()
     texts = text.encode_rows(list(captions.values()), request.need_tokenizer(), length, pad_to=length)
     return _Samples(images.pair_samples(pictures, texts, processor), prints, length, notes)
-
-
-def load_processors(path: str | Path, trust_remote_code: bool = False, **hub: Any) -> tuple[Any, Any]:
-    """Tokenizer and image processor that belong to a model.
-
-    Args:
-        path: model folder, or id of a model on the Hub.
-        trust_remote_code: let transformers run code of the repository.
-        hub: where to find it there: ``revision``, ``token`` and the like.
-
-    Returns:
-        ``(tokenizer, image processor)``; None for one that the folder has no files of. Image processors are the ones
-        on PIL, which need no torchvision.
-
-    Raises:
-        DataError: the files are there but cannot be read.
-    """
-    from transformers import AutoImageProcessor, AutoTokenizer
-
-    return (
-        _load_one(AutoTokenizer, path, _TOKENIZER_FILES, trust_remote_code, hub),
-        _load_one(AutoImageProcessor, path, _PROCESSOR_FILES, trust_remote_code, {"backend": "pil", **hub}),
-    )
-
-
-def _load_one(auto: Any, path: str | Path, files: tuple[str, ...], trust: bool, options: dict[str, Any]) -> Any:
-    folder = Path(path)
-    local = folder.is_dir()
-    present = [name for name in files if (folder / name).is_file()]
-    if local and not present and not (trust and (folder / "tokenizer_config.json").is_file()):
-        return None  # without this, transformers may invent an empty tokenizer for a known model type
-    try:
-        return auto.from_pretrained(str(path), trust_remote_code=trust, **options)
-    except Exception as error:  # tokenizers and processors fail with bare exceptions of many libraries
-        if not local or present == ["processor_config.json"]:
-            return None
-        reason = str(error).strip().partition("\n")[0]
-        names = ", ".join(present)
-        raise DataError(f"{names} in {str(path)!r} cannot be read ({reason}). Restore the file.") from error

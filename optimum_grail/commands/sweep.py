@@ -76,8 +76,8 @@ class SweepCommand(BaseOptimumCLICommand):
         """Check what can be checked at once, then compress and measure."""
         with session(self.args) as out:
             args = self.args
+            from optimum_grail.calibration.processors import load_processors
             from optimum_grail.calibration.rows import check_path
-            from optimum_grail.calibration.sources import load_processors
             from optimum_grail.evaluation.comparison import Comparison
             from optimum_grail.evaluation.evaluate import load_model
             from optimum_grail.report.progress import RichProgress

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from optimum_grail.calibration.sources import load_processors
+from optimum_grail.calibration.processors import load_processors
 from optimum_grail.errors import ArchitectureError, CheckpointError, ConfigError, GrailError, StatisticsError
 from optimum_grail.evaluation.metrics import METRICS, Metric
 

@@ -63,6 +63,7 @@ def calibration_data(
         split=settings["split"],
         text_column=settings["text_column"],
         image_column=settings["image_column"],
+        label_column=settings["label_column"],
         num_samples=settings["num_samples"],
         seqlen=settings["seqlen"],
         batch_size=settings["batch_size"],

@@ -10,18 +10,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_grail.calibration.batches import Batch
+from optimum_grail.calibration.batches import IGNORED, Batch
 from optimum_grail.calibration.probe import features_of, rows_of
 from optimum_grail.calibration.stream import first, on_device
 from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.errors import DataError
 from optimum_grail.models.layout import Layout
 from optimum_grail.pipeline.blocks import BlockRun
 from optimum_grail.pipeline.problems import view_of
 from optimum_grail.pipeline.tail import Outputs, outputs_of
 from optimum_grail.report.progress import Progress
-
-IGNORED = -100
-"""Label of positions that have no next token."""
 
 
 def mask_gradients(
@@ -31,9 +29,9 @@ def mask_gradients(
 
     The factor sits at the consumer's input, so it stands for the unit as a whole (``m ∂L/∂m = Σ θ ∂L/∂θ`` over the
     unit's columns). The loss of a sample is its mean cross-entropy: against the next tokens for causal language models,
-    else against labels drawn from the model's own predictions, so that squares estimate its Fisher information. Models
-    without logits are read as Gaussian: the loss is half the squared distance of their (normalised) output from a draw
-    around it.
+    else against the batches' labels; where they have none, against labels drawn from the model's own predictions, so
+    that squares estimate its Fisher information. Models without logits are read as Gaussian: the loss is half the
+    squared distance of their (normalised) output from a draw around it.
 
     Args:
         model: the dense model, in eval mode; unchanged.
@@ -51,7 +49,7 @@ def mask_gradients(
             count = len(next(iter(batch.inputs.values())))
             with _masks(model, layout.groups, count) as masks, torch.enable_grad():
                 real = inputs.get(mask_name) if mask_name else None
-                loss = _loss(model, inputs, outputs_of(model(**inputs)), real, draw)
+                loss = _loss(model, inputs, outputs_of(model(**inputs)), real, draw, batch.labels)
                 gradients = torch.autograd.grad(loss, list(masks.values()))
             for name, gradient in zip(masks, gradients, strict=True):
                 found[name].append(gradient.detach().double())
@@ -59,10 +57,44 @@ def mask_gradients(
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
+@torch.no_grad()
+def check_labels(model: nn.Module, batches: Sequence[Batch]) -> None:
+    """See that the batches' labels are classes that the model tells apart; costs one sample's forward pass.
+
+    Raises:
+        DataError: they are not.
+    """
+    logits = outputs_of(model(**on_device(model, batches[0].head()))).logits
+    name = type(model).__name__
+    if logits is None:
+        raise DataError(f"{name} has no classes: label_column cannot be used. Leave it out.")
+    for batch in batches:
+        inputs, labels = batch.inputs, batch.labels
+        first = next(iter(inputs.values()))
+        expected = first.shape[:1] if logits.dim() == 2 else inputs.get("input_ids", first).shape[:2]
+        if labels is None or labels.shape != expected:
+            found = "no labels" if labels is None else f"labels of the shape {list(labels.shape)}"
+            raise DataError(
+                f"A calibration batch has {found}, expected {list(expected)}: one class for each output of {name}. "
+                "Leave label_column out to use the model's own predictions."
+            )
+        real = labels[labels != IGNORED]
+        if real.numel() and not 0 <= int(real.min()) <= int(real.max()) < logits.shape[-1]:
+            raise DataError(
+                f"The calibration labels go from {int(real.min())} to {int(real.max())}, and {name} has "
+                f"{logits.shape[-1]} classes. Choose the data the model was trained for."
+            )
+
+
 def _loss(
-    model: nn.Module, inputs: Mapping[str, Any], outputs: Outputs, mask: Tensor | None, draw: torch.Generator
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    outputs: Outputs,
+    mask: Tensor | None,
+    draw: torch.Generator,
+    given: Tensor | None,
 ) -> Tensor:
-    """Sum over samples of each one's mean loss."""
+    """Sum over samples of each one's mean loss; ``given`` are the batch's labels."""
     if outputs.logits is None:
         return sum((_gaussian(states, mask, draw) for states in outputs.embeddings), torch.zeros(()))
     logits, labels = outputs.logits, inputs.get("input_ids")
@@ -70,6 +102,8 @@ def _loss(
         real = torch.ones_like(labels) if mask is None else mask
         labels = labels.masked_fill(real == 0, IGNORED)
         logits, labels = logits[:, :-1], labels[:, 1:]
+    elif given is not None:
+        labels = given.to(logits.device)
     else:
         odds = logits.detach().softmax(-1).flatten(0, -2)
         labels = torch.multinomial(odds.cpu(), 1, generator=draw).to(logits.device).reshape(logits.shape[:-1])

@@ -32,7 +32,7 @@ from optimum_grail.pipeline.calibrate import calibration_data, choose_dtype_
 from optimum_grail.pipeline.estimate import estimate
 from optimum_grail.pipeline.findings import Findings
 from optimum_grail.pipeline.fit import FitRun
-from optimum_grail.pipeline.gradients import mask_gradients
+from optimum_grail.pipeline.gradients import check_labels, mask_gradients
 from optimum_grail.pipeline.methods import Methods
 from optimum_grail.pipeline.rehearsal import Rehearsal
 from optimum_grail.pipeline.request import Accepts, Request
@@ -118,9 +118,14 @@ class Job:
 
     def _read(self, layout: Layout, dataset: Any) -> CalibrationData:
         with self.timed("data"):
-            return calibration_data(
+            data = calibration_data(
                 self.model, layout, dataset, self.settings, self.tokenizer, self.processor, self.progress
             )
+            if self.settings["label_column"] is not None:
+                check_labels(self.model, data.batches)
+                if not self.methods.reads_labels:
+                    self.notes.append("Labels were read and not used: fisher, snip and taylor would use them.")
+            return data
 
     def survey(self, layout: Layout, data: CalibrationData | None) -> Findings:
         """What the allocation has to know, measured on the dense model; empty if it asks for nothing."""

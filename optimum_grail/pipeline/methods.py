@@ -40,6 +40,11 @@ class Methods:
         return bool(self.needs)
 
     @property
+    def reads_labels(self) -> bool:
+        """Whether any of them asks for gradients of the model's loss."""
+        return bool(self.needs & {"mask_gradients", "information"})
+
+    @property
     def fit_needs(self) -> frozenset[Need]:
         """What the fit itself has to measure: nothing for the allocation, and no gradients of the dense model."""
         return (self.selector.needs | self.compensator.needs) - {"mask_gradients"}

@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
 from optimum_grail.calibration.batches import Batch, make_batches
+from optimum_grail.calibration.processors import load_processors
 from optimum_grail.calibration.selfgen import generate_self_text
-from optimum_grail.calibration.sources import SELF, load_processors
+from optimum_grail.calibration.sources import SELF
 from optimum_grail.config import GrailConfig
 from optimum_grail.evaluation.comparison import Comparison
 from optimum_grail.evaluation.evaluate import load_model

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from optimum_grail.calibration.batches import collate, fingerprint_image, fingerprint_text
 from optimum_grail.calibration.images import encode_images, image_column, image_processor, read_images
+from optimum_grail.calibration.labels import class_numbers
 from optimum_grail.calibration.rows import only_inputs
-from optimum_grail.calibration.text import default_seqlen, encode_rows, require_column, text_column
+from optimum_grail.calibration.text import default_seqlen, encode_rows, text_column
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
 from optimum_grail.evaluation.metrics._metric import (
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 class Accuracy(Metric):
     """Fraction of rows whose label has the highest logit.
 
-    Labels are class numbers, or names in the model's ``id2label``; where a dataset names its classes and the
-    model knows all these names, names count and not numbers.
+    Labels are as :func:`optimum_grail.calibration.labels.class_numbers` reads them.
 
     Args:
         label_column: column of the labels.
@@ -77,23 +76,7 @@ class Accuracy(Metric):
 
     def _labels(self, rows: Dataset, config: Any) -> Tensor:
         """Class numbers, int64 ``[rows]``."""
-        require_column(rows, self.label_column, "--label-column")
-        feature = rows.features[self.label_column]
-        values = rows[: self._count(rows)][self.label_column]
-        known = {
-            str(name).casefold(): int(number) for number, name in (getattr(config, "id2label", None) or {}).items()
-        }
-        names = getattr(feature, "names", None)
-        if names and all(str(name).casefold() in known for name in names):
-            values = [None if value is None else names[value] for value in values]
-        numbers = [_number(value, known, index, self.label_column) for index, value in enumerate(values)]
-        classes = getattr(config, "num_labels", None)
-        if classes is not None and numbers and not 0 <= min(numbers) <= max(numbers) < classes:
-            raise DataError(
-                f"Column {self.label_column!r} has labels from {min(numbers)} to {max(numbers)}, and the model has "
-                f"{classes} classes. Choose the data the model was trained for, or another --label-column."
-            )
-        return torch.tensor(numbers, dtype=torch.int64)
+        return class_numbers(rows, self.label_column, config, range(self._count(rows)))
 
     def fingerprints(self, tokenizer: Any, dataset_rows: Any, config: Any = None) -> frozenset[str]:
         """See :class:`Metric`; of images where the rows have a column of them, else of texts."""
@@ -144,17 +127,3 @@ class Accuracy(Metric):
 
 def _sees(model_class: type) -> bool:
     return getattr(model_class, "main_input_name", "input_ids") == "pixel_values"
-
-
-def _number(value: Any, known: dict[str, int], index: int, column: str) -> int:
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, str):
-        if value.casefold() in known:
-            return known[value.casefold()]
-        if value.strip().isdigit():
-            return int(value)
-    raise DataError(
-        f"Row {index} of column {column!r} is {value!r}, expected a class number or one of the model's labels "
-        f"{list(known)[:10]}. Name the right column with --label-column."
-    )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from optimum_grail import GrailCompressor, GrailConfig
 from optimum_grail.architectures.bert import tiny_bert
 from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import tiny_llama
@@ -13,9 +14,10 @@ from optimum_grail.architectures.resnet import tiny_basic
 from optimum_grail.architectures.vit import tiny_vit
 from optimum_grail.calibration.batches import Batch, make_batches
 from optimum_grail.calibration.stream import capture
+from optimum_grail.errors import DataError
 from optimum_grail.models.resolve import resolve
 from optimum_grail.pipeline.blocks import Batches, BlockRun, Streams
-from optimum_grail.pipeline.gradients import block_gradients, mask_gradients
+from optimum_grail.pipeline.gradients import block_gradients, check_labels, mask_gradients
 from optimum_grail.report.progress import Silent
 
 DRAW = torch.Generator().manual_seed(0)
@@ -53,6 +55,38 @@ def test_the_mask_gradient_of_a_causal_model_is_weight_times_gradient_of_each_sa
         )
         by_head = (gradients[1] * heads.weight).sum(0).reshape(4, -1).sum(1)
         torch.testing.assert_close(found["model.layers.1.heads"][sample].float(), by_head, rtol=1e-3, atol=1e-5)
+
+
+def test_labels_take_the_place_of_predictions() -> None:
+    model = tiny_vit().eval()
+    layout = resolve(model)
+    classes = torch.tensor([0, 1, 1, 0, 1])
+    batches = make_batches([{**row, "labels": c} for row, c in zip(IMAGES, classes, strict=True)], batch_size=3)
+    check_labels(model, batches)
+    found = mask_gradients(model, layout, batches, 0, Silent())
+    group = next(group for group in layout.groups if group.kind == "mlp")
+    consumer = model.get_submodule(group.consumer.module)
+    rows = [(batch, index) for batch in batches for index in range(len(batch.inputs["pixel_values"]))]
+    for sample, (batch, index) in enumerate(rows):
+        loss = nn.functional.cross_entropy(model(**single(batch, index)).logits, batch.labels[index : index + 1])
+        gradient = torch.autograd.grad(loss, consumer.weight)[0]
+        expected = (gradient * consumer.weight).sum(0)
+        torch.testing.assert_close(found[group.name][sample].float(), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("build", "samples", "labels", "message"),
+    [
+        pytest.param(tiny_clip, [a | b for a, b in zip(TEXTS, IMAGES, strict=True)], 1, "has no classes", id="clip"),
+        pytest.param(tiny_vit, IMAGES, 1000, "go from 1000 to 1000, and ViT.* has .* classes", id="beyond"),
+        pytest.param(tiny_vit, IMAGES, [1, 0], r"shape \[3, 2\], expected \[3\]: one class for each", id="shape"),
+        pytest.param(tiny_vit, IMAGES, None, "has no labels, expected", id="none"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(build, samples, labels, message) -> None:
+    given = {} if labels is None else {"labels": torch.tensor(labels)}
+    with pytest.raises(DataError, match=message):
+        check_labels(build().eval(), make_batches([{**row, **given} for row in samples], batch_size=3))
 
 
 @pytest.mark.parametrize(
@@ -103,3 +137,20 @@ def test_block_gradients_are_those_of_every_sample_by_itself(build, samples, pla
                 total += torch.autograd.grad(output.norm(), weight)[0].square()
         expected = total.sqrt().flatten(1)
         torch.testing.assert_close(found[group.name].float(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_scores_by_the_labels_it_is_given() -> None:
+    plans = []
+    for label in (0, 1):
+        rows = [{**row, "label": torch.tensor(label)} for row in IMAGES * 2]
+        compressor = GrailCompressor(tiny_vit(), GrailConfig(preset="fisher", sparsity=0.4, label_column="label"))
+        compressor.compress(rows)
+        assert not any("Labels" in warning for warning in compressor.report.warnings)
+        plans.append(compressor.plan)
+    assert any(plans[0].widths[name] != width for name, width in plans[1].widths.items())
+
+
+def test_labels_without_use_are_told() -> None:
+    compressor = GrailCompressor(tiny_vit(), GrailConfig(preset="wanda", label_column="label"))
+    compressor.compress([{**row, "label": torch.tensor(1)} for row in IMAGES * 2])
+    assert any("Labels were read and not used" in warning for warning in compressor.report.warnings)

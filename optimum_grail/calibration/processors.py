@@ -1,0 +1,50 @@
+"""The tokenizer and image processor that belong to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from optimum_grail.errors import DataError
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "tekken.json")
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+def load_processors(path: str | Path, trust_remote_code: bool = False, **hub: Any) -> tuple[Any, Any]:
+    """Tokenizer and image processor that belong to a model.
+
+    Args:
+        path: model folder, or id of a model on the Hub.
+        trust_remote_code: let transformers run code of the repository.
+        hub: where to find it there: ``revision``, ``token`` and the like.
+
+    Returns:
+        ``(tokenizer, image processor)``; None for one that the folder has no files of. Image processors are the ones
+        on PIL, which need no torchvision.
+
+    Raises:
+        DataError: the files are there but cannot be read.
+    """
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    return (
+        _load_one(AutoTokenizer, path, _TOKENIZER_FILES, trust_remote_code, hub),
+        _load_one(AutoImageProcessor, path, _PROCESSOR_FILES, trust_remote_code, {"backend": "pil", **hub}),
+    )
+
+
+def _load_one(auto: Any, path: str | Path, files: tuple[str, ...], trust: bool, options: dict[str, Any]) -> Any:
+    folder = Path(path)
+    local = folder.is_dir()
+    present = [name for name in files if (folder / name).is_file()]
+    if local and not present and not (trust and (folder / "tokenizer_config.json").is_file()):
+        return None  # without this, transformers may invent an empty tokenizer for a known model type
+    try:
+        return auto.from_pretrained(str(path), trust_remote_code=trust, **options)
+    except Exception as error:  # tokenizers and processors fail with bare exceptions of many libraries
+        if not local or present == ["processor_config.json"]:
+            return None
+        reason = str(error).strip().partition("\n")[0]
+        names = ", ".join(present)
+        raise DataError(f"{names} in {str(path)!r} cannot be read ({reason}). Restore the file.") from error

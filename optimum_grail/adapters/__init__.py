@@ -69,7 +69,7 @@ def convert_adapter(
     config = _adapter_config(adapter)
     reductions = load_reductions(checkpoint)
     written = GrailConfig.from_pretrained(checkpoint)
-    fields = {**written.to_dict(), **settings}
+    fields = {**written.to_dict(), **settings, "label_column": None}
     report = Report.load(checkpoint)
     source = base_model if base_model is not None else report.model
     with staged_folder(output, overwrite) as folder:

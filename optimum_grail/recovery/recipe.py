@@ -50,8 +50,8 @@ class Recipe:
             raise ConfigError(f"learning_rate is {self.learning_rate!r}; expected a positive number, such as 1e-3.")
 
     def settings(self, written: dict[str, Any]) -> dict[str, Any]:
-        """The compression's settings about data with this recipe's own in their place."""
-        own = {"num_samples": self.num_samples, "seed": self.seed, "batch_size": None}
+        """The compression's settings about data with this recipe's own in their place; it needs no labels."""
+        own = {"num_samples": self.num_samples, "seed": self.seed, "batch_size": None, "label_column": None}
         return {**written, **own, **({} if self.seqlen is None else {"seqlen": self.seqlen})}
 
     def note(self, folder: Path, **origin: str) -> None:

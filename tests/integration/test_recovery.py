@@ -102,12 +102,14 @@ def test_command_on_a_text_of_the_users(
 
 
 def test_models_that_do_not_write_learn_on_the_samples(tmp_path: Path) -> None:
+    """Samples need no labels, though the compression read some."""
     torch.manual_seed(0)
     dense = tiny_vit()
     rows = [{"pixel_values": image} for image in torch.randn(40, 3, 16, 16)]
     dense.save_pretrained(tmp_path / "dense")
-    compressor = GrailCompressor(tiny_vit(), {"sparsity": 0.5, "num_samples": 20}, source=str(tmp_path / "dense"))
-    compressor.compress(rows, tmp_path / "small")
+    config = {"sparsity": 0.5, "num_samples": 20, "selector": "taylor", "label_column": "label"}
+    compressor = GrailCompressor(tiny_vit(), config, source=str(tmp_path / "dense"))
+    compressor.compress([{**row, "label": index % 2} for index, row in enumerate(rows)], tmp_path / "small")
     recipe = Recipe(steps=10, num_samples=40, batch_size=8, rank=4, learning_rate=1e-2)
     report = recover(tmp_path / "small", tmp_path / "out", recipe, dataset=rows)
     assert report.recovery["kl_after"] < report.recovery["kl_before"]

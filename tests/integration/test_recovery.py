@@ -107,7 +107,7 @@ def test_models_that_do_not_write_learn_on_the_samples(tmp_path: Path) -> None:
     dense = tiny_vit()
     rows = [{"pixel_values": image} for image in torch.randn(40, 3, 16, 16)]
     dense.save_pretrained(tmp_path / "dense")
-    config = {"sparsity": 0.5, "num_samples": 20, "selector": "taylor", "label_column": "label"}
+    config = {"sparsity": 0.5, "num_samples": 20, "label_column": "label"}
     compressor = GrailCompressor(tiny_vit(), config, source=str(tmp_path / "dense"))
     compressor.compress([{**row, "label": index % 2} for index, row in enumerate(rows)], tmp_path / "small")
     recipe = Recipe(steps=10, num_samples=40, batch_size=8, rank=4, learning_rate=1e-2)

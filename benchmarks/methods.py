@@ -94,12 +94,12 @@ def planned(task: Task, methods: Sequence[str], budgets: Sequence[str], seed: in
             yield Cell(name, budget, config)
 
 
-def names_for(task: Task) -> list[str]:
-    """The methods that a model is measured with, in order."""
+def names_for(task: Task, draw: int) -> list[str]:
+    """The methods that a model is measured with on a draw, in order; selectors alone and refitted on the first only."""
     head = [*(name for name in OURS if "bent" not in name), *(name for name in METHODS if name.startswith("preset "))]
     if task.metric == "resnet":
         head = ["knapsack, bent", *(name for name in head if "depth" not in name)]
-    return [*head, *(FILTERS if task.metric == "resnet" else ()), *PAIRS]
+    return [*head, *(FILTERS if task.metric == "resnet" else ()), *(PAIRS if draw == 0 else ())]
 
 
 def sweep_of(task: Task, folder: Path, draw: int) -> Sweep:
@@ -172,7 +172,7 @@ def main() -> None:
             except FileNotFoundError as error:
                 print(f"{task.name}: {error}, passed over", file=sys.stderr)
                 break
-            cells = planned(task, options.method or names_for(task), options.budget, seed)
+            cells = planned(task, options.method or names_for(task, draw), options.budget, seed)
             sweep.run(list(cells), RESULTS, name=f"methods-{task.name}.json")
 
 

@@ -49,7 +49,7 @@ def points(item: Results) -> Points:
 
 
 def draw(panel: Axes, item: Results, lines: Points) -> None:
-    """One line per method, its spread over the calibration draws as a band; the dense model's figure dashed."""
+    """One line per method, its spread over the calibration draws as a band; the dense model's figure dotted."""
     for method, drawn in lines.items():
         sizes, means, least, largest = zip(*drawn, strict=True)
         style, width = ("-o", 2.2) if method in OURS else ("--o", 1.0)

@@ -56,8 +56,7 @@ class GrailConfig(QuantizationConfigMixin):
         split: its split.
         text_column: column that holds the text.
         image_column: column that holds the images.
-        label_column: column that holds each row's class, for the gradients that ``taylor``, ``snip`` and ``fisher``
-            read; by default they are of the loss against a classifier's own predictions.
+        label_column: column of each row's class, for ``taylor``, ``snip`` and ``fisher``; default: own predictions.
         num_samples: calibration samples, >= 1.
         seqlen: tokens per sample, >= 1.
         batch_size: samples per forward pass, >= 1.

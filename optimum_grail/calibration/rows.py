@@ -277,7 +277,7 @@ def _label_of(row: Any, index: int, label: str) -> Tensor:
         found = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         found = torch.empty(0)
-    if found.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         raise DataError(
             f"Dataset item {index} has {value!r} as {label!r}, expected class numbers. Name the right entry with "
             "label_column, or leave it out."

@@ -70,8 +70,8 @@ def check_labels(model: nn.Module, batches: Sequence[Batch]) -> None:
         raise DataError(f"{name} has no classes: label_column cannot be used. Leave it out.")
     for batch in batches:
         inputs, labels = batch.inputs, batch.labels
-        first = next(iter(inputs.values()))
-        expected = first.shape[:1] if logits.dim() == 2 else inputs.get("input_ids", first).shape[:2]
+        samples = next(iter(inputs.values()))
+        expected = samples.shape[:1] if logits.dim() == 2 else inputs.get("input_ids", samples).shape[:2]
         if labels is None or labels.shape != expected:
             found = "no labels" if labels is None else f"labels of the shape {list(labels.shape)}"
             raise DataError(

@@ -16,7 +16,6 @@ MISSING = "-"
 NAMED = 8
 """Most groups that one line names."""
 ASKED_NAMES: Mapping[str, str] = {
-    "sparsity": "of the blocks' {budget}",
     "ffn_sparsity": "of the FFN channels",
     "head_sparsity": "of the heads",
     "channel_sparsity": "of the inner channels",
@@ -66,18 +65,13 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
         (_result_name(row), row.get("dense"), row.get("plain"), row.get("compressed")) for row in report.evaluation
     ]
     measured = [
-        (f"{name}, batch of {row['batch']}", show(row["dense"]), MISSING, show(row["compressed"]), _change(row))
+        (f"{name}, batch of {row['batch']}", show(dense), MISSING, show(compressed), change(dense, compressed))
         for name, show in (("latency", seconds), ("memory", gibibytes))
         for row in report.forward.get(name, ())
+        for dense, compressed in [(row["dense"], row["compressed"])]
     ]
-    return [
-        *((name, number(a), number(b), number(c), change(a, c)) for name, a, b, c in sizes + results),
-        *measured,
-    ]
-
-
-def _change(row: Mapping[str, Any]) -> str:
-    return change(row["dense"], row["compressed"])
+    counted = [(name, number(a), number(b), number(c), change(a, c)) for name, a, b, c in sizes + results]
+    return counted + measured
 
 
 def _result_name(row: Mapping[str, Any]) -> str:
@@ -91,7 +85,7 @@ def asked_lines(report: Report) -> list[str]:
     lines = []
     for name, asked in report.asked.items():
         achieved = report.achieved_budget if name == "sparsity" else report.achieved_units.get(kinds.get(name, ""))
-        what = ASKED_NAMES.get(name, name).format(budget=report.budget)
+        what = f"of the blocks' {report.budget}" if name == "sparsity" else ASKED_NAMES.get(name, name)
         lines.append(f"asked {percent(asked)} {what}, achieved {percent(achieved)}")
     if report.budget != "parameters":
         lines.append(f"{percent(report.achieved)} of the blocks' parameters gone")

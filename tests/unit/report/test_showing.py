@@ -32,6 +32,10 @@ def test_another_budget_is_not_called_parameters(report):
     assert "asked 50.0 % of the blocks' latency, achieved 51.2 %\n50.0 % of the blocks' parameters gone\n" in text
 
 
+def test_a_strangers_report_is_text_and_no_format(report):
+    assert "asked 50.0 % {x.y}, achieved -" in shown(dataclasses.replace(report, asked={"{x.y}": 0.5}))
+
+
 def test_the_time_of_a_pass_is_compared(report):
     forward = {"latency": [{"batch": 4, "dense": 0.2, "compressed": 0.15}], "memory": []}
     line = next(line for line in shown(dataclasses.replace(report, forward=forward)).splitlines() if "latency" in line)

@@ -11,7 +11,7 @@ from typing import Any
 
 from _common import EMBEDDED, data_folder
 
-from optimum_grail.calibration.rows import read_rows
+from optimum_grail.data.rows import read_rows
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "obs + none": {"selector": "obs", "compensator": "none", "allocation": "uniform"},

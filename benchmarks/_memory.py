@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optimum_grail.pipeline.memory import release
+from optimum_grail.streams.memory import release
 
 
 def resident(field: str) -> int | None:

@@ -31,19 +31,19 @@ from rich.table import Table
 from torch import nn
 
 from optimum_grail import GrailConfig
-from optimum_grail.calibration.batches import Batch, make_batches
-from optimum_grail.calibration.stream import capture
+from optimum_grail.data.batches import Batch, make_batches
+from optimum_grail.fit.fit import FitRun
+from optimum_grail.fit.methods import Methods
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import expressible
-from optimum_grail.pipeline.allocate import allocate
 from optimum_grail.pipeline.estimate import estimate, matmul_rate
-from optimum_grail.pipeline.findings import Findings
-from optimum_grail.pipeline.fit import FitRun
-from optimum_grail.pipeline.methods import Methods
-from optimum_grail.pipeline.request import Request
-from optimum_grail.pipeline.survey import Survey
 from optimum_grail.report.progress import Silent
+from optimum_grail.streams.capture import capture
+from optimum_grail.survey.findings import Findings
+from optimum_grail.survey.survey import Survey
+from optimum_grail.widths.allocate import allocate
+from optimum_grail.widths.request import Request
 
 SEED = 42
 SPARSITY = 0.5

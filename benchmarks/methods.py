@@ -24,9 +24,10 @@ import transformers
 from _common import REPOSITORY, RESULTS, data_folder
 from _experiments import TASKS, Task
 
-from optimum_grail.calibration.processors import load_processors
-from optimum_grail.evaluation.evaluate import load_model, make_metric
-from optimum_grail.presets import PRESETS
+from optimum_grail.checkpoints.loading import load_model
+from optimum_grail.checkpoints.processors import load_processors
+from optimum_grail.config.presets import PRESETS
+from optimum_grail.evaluation.evaluate import make_metric
 from optimum_grail.report.progress import Silent
 from optimum_grail.selectors import SELECTORS
 from optimum_grail.sweep import Cell, Sweep

@@ -21,8 +21,9 @@ import transformers
 from _common import EMBEDDED, RESULTS
 from _experiments import Source
 
-from optimum_grail.calibration.processors import load_processors
-from optimum_grail.evaluation.evaluate import load_model, make_metric
+from optimum_grail.checkpoints.loading import load_model
+from optimum_grail.checkpoints.processors import load_processors
+from optimum_grail.evaluation.evaluate import make_metric
 from optimum_grail.sweep import Cell, Sweep
 
 COMPENSATORS = ("none", "grail", "grail-plus")

@@ -33,13 +33,13 @@ from torch import Tensor  # noqa: E402
 
 from optimum_grail import GrailCompressor, GrailConfig, Plan  # noqa: E402
 from optimum_grail.allocations.uniform import Uniform  # noqa: E402
-from optimum_grail.calibration.selfgen import generate_self_text  # noqa: E402
 from optimum_grail.compensators.none import NoCompensation  # noqa: E402
 from optimum_grail.core.problem import GroupProblem, Need, Selection  # noqa: E402
+from optimum_grail.data.selfgen import generate_self_text  # noqa: E402
 from optimum_grail.evaluation.metrics.perplexity import Perplexity  # noqa: E402
+from optimum_grail.fit.fit import FitRun  # noqa: E402
+from optimum_grail.fit.methods import Methods  # noqa: E402
 from optimum_grail.models.resolve import resolve  # noqa: E402
-from optimum_grail.pipeline.fit import FitRun  # noqa: E402
-from optimum_grail.pipeline.methods import Methods  # noqa: E402
 from optimum_grail.report.environment import hardware, versions  # noqa: E402
 from optimum_grail.report.progress import RichProgress, Silent  # noqa: E402
 

@@ -24,7 +24,7 @@ from typing import Any
 from datasets import Dataset
 
 from optimum_grail import GrailCompressor, GrailConfig, Report, load_compressed_
-from optimum_grail.evaluation.evaluate import load_model
+from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.evaluation.forward import example_inputs, take_turns
 from optimum_grail.hub.card import build_card, public
 from optimum_grail.hub.metadata import CARD, inherited_from

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
         GrailModelForTokenClassification,
         GrailModelForZeroShotImageClassification,
     )
+    from optimum_grail.checkpoints.plain_modules import load_compressed_
     from optimum_grail.compensators import COMPENSATORS
     from optimum_grail.compressor import GrailCompressor
-    from optimum_grail.config import GrailConfig
+    from optimum_grail.config.config import GrailConfig
     from optimum_grail.core.groups import ChannelGroup, Port, StreamFunction
     from optimum_grail.core.plan import Plan
     from optimum_grail.core.spec import ArchitectureSpec, Conv, Heads, Mlp
     from optimum_grail.errors import GrailError
-    from optimum_grail.models.loading import load_compressed_
     from optimum_grail.report.report import Report
     from optimum_grail.selectors import SELECTORS
 
@@ -69,7 +69,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "GrailConfig": "config",
+    "GrailConfig": "config.config",
     "GrailCompressor": "compressor",
     "GrailModel": "auto",
     "GrailModelForCausalLM": "auto",
@@ -80,7 +80,7 @@ _HOME = {
     "GrailModelForSequenceClassification": "auto",
     "GrailModelForTokenClassification": "auto",
     "GrailModelForZeroShotImageClassification": "auto",
-    "load_compressed_": "models.loading",
+    "load_compressed_": "checkpoints.plain_modules",
     "register_architecture": "architectures",
     "ArchitectureSpec": "core.spec",
     "Mlp": "core.spec",

@@ -20,8 +20,8 @@ from transformers import (
 )
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from optimum_grail.calibration.processors import load_processors
-from optimum_grail.config import GrailConfig
+from optimum_grail.checkpoints.processors import load_processors
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.errors import ConfigError
 from optimum_grail.models.stock import compressed_with
 

@@ -12,26 +12,27 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from optimum_grail.adapters import convert_adapter
-from optimum_grail.calibration.processors import load_processors
-from optimum_grail.config import GrailConfig
+from optimum_grail.checkpoints.identity import check_base_model
+from optimum_grail.checkpoints.loading import load_model
+from optimum_grail.checkpoints.output import check_output
+from optimum_grail.checkpoints.processors import load_processors
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.plan import Plan
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import CheckpointError, GrailError
 from optimum_grail.evaluation.comparison import Comparison
-from optimum_grail.evaluation.evaluate import load_model
 from optimum_grail.evaluation.forward import compare_forward, measure_forward
-from optimum_grail.hub.metadata import check_base_model, inherited_from
+from optimum_grail.fit.methods import Methods
+from optimum_grail.hub.metadata import inherited_from
 from optimum_grail.hub.publish import Upload, push_saved
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import float32_on_cpu
 from optimum_grail.models.stock import refuse_compressed
-from optimum_grail.output import check_output
 from optimum_grail.pipeline.job import Job
-from optimum_grail.pipeline.methods import Methods
+from optimum_grail.pipeline.saving import save_checkpoint
 from optimum_grail.pipeline.summary import Outcome, Size
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import Report
-from optimum_grail.saving import save_checkpoint
 
 
 class GrailCompressor:
@@ -211,7 +212,7 @@ class GrailCompressor:
     ) -> None:
         """Write the compressed checkpoint with tokenizer, plan, report and card; complete or absent.
 
-        Args: as :func:`optimum_grail.saving.save_checkpoint`.
+        Args: as :func:`optimum_grail.pipeline.saving.save_checkpoint`.
 
         Raises:
             GrailError: nothing has been compressed yet.

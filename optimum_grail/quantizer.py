@@ -12,9 +12,9 @@ from typing import Any
 from transformers import PreTrainedModel
 from transformers.quantizers.base import HfQuantizer
 
-from optimum_grail.calibration.processors import load_processors
+from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.compressor import GrailCompressor
-from optimum_grail.config import GrailConfig
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.errors import CheckpointError
 from optimum_grail.models.stock import refuse_compressed
 from optimum_grail.report.progress import Progress, RichProgress, Silent

@@ -17,19 +17,19 @@ from typing import Any
 
 from torch import nn
 
-from optimum_grail.calibration.batches import CalibrationData
-from optimum_grail.config import GrailConfig
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.spec import ArchitectureSpec
+from optimum_grail.data.batches import CalibrationData
 from optimum_grail.errors import GrailError, OutputError
+from optimum_grail.fit.methods import Methods
 from optimum_grail.models.precision import Precision, float32_on_cpu
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import refuse_compressed
-from optimum_grail.pipeline.cache import StatisticsCache
 from optimum_grail.pipeline.job import Job
-from optimum_grail.pipeline.methods import Methods
 from optimum_grail.pipeline.summary import Size
 from optimum_grail.report.environment import hardware, versions
 from optimum_grail.report.progress import Progress, Silent
+from optimum_grail.survey.cache import StatisticsCache
 
 Measure = Callable[[nn.Module], Mapping[str, Any]]
 """``model -> results``; the figure to compare is under the sweep's ``headline``."""

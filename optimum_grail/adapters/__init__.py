@@ -13,21 +13,21 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimum_grail.adapters.refit import PREFIX, convert_state, key_of
-from optimum_grail.calibration.batches import Batch
-from optimum_grail.calibration.processors import load_processors
-from optimum_grail.config import GrailConfig
+from optimum_grail.checkpoints.loading import load_model
+from optimum_grail.checkpoints.output import staged_folder
+from optimum_grail.checkpoints.plan_file import load_reductions
+from optimum_grail.checkpoints.processors import load_processors
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.reduction import Reduction
+from optimum_grail.data.batches import Batch
 from optimum_grail.errors import ArchitectureError, CheckpointError
-from optimum_grail.evaluation.evaluate import load_model
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import cast_
 from optimum_grail.models.resolve import resolve
-from optimum_grail.output import staged_folder
 from optimum_grail.pipeline.calibrate import calibration_data
 from optimum_grail.report.progress import Progress
 from optimum_grail.report.report import Report
-from optimum_grail.saving import load_reductions
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel

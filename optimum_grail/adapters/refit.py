@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.calibration.batches import Batch
 from optimum_grail.core.groups import ChannelGroup, Port
 from optimum_grail.core.moments import Moments, TargetMoments
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.solve import NormalEquations
+from optimum_grail.data.batches import Batch
 
 PREFIX = "base_model.model."
 """What PEFT puts before the path of a module."""

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from optimum_grail.checkpoints.loading import load_config, model_class
 from optimum_grail.core.groups import ChannelGroup
-from optimum_grail.evaluation.evaluate import load_config, model_class
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import compressed_with, expressible

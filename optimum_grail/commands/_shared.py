@@ -14,8 +14,8 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
+from optimum_grail.config.values import Option
 from optimum_grail.errors import GrailError
-from optimum_grail.values import Option
 
 if TYPE_CHECKING:
     from rich.console import Console

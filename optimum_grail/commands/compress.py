@@ -9,6 +9,7 @@ from typing import Any
 
 from optimum.commands.base import BaseOptimumCLICommand
 
+from optimum_grail.checkpoints.output import check_output
 from optimum_grail.commands._shared import (
     add_base_model_flag,
     add_loading_flags,
@@ -18,9 +19,8 @@ from optimum_grail.commands._shared import (
     describe,
     session,
 )
-from optimum_grail.options import BUDGETS, BY_NAME, OPTIONS
-from optimum_grail.output import check_output
-from optimum_grail.presets import PRESETS
+from optimum_grail.config.options import BUDGETS, BY_NAME, OPTIONS
+from optimum_grail.config.presets import PRESETS
 
 EXAMPLES = """\
   optimum-cli grail compress -m meta-llama/Llama-3.2-1B -o small
@@ -66,9 +66,9 @@ class CompressCommand(BaseOptimumCLICommand):
         with session(self.args) as out:
             args = self.args
             target = check_output(args.output, args.overwrite, source=args.model)
-            from optimum_grail.calibration.rows import check_path
             from optimum_grail.compressor import GrailCompressor
-            from optimum_grail.config import GrailConfig, read_json
+            from optimum_grail.config.config import GrailConfig, read_json
+            from optimum_grail.data.rows import check_path
             from optimum_grail.report.progress import RichProgress
             from optimum_grail.report.table import print_report
 

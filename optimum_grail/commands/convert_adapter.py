@@ -7,7 +7,7 @@ from argparse import ArgumentParser
 from optimum.commands.base import BaseOptimumCLICommand
 
 from optimum_grail.commands._shared import add_option, add_output_flags, describe, session
-from optimum_grail.options import BY_NAME
+from optimum_grail.config.options import BY_NAME
 
 EXAMPLES = """\
   optimum-cli grail convert-adapter -m small --adapter my-adapter -o small-adapter

@@ -16,8 +16,8 @@ from optimum_grail.commands._shared import (
     reader,
     session,
 )
+from optimum_grail.config.options import BY_NAME
 from optimum_grail.errors import ConfigError
-from optimum_grail.options import BY_NAME
 
 METRICS = "perplexity|accuracy|spearman|retrieval"
 EXAMPLES = """\
@@ -103,8 +103,8 @@ def check_what(args: Mapping[str, Any]) -> None:
 
 
 def _metric(args: Mapping[str, Any]) -> dict[str, Any]:
-    from optimum_grail.evaluation.derived import note_derived
     from optimum_grail.evaluation.evaluate import evaluate_path
+    from optimum_grail.hub.derived import note_derived
     from optimum_grail.report.report import Report
 
     parent = args["add_to"]

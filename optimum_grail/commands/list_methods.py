@@ -10,7 +10,7 @@ from typing import Any
 from optimum.commands.base import BaseOptimumCLICommand
 
 from optimum_grail.commands._shared import add_output_flags, describe, session
-from optimum_grail.presets import PRESETS
+from optimum_grail.config.presets import PRESETS
 
 TOPICS = ("presets", "selectors", "compensators", "allocations", "architectures")
 EXAMPLES = """\
@@ -37,7 +37,7 @@ class ListCommand(BaseOptimumCLICommand):
             from rich.text import Text
 
             from optimum_grail.architectures import ARCHITECTURES
-            from optimum_grail.methods import REGISTRIES, method_options
+            from optimum_grail.config.methods import REGISTRIES, method_options
 
             found: dict[str, list[dict[str, Any]]] = {"presets": [_preset(name) for name in PRESETS]}
             for part, registry in REGISTRIES.items():

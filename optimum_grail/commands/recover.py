@@ -7,9 +7,9 @@ from argparse import ArgumentParser
 
 from optimum.commands.base import BaseOptimumCLICommand
 
+from optimum_grail.checkpoints.output import check_output
 from optimum_grail.commands._shared import add_output_flags, describe, reader, session
-from optimum_grail.options import BY_NAME
-from optimum_grail.output import check_output
+from optimum_grail.config.options import BY_NAME
 
 EXAMPLES = """\
   optimum-cli grail recover -m small -o recovered

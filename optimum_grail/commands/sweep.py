@@ -16,8 +16,8 @@ from optimum_grail.commands._shared import (
     reader,
     session,
 )
-from optimum_grail.options import BUDGETS, BY_NAME, OPTIONS
-from optimum_grail.presets import DEFAULT_PRESET
+from optimum_grail.config.options import BUDGETS, BY_NAME, OPTIONS
+from optimum_grail.config.presets import DEFAULT_PRESET
 
 EXAMPLES = """\
   optimum-cli grail sweep -m MODEL -o sweep --eval-dataset test.txt --sparsity .1 .2 .3 .4 .5 .6 .7
@@ -76,10 +76,10 @@ class SweepCommand(BaseOptimumCLICommand):
         """Check what can be checked at once, then compress and measure."""
         with session(self.args) as out:
             args = self.args
-            from optimum_grail.calibration.processors import load_processors
-            from optimum_grail.calibration.rows import check_path
+            from optimum_grail.checkpoints.loading import load_model
+            from optimum_grail.checkpoints.processors import load_processors
+            from optimum_grail.data.rows import check_path
             from optimum_grail.evaluation.comparison import Comparison
-            from optimum_grail.evaluation.evaluate import load_model
             from optimum_grail.report.progress import RichProgress
             from optimum_grail.report.sweep_view import FILE_NAME, can_plot, plot_sweep, sweep_table
             from optimum_grail.sweep import FILE, Sweep, cells

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from optimum_grail.calibration.batches import CalibrationData, overlap
-from optimum_grail.calibration.rows import Rows
+from optimum_grail.data.batches import CalibrationData, overlap
+from optimum_grail.data.rows import Rows
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.evaluate import make_metric
 from optimum_grail.evaluation.metrics import Metric

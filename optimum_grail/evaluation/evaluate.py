@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from optimum_grail.calibration.processors import load_processors
-from optimum_grail.errors import ArchitectureError, CheckpointError, ConfigError, GrailError, StatisticsError
+from optimum_grail.checkpoints.loading import load_config, load_model, model_class
+from optimum_grail.checkpoints.processors import load_processors
+from optimum_grail.errors import ConfigError, StatisticsError
 from optimum_grail.evaluation.metrics import METRICS, Metric
-
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def evaluate_path(
@@ -110,146 +108,3 @@ def make_metric(name: str, options: dict[str, Any]) -> Metric:
     if unknown:
         raise ConfigError(f"The metric {name!r} has no option {unknown[0]!r}. It takes {', '.join(accepted)}.")
     return kind(**given)
-
-
-def load_config(
-    path: str | Path, trust_remote_code: bool = False, revision: str | None = None, token: str | bool | None = None
-) -> Any:
-    """The configuration of a model folder or Hub id.
-
-    Raises:
-        CheckpointError: missing, out of reach or unreadable.
-    """
-    from transformers import AutoConfig
-
-    folder = Path(path).expanduser()
-    if not folder.exists() and (folder.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") > 1):
-        raise CheckpointError(f"The model path {str(path)!r} does not exist. Check the spelling of the path.")
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise CheckpointError(f"{str(path)!r} holds no config.json, so it is no model folder. Name the right folder.")
-    try:
-        return AutoConfig.from_pretrained(
-            str(path), trust_remote_code=trust_remote_code, revision=revision or "main", token=token
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if folder.exists():
-            raise CheckpointError(
-                f"config.json in {str(path)!r} cannot be used ({_reason(error)}). Restore the file, or update "
-                "transformers if the model is newer."
-            ) from error
-        raise CheckpointError(
-            f"{str(path)!r} is neither a local folder nor a model that the Hub gives ({_reason(error)}). "
-            "Check the id, the network, and HF_TOKEN if the model is private."
-        ) from error
-
-
-def model_class(config: Any, trust_remote_code: bool = False) -> Any:
-    """The class named in ``config.architectures``.
-
-    Returns:
-        a class of transformers; or, for a repository's own class that may run, the ``Auto…`` class that loads it.
-
-    Raises:
-        ArchitectureError: none is named, or transformers does not know it.
-    """
-    import transformers
-
-    names = getattr(config, "architectures", None) or []
-    where = getattr(config, "name_or_path", "") or "the model"
-    if not names:
-        raise ArchitectureError(
-            f"config.json of {where!r} names no class in 'architectures'. Add it, for example [\"LlamaForCausalLM\"]."
-        )
-    found = getattr(transformers, names[0], None)
-    if found is not None:
-        return found
-    for auto, target in (getattr(config, "auto_map", None) or {}).items():
-        if trust_remote_code and isinstance(target, str) and target.rpartition(".")[2] == names[0]:
-            return getattr(transformers, auto)
-    raise ArchitectureError(
-        f"transformers {transformers.__version__} has no class {names[0]!r}, which {where!r} names. "
-        "Update transformers, or pass --trust-remote-code if the repository brings the class."
-    )
-
-
-def load_model(
-    path: str | Path,
-    *,
-    dtype: str | torch.dtype = "auto",
-    device: str | torch.device | None = None,
-    trust_remote_code: bool = False,
-    revision: str | None = None,
-    token: str | bool | None = None,
-) -> Any:
-    """Load the class named in the configuration, in eval mode.
-
-    Args:
-        path: folder or Hub id.
-        dtype: ``"auto"`` keeps the checkpoint's; else ``float32``, ``float16``, ``bfloat16`` or a torch dtype.
-        device: default a GPU if there is one, else the CPU.
-        trust_remote_code: let transformers run code of the repository.
-        revision: branch, tag or commit on the Hub.
-        token: Hub token.
-
-    Raises:
-        CheckpointError: missing, out of reach, corrupt, or without some of the model's weights.
-        ArchitectureError: the class is unknown.
-        ConfigError: an unknown dtype, or a device that is not there.
-    """
-    wanted = _DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if isinstance(wanted, str) and wanted != "auto":
-        raise ConfigError(f"dtype={dtype!r}: expected 'auto' or one of {', '.join(_DTYPES)}.")
-    place = _device(device)
-    config = load_config(path, trust_remote_code, revision, token)
-    kind = model_class(config, trust_remote_code)
-    arguments: dict[str, Any] = {"dtype": wanted, "revision": revision or "main", "token": token}
-    if trust_remote_code:
-        arguments["trust_remote_code"] = True
-    try:
-        model, report = kind.from_pretrained(
-            str(path), output_loading_info=True, ignore_mismatched_sizes=True, **arguments
-        )
-    except (GrailError, MemoryError):
-        raise
-    except Exception as error:  # safetensors, torch and json have unrelated exceptions for broken files
-        raise CheckpointError(
-            f"The weights in {str(path)!r} cannot be loaded ({_reason(error)}). The files are missing, corrupt or "
-            "truncated, or do not fit config.json; fetch or write them again."
-        ) from error
-    _refuse_misfit(path, sorted(report["mismatched_keys"]))  # ignored above only to be told which
-    _refuse_missing(path, sorted(report["missing_keys"]))
-    return model.to(place).eval()
-
-
-def _refuse_misfit(path: str | Path, misfits: list[tuple[str, Any, Any]]) -> None:
-    if misfits:
-        name, stored, expected = misfits[0]
-        raise CheckpointError(
-            f"{len(misfits)} weights in {str(path)!r} do not fit config.json: {name!r} has the shape {tuple(stored)}, "
-            f"the configuration asks for {tuple(expected)}. Restore the file that was changed."
-        )
-
-
-def _refuse_missing(path: str | Path, missing: list[str]) -> None:
-    lost = [name for name in missing if "pooler" not in name]
-    if lost:
-        raise CheckpointError(
-            f"{len(lost)} weights are missing in {str(path)!r}, among them {lost[0]!r}; they would be random. "
-            "Fetch or write the checkpoint again."
-        )
-    if missing:
-        warnings.warn(f"{str(path)!r} has no weights for its pooler; they are random.", stacklevel=3)
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-        return torch.device(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device={str(device)!r} cannot be used ({_reason(error)}). Try --device cpu.") from error
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

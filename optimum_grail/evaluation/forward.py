@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.calibration.batches import CalibrationData
+from optimum_grail.data.batches import CalibrationData
 from optimum_grail.errors import CheckpointError
 
 ROUNDS = 20

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 import yaml
 
-from optimum_grail.calibration.processors import load_processors
+from optimum_grail.checkpoints.loading import load_model
+from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.errors import ConfigError, DataError
-from optimum_grail.evaluation.evaluate import load_model
 from optimum_grail.models.precision import float32_on_cpu
 
 

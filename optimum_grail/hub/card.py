@@ -12,15 +12,9 @@ from typing import Any
 from huggingface_hub import ModelCard
 from jinja2 import Environment, StrictUndefined
 
+from optimum_grail.checkpoints.identity import check_base_model
 from optimum_grail.hub.citations import citations
-from optimum_grail.hub.metadata import (
-    CARD,
-    auto_class_and_task,
-    check_base_model,
-    front_matter,
-    inherited_from,
-    without_folders,
-)
+from optimum_grail.hub.metadata import CARD, auto_class_and_task, front_matter, inherited_from, without_folders
 from optimum_grail.hub.snippet import Snippet
 from optimum_grail.report.plots import FILE_NAME as PLOT
 from optimum_grail.report.report import Report

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData, hf_hub_download, metadata_load, try_to_load_from_cache
+from huggingface_hub import EvalResult, ModelCardData, hf_hub_download, metadata_load
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not re-exported
 
-from optimum_grail.errors import ConfigError
+from optimum_grail.checkpoints.identity import hub_id
 from optimum_grail.report.report import Report
 
 CARD = "README.md"
 TAGS = ("grail", "pruned", "structured-pruning")
-REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 RELATION = "finetune"
 """Of the relations that the Hub knows, the one for changed weights in the same number format; none is for pruning."""
 INHERITED = ("license", "license_name", "license_link", "language")
@@ -34,41 +31,6 @@ TASKS: Mapping[str, tuple[str, str]] = {
     "BertModel": ("AutoModel", "feature-extraction"),
 }
 """Ending of a class name: the auto class that loads it, and the Hub's name of the task."""
-
-
-def hub_id(model: str | Path) -> str | None:
-    """``model`` if it reads like a Hub id and no such folder exists here, else ``None``.
-
-    An owner is required (``owner/name``): a bare name may as well be a class or a folder that has gone.
-    """
-    text = str(model)
-    return text if REPOSITORY_ID.fullmatch(text) and not Path(text).exists() else None
-
-
-def commit_of(model: str, revision: str | None = None) -> str | None:
-    """The commit of a model of the Hub that was loaded here, as the cache knows it; ``revision`` if it does not."""
-    path = try_to_load_from_cache(model, "config.json", revision=revision)
-    return Path(path).parent.name if isinstance(path, str) else revision
-
-
-def check_base_model(name: str) -> str:
-    """``name`` if it can be a model on the Hub; a bare name is allowed here, since its user calls it one.
-
-    Raises:
-        ConfigError: it is a path, or no Hub repository can have that name.
-    """
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        found = False
-    else:
-        found = not Path(name).exists()
-    if not found:
-        raise ConfigError(
-            f"base_model={name!r} is no model on the Hub; expected an id such as 'owner/name'. A path of this machine "
-            "would mean nothing to others: leave it out if the base model is not published."
-        )
-    return name
 
 
 def inherited_from(

@@ -47,7 +47,7 @@ def patch_(module: ModuleType) -> None:
     def post_init(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Resize a compressed model before its weights are loaded."""
         if getattr(self.config, "grail_config", None) is not None:
-            from optimum_grail.models.loading import resize_
+            from optimum_grail.models.resize import resize_
 
             resize_(self)
         return original(self, *args, **kwargs)
@@ -59,7 +59,7 @@ def patch_(module: ModuleType) -> None:
 def register_quantizer() -> None:
     """Enter method ``"grail"`` in transformers' tables of quantizers, unless it is there already."""
     tables = importlib.import_module(QUANTIZERS)
-    tables.AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault(METHOD, _Later("optimum_grail.config", "GrailConfig"))
+    tables.AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault(METHOD, _Later("optimum_grail.config.config", "GrailConfig"))
     tables.AUTO_QUANTIZER_MAPPING.setdefault(METHOD, _Later("optimum_grail.quantizer", "GrailHfQuantizer"))
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from optimum_grail.calibration.batches import CalibrationData
-from optimum_grail.calibration.sources import SELF, load_calibration
+from optimum_grail.data.batches import CalibrationData
+from optimum_grail.data.sources import SELF, load_calibration
 from optimum_grail.errors import DataError
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import Precision

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.calibration.batches import PROBE_FRACTION, Batch
-from optimum_grail.calibration.stream import first, on_device
 from optimum_grail.core.problem import Need
+from optimum_grail.data.batches import PROBE_FRACTION, Batch
 from optimum_grail.errors import OutputError
+from optimum_grail.fit.methods import Methods
+from optimum_grail.fit.rehearsal import REHEARSED_FRACTION
 from optimum_grail.models.layout import Layout
-from optimum_grail.pipeline.methods import Methods
-from optimum_grail.pipeline.problems import view_of
-from optimum_grail.pipeline.rehearsal import REHEARSED_FRACTION
-from optimum_grail.pipeline.survey import STATISTICS, SURVEYED
+from optimum_grail.streams.capture import first, on_device
+from optimum_grail.streams.problems import view_of
+from optimum_grail.survey.survey import STATISTICS, SURVEYED
 
 STUDENT_PASSES = 2.5
 """Student forwards per block: half of one for the attention's statistics, one for the FFN's, one to move on."""

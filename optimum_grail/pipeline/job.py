@@ -7,17 +7,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_grail import __version__
-from optimum_grail.calibration.batches import CalibrationData
 from optimum_grail.core.allocation import Allocation
 from optimum_grail.core.plan import Plan
 from optimum_grail.core.spec import ArchitectureSpec
+from optimum_grail.data.batches import CalibrationData
+from optimum_grail.fit.fit import FitRun
+from optimum_grail.fit.methods import Methods
+from optimum_grail.fit.rehearsal import Rehearsal
 from optimum_grail.models.biases import add_biases_
 from optimum_grail.models.depth import drop_blocks_
 from optimum_grail.models.layout import Layout
@@ -26,19 +29,16 @@ from optimum_grail.models.precision import Precision, cast_
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import current_widths, expressible_together, is_standalone, write_config_
 from optimum_grail.models.surgery import check_weights
-from optimum_grail.pipeline.allocate import Widths, allocate, check_request
-from optimum_grail.pipeline.cache import StatisticsCache
 from optimum_grail.pipeline.calibrate import calibration_data, choose_dtype_
 from optimum_grail.pipeline.estimate import estimate
-from optimum_grail.pipeline.findings import Findings
-from optimum_grail.pipeline.fit import FitRun
-from optimum_grail.pipeline.gradients import check_labels, mask_gradients
-from optimum_grail.pipeline.methods import Methods
-from optimum_grail.pipeline.rehearsal import Rehearsal
-from optimum_grail.pipeline.request import Accepts, Request
 from optimum_grail.pipeline.summary import Size
-from optimum_grail.pipeline.survey import SURVEYED, Survey
 from optimum_grail.report.progress import Progress
+from optimum_grail.streams.gradients import check_labels, mask_gradients
+from optimum_grail.survey.cache import StatisticsCache
+from optimum_grail.survey.findings import Findings
+from optimum_grail.survey.survey import SURVEYED, Survey
+from optimum_grail.widths.allocate import Widths, allocate, check_request
+from optimum_grail.widths.request import Accepts, Request
 
 FORMAT = 2
 """Of what the cache keeps of a survey; 2: error curves down to no unit at all."""
@@ -160,7 +160,7 @@ class Job:
             "batches": [len(next(iter(batch.inputs.values()))) for batch in data.batches],
             "biases": [owns_bias(self.model, group) for group in layout.groups],
             "dtype": str(next(self.model.parameters()).dtype),
-            "version": __version__,
+            "version": version("optimum-grail"),
         }
         return self.cache.get(kind, {**common, **depends}, measure)
 

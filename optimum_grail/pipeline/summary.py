@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from optimum_grail.calibration.batches import CalibrationData
+from optimum_grail.checkpoints.identity import commit_of, hub_id
 from optimum_grail.core.plan import Plan
-from optimum_grail.hub.metadata import commit_of, hub_id
+from optimum_grail.data.batches import CalibrationData
 from optimum_grail.models.layout import Layout
-from optimum_grail.pipeline.allocate import Widths
 from optimum_grail.report.environment import hardware, peak_memory, versions
 from optimum_grail.report.report import Calibration, GroupRow, Report
+from optimum_grail.widths.allocate import Widths
 
 
 @dataclass(frozen=True)

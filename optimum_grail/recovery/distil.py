@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from optimum_grail.calibration.batches import Batch, collate
+from optimum_grail.data.batches import Batch, collate
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.resolve import resolve
 from optimum_grail.recovery.recipe import Recipe

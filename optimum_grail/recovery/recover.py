@@ -15,17 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
-from optimum_grail.calibration.batches import Batch, make_batches
-from optimum_grail.calibration.processors import load_processors
-from optimum_grail.calibration.selfgen import generate_self_text
-from optimum_grail.calibration.sources import SELF
-from optimum_grail.config import GrailConfig
+from optimum_grail.checkpoints.loading import load_model
+from optimum_grail.checkpoints.output import check_output, staged_folder
+from optimum_grail.checkpoints.processors import load_processors
+from optimum_grail.config.config import GrailConfig
+from optimum_grail.data.batches import Batch, make_batches
+from optimum_grail.data.selfgen import generate_self_text
+from optimum_grail.data.sources import SELF
 from optimum_grail.evaluation.comparison import Comparison
-from optimum_grail.evaluation.evaluate import load_model
 from optimum_grail.hub.card import write_card
 from optimum_grail.models.precision import Precision, cast_
 from optimum_grail.models.resolve import resolve
-from optimum_grail.output import check_output, staged_folder
 from optimum_grail.pipeline.calibrate import calibration_data
 from optimum_grail.recovery.distil import adapted, mean_divergence, samples_of, train_
 from optimum_grail.recovery.recipe import Recipe

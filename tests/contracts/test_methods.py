@@ -11,13 +11,13 @@ import torch
 
 from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.compensators import COMPENSATORS
+from optimum_grail.config.methods import REGISTRIES, build_method, method_options
 from optimum_grail.core.budget import Budget, WidthClass, cost_of, finest_step
 from optimum_grail.core.moments import Moments, Statistics, TargetMoments
 from optimum_grail.core.problem import GroupProblem, Need
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.solve import NormalEquations
 from optimum_grail.errors import ConfigError
-from optimum_grail.methods import REGISTRIES, build_method, method_options
 from optimum_grail.registry import Registry
 from optimum_grail.selectors import SELECTORS
 

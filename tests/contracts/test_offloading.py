@@ -17,9 +17,9 @@ from optimum_grail.architectures.bert import tiny_bert
 from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.resnet import tiny_bottleneck
-from optimum_grail.calibration.states import OffloadedStates
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.errors import OutputError
+from optimum_grail.streams.states import OffloadedStates
 
 IDS = [{"input_ids": torch.randint(3, 60, (12,), generator=torch.Generator().manual_seed(i))} for i in range(10)]
 IMAGES = [{"pixel_values": torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(i))} for i in range(10)]

@@ -16,26 +16,26 @@ from optimum_grail.allocations.uniform import Uniform
 from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.resnet import tiny_basic
-from optimum_grail.calibration.batches import Batch, make_batches
 from optimum_grail.compensators.grail import Grail
 from optimum_grail.compensators.grail_plus import GrailPlus
 from optimum_grail.compensators.none import NoCompensation
 from optimum_grail.core.plan import Plan
+from optimum_grail.data.batches import Batch, make_batches
+from optimum_grail.fit import fit as fit_module
+from optimum_grail.fit.classifier import classifiers_of
+from optimum_grail.fit.fit import FitRun
+from optimum_grail.fit.methods import Methods
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import expressible
-from optimum_grail.pipeline import fit as fit_module
-from optimum_grail.pipeline.allocate import allocate
-from optimum_grail.pipeline.blocks import Streams
-from optimum_grail.pipeline.classifier import classifiers_of
-from optimum_grail.pipeline.findings import Curve, Findings
-from optimum_grail.pipeline.fit import FitRun
-from optimum_grail.pipeline.methods import Methods
-from optimum_grail.pipeline.request import Request
-from optimum_grail.pipeline.survey import SURVEYED, Survey
 from optimum_grail.report.progress import Silent
 from optimum_grail.selectors.magnitude import Magnitude
 from optimum_grail.selectors.obs import Obs
 from optimum_grail.selectors.wanda import Wanda
+from optimum_grail.streams.blocks import Streams
+from optimum_grail.survey.findings import Curve, Findings
+from optimum_grail.survey.survey import SURVEYED, Survey
+from optimum_grail.widths.allocate import allocate
+from optimum_grail.widths.request import Request
 
 EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     **{spec.model_types[0]: spec.example for spec in ARCHITECTURES.specs() if spec.example},

@@ -10,7 +10,7 @@ import torch
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.resnet import tiny_basic
 from optimum_grail.compressor import GrailCompressor
-from optimum_grail.presets import PRESETS
+from optimum_grail.config.presets import PRESETS
 
 
 def text_samples(model: Any) -> list[dict[str, Any]]:

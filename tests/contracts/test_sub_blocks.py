@@ -16,24 +16,24 @@ from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import tiny_llama, tiny_mistral
 from optimum_grail.architectures.resnet import tiny_basic
 from optimum_grail.architectures.vit import tiny_vit
-from optimum_grail.calibration.batches import make_batches
-from optimum_grail.calibration.probe import Probe, Wanted
-from optimum_grail.calibration.stream import capture
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.compressor import GrailCompressor
+from optimum_grail.config.methods import build_method
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.plan import GroupPlan, Plan
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
+from optimum_grail.data.batches import make_batches
 from optimum_grail.errors import ArchitectureError, BudgetError
-from optimum_grail.methods import build_method
+from optimum_grail.fit.fit import FitRun
+from optimum_grail.fit.methods import Methods
 from optimum_grail.models.headless import Headless
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.surgery import apply_, narrow_
-from optimum_grail.pipeline.fit import FitRun
-from optimum_grail.pipeline.methods import Methods
-from optimum_grail.pipeline.survey import Survey
 from optimum_grail.report.progress import Silent
+from optimum_grail.streams.capture import capture
+from optimum_grail.streams.probe import Probe, Wanted
+from optimum_grail.survey.survey import Survey
 
 DRAW = torch.Generator().manual_seed(0)
 IDS = [{"input_ids": torch.randint(3, 60, (12,), generator=DRAW)} for _ in range(10)]

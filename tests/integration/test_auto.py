@@ -21,7 +21,7 @@ from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.resnet import tiny_bottleneck
 from optimum_grail.architectures.vit import tiny_vit
 from optimum_grail.auto import GrailModel, GrailModelForCausalLM
-from optimum_grail.config import GrailConfig
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.errors import CheckpointError, ConfigError, GrailError
 
 GENERATOR = torch.Generator().manual_seed(0)

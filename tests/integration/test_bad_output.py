@@ -68,9 +68,9 @@ def full_disk(request: pytest.FixtureRequest, monkeypatch: Any) -> Iterator[str]
 
     places = {
         "weights": "transformers.PreTrainedModel.save_pretrained",
-        "plan": "optimum_grail.saving.save_plan",
+        "plan": "optimum_grail.checkpoints.plan_file.save_plan",
         "tokenizer": "transformers.PreTrainedTokenizerBase.save_pretrained",
-        "card": "optimum_grail.saving.write_card",
+        "card": "optimum_grail.pipeline.saving.write_card",
     }
     monkeypatch.setattr(places[request.param], fail)
     yield request.param
@@ -90,12 +90,12 @@ def test_disk_full_while_saving(full_disk: str, refuse: Refuse, embedded_llama: 
 @pytest.mark.parametrize(
     "where",
     [
-        "optimum_grail.evaluation.evaluate.load_config",
+        "optimum_grail.checkpoints.loading.load_config",
         "optimum_grail.pipeline.job.calibration_data",
-        "optimum_grail.pipeline.survey.Survey.run",
+        "optimum_grail.survey.survey.Survey.run",
         "optimum_grail.models.surgery._apply_one_",
-        "optimum_grail.saving.save_plan",
-        "optimum_grail.saving.write_card",
+        "optimum_grail.checkpoints.plan_file.save_plan",
+        "optimum_grail.pipeline.saving.write_card",
     ],
 )
 def test_interrupt_leaves_nothing(
@@ -121,7 +121,7 @@ def test_failure_after_compressing_in_memory_can_be_saved_elsewhere(
     compressor = GrailCompressor.from_pretrained(embedded_llama, {"preset": "magnitude"})
     with monkeypatch.context() as patch:
         patch.setattr(
-            "optimum_grail.saving.write_card", lambda *a, **k: (_ for _ in ()).throw(OSError(errno.ENOSPC, ""))
+            "optimum_grail.pipeline.saving.write_card", lambda *a, **k: (_ for _ in ()).throw(OSError(errno.ENOSPC, ""))
         )
         with pytest.raises(ValueError, match="is full"):
             compressor.compress(save_directory=tmp_path / "out")

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from optimum_grail.commands.list_methods import TOPICS
+from optimum_grail.config.options import OPTIONS
 from optimum_grail.errors import GrailError
-from optimum_grail.options import OPTIONS
 from optimum_grail.report.report import Report
 
 Cli = Callable[..., int]

@@ -13,8 +13,8 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from optimum_grail.calibration.batches import CalibrationData
 from optimum_grail.compressor import GrailCompressor
+from optimum_grail.data.batches import CalibrationData
 from optimum_grail.errors import CheckpointError
 from optimum_grail.evaluation.comparison import Comparison
 from optimum_grail.evaluation.evaluate import evaluate_path

@@ -19,7 +19,7 @@ from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import SIZES, tiny_llama, tiny_mistral
 from optimum_grail.errors import ArchitectureError, CheckpointError
 from optimum_grail.models.hook import install
-from optimum_grail.models.loading import resize_
+from optimum_grail.models.resize import resize_
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import compressed_with, write_config_
 from optimum_grail.models.surgery import narrow_

@@ -18,12 +18,12 @@ from optimum_grail.adapters import convert_adapter
 from optimum_grail.adapters.refit import convert_state
 from optimum_grail.architectures.bert import tiny_bert
 from optimum_grail.architectures.llama import tiny_llama
-from optimum_grail.calibration.batches import Batch
+from optimum_grail.checkpoints.plan_file import load_reductions
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.core.reduction import Reduction
+from optimum_grail.data.batches import Batch
 from optimum_grail.errors import ArchitectureError, CheckpointError, GrailError, OutputError
 from optimum_grail.models.resolve import resolve
-from optimum_grail.saving import load_reductions
 
 LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from optimum_grail.checkpoints.plain_modules import LAYERS, WEIGHTS, load_compressed_, save_compressed
 from optimum_grail.core.spec import ArchitectureSpec, Conv
 from optimum_grail.errors import CheckpointError
-from optimum_grail.models.loading import LAYERS, WEIGHTS, load_compressed_, save_compressed
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.surgery import narrow_
 

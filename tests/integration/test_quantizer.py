@@ -16,7 +16,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.vit import tiny_vit
-from optimum_grail.config import GrailConfig
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.errors import CheckpointError, ConfigError, GrailError
 from optimum_grail.models.hook import install, register_quantizer
 

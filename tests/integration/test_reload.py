@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from optimum_grail.compressor import GrailCompressor
-from optimum_grail.config import GrailConfig
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.report.report import Report
 
 TEXT = "The statement is executed by first evaluating the expression"

@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from optimum_grail.calibration.probe import features_of
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.compensators.grail import Grail
 from optimum_grail.compensators.liar import Liar
+from optimum_grail.config.methods import method_options
 from optimum_grail.core.moments import Moments, Statistics, TargetMoments
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.solve import NormalEquations
-from optimum_grail.methods import method_options
 from optimum_grail.models.matrix import shared_to_patch, to_matrix
 from optimum_grail.selectors import SELECTORS
+from optimum_grail.streams.probe import features_of
 
 Build = Callable[..., Any]
 SEEDS = st.integers(0, 2**20)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.calibration.rows import Rows, read_rows
+from optimum_grail.data.rows import Rows, read_rows
 from optimum_grail.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

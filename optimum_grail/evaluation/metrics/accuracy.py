@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from optimum_grail.calibration.batches import collate, fingerprint_image, fingerprint_text
-from optimum_grail.calibration.images import encode_images, image_column, image_processor, read_images
-from optimum_grail.calibration.labels import class_numbers
-from optimum_grail.calibration.rows import only_inputs
-from optimum_grail.calibration.text import default_seqlen, encode_rows, text_column
+from optimum_grail.data.batches import collate, fingerprint_image, fingerprint_text
+from optimum_grail.data.images import encode_images, image_column, image_processor, read_images
+from optimum_grail.data.labels import class_numbers
+from optimum_grail.data.rows import only_inputs
+from optimum_grail.data.text import default_seqlen, encode_rows, text_column
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
 from optimum_grail.evaluation.metrics._metric import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Accuracy(Metric):
     """Fraction of rows whose label has the highest logit.
 
-    Labels are as :func:`optimum_grail.calibration.labels.class_numbers` reads them.
+    Labels are as :func:`optimum_grail.data.labels.class_numbers` reads them.
 
     Args:
         label_column: column of the labels.

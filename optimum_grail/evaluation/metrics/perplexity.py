@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.calibration.batches import fingerprint_tokens
-from optimum_grail.calibration.rows import Rows, ready_samples
-from optimum_grail.calibration.text import default_seqlen, first_tokens, text_column
+from optimum_grail.data.batches import fingerprint_tokens
+from optimum_grail.data.rows import Rows, ready_samples
+from optimum_grail.data.text import default_seqlen, first_tokens, text_column
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
 from optimum_grail.evaluation.metrics._metric import Metric, batches, inference, need_tokenizer, positive

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.calibration.batches import collate, fingerprint_image
-from optimum_grail.calibration.images import encode_images, image_column, image_processor, read_images
-from optimum_grail.calibration.rows import only_inputs
-from optimum_grail.calibration.text import default_seqlen, encode_rows, text_column
+from optimum_grail.data.batches import collate, fingerprint_image
+from optimum_grail.data.images import encode_images, image_column, image_processor, read_images
+from optimum_grail.data.rows import only_inputs
+from optimum_grail.data.text import default_seqlen, encode_rows, text_column
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
 from optimum_grail.evaluation.metrics._metric import (

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.calibration.batches import collate, fingerprint_text
-from optimum_grail.calibration.rows import only_inputs
-from optimum_grail.calibration.text import default_seqlen, encode_rows, text_column
-from optimum_grail.calibration.text import require_column as _require
+from optimum_grail.data.batches import collate, fingerprint_text
+from optimum_grail.data.rows import only_inputs
+from optimum_grail.data.text import default_seqlen, encode_rows, text_column
+from optimum_grail.data.text import require_column as _require
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
 from optimum_grail.evaluation.metrics._metric import Metric, batches, inference, need_tokenizer, positive, table

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import pytest
 
+from optimum_grail.checkpoints.output import staged_folder
 from optimum_grail.errors import BudgetError
-from optimum_grail.output import staged_folder
 
 
 class Recorder:

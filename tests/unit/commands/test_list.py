@@ -7,8 +7,8 @@ import json
 import pytest
 
 from optimum_grail.commands.list_methods import TOPICS
-from optimum_grail.methods import REGISTRIES
-from optimum_grail.presets import PRESETS
+from optimum_grail.config.methods import REGISTRIES
+from optimum_grail.config.presets import PRESETS
 
 
 def test_everything_is_listed_and_documented(cli, capsys):

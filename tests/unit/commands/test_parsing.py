@@ -8,7 +8,7 @@ import pytest
 
 from optimum_grail.commands.compress import settings
 from optimum_grail.commands.grail import GrailCommand
-from optimum_grail.options import OPTIONS
+from optimum_grail.config.options import OPTIONS
 
 COMPRESS = ("grail", "compress", "-m", "model", "-o", "out")
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from huggingface_hub import ModelCard
 
-from optimum_grail.config import GrailConfig
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.report.report import Report
 
 

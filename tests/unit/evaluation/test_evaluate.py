@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.errors import (
     ArchitectureError,
     CheckpointError,
@@ -20,7 +21,7 @@ from optimum_grail.errors import (
     UnknownNameError,
 )
 from optimum_grail.evaluation import METRICS
-from optimum_grail.evaluation.evaluate import evaluate_path, load_model, make_metric
+from optimum_grail.evaluation.evaluate import evaluate_path, make_metric
 
 TEXT = ["It was a bright cold day in April, and the clocks were striking thirteen."] * 4
 

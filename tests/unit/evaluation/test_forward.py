@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from optimum_grail.calibration.batches import CalibrationData, make_batches
+from optimum_grail.data.batches import CalibrationData, make_batches
 from optimum_grail.errors import CheckpointError
 from optimum_grail.evaluation.forward import compare_forward, example_inputs, measure_forward, take_turns
 

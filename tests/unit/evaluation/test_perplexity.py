@@ -8,8 +8,8 @@ import pytest
 import torch
 from datasets import Dataset
 
+from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.errors import ConfigError, DataError
-from optimum_grail.evaluation.evaluate import load_model
 from optimum_grail.evaluation.metrics.perplexity import Perplexity
 
 TEXT = ["It was a bright cold day in April.", "", "and the clocks were striking thirteen. " * 4]

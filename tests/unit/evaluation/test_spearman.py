@@ -9,8 +9,8 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.errors import DataError
-from optimum_grail.evaluation.evaluate import load_model
 from optimum_grail.evaluation.metrics.spearman import Spearman, average_ranks, masked_mean, spearman
 
 ROWS = Dataset.from_dict(

@@ -7,9 +7,11 @@ import torch
 from datasets import ClassLabel, Dataset
 from PIL import Image
 
-from optimum_grail.calibration import load_calibration, load_processors, overlap
+from optimum_grail.checkpoints.loading import load_model
+from optimum_grail.checkpoints.processors import load_processors
+from optimum_grail.data.batches import overlap
+from optimum_grail.data.sources import load_calibration
 from optimum_grail.errors import DataError
-from optimum_grail.evaluation.evaluate import load_model
 from optimum_grail.evaluation.metrics.accuracy import Accuracy
 from optimum_grail.evaluation.metrics.retrieval import Retrieval, recall
 

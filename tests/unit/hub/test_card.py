@@ -9,12 +9,13 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
+from optimum_grail.checkpoints.identity import check_base_model, hub_id
 from optimum_grail.errors import ConfigError
 from optimum_grail.hub import card as card_module
 from optimum_grail.hub import metadata as metadata_module
 from optimum_grail.hub.card import build_card, cell, write_card
 from optimum_grail.hub.citations import citations
-from optimum_grail.hub.metadata import check_base_model, hub_id, inherited_from
+from optimum_grail.hub.metadata import inherited_from
 
 FORWARD = {
     "inputs": {"input_ids": {"shape": [1, 256], "dtype": "torch.int64"}},

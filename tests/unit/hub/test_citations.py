@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from optimum_grail.config.methods import REGISTRIES
 from optimum_grail.hub.citations import PAPERS
-from optimum_grail.methods import REGISTRIES
 
 OURS = {
     "selector": {"random", "schur"},

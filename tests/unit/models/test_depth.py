@@ -16,15 +16,15 @@ from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import SIZES, tiny_llama
 from optimum_grail.architectures.resnet import tiny_basic
 from optimum_grail.architectures.vit import tiny_vit
-from optimum_grail.calibration.batches import make_batches
 from optimum_grail.compensators.grail_plus import GrailPlus
+from optimum_grail.data.batches import make_batches
 from optimum_grail.errors import ArchitectureError
+from optimum_grail.fit.fit import FitRun
+from optimum_grail.fit.methods import Methods
 from optimum_grail.models.depth import drop_blocks_
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import is_standalone, write_config_
 from optimum_grail.models.surgery import narrow_
-from optimum_grail.pipeline.fit import FitRun
-from optimum_grail.pipeline.methods import Methods
 from optimum_grail.report.progress import Silent
 from optimum_grail.selectors.obs import Obs
 

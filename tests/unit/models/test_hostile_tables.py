@@ -14,10 +14,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from optimum_grail.architectures.llama import tiny_llama
+from optimum_grail.checkpoints.plain_modules import load_compressed_, save_compressed
 from optimum_grail.core.spec import ArchitectureSpec, Mlp
 from optimum_grail.errors import CheckpointError
 from optimum_grail.models.hook import install
-from optimum_grail.models.loading import load_compressed_, resize_, save_compressed
+from optimum_grail.models.resize import resize_
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.table import unique_keys
 
@@ -66,7 +67,7 @@ def test_refused_in_a_few_words_and_nothing_is_made(name: str, monkeypatch: pyte
     model = tiny_llama()
     model.config.grail_config = HOSTILE[name]
     before = {key: (id(tensor), tensor.shape) for key, tensor in model.named_parameters()}
-    monkeypatch.setattr("optimum_grail.models.loading.narrow_", lambda *_: pytest.fail("narrowed something"))
+    monkeypatch.setattr("optimum_grail.models.resize.narrow_", lambda *_: pytest.fail("narrowed something"))
     with pytest.raises(CheckpointError) as error:
         resize_(model)
     assert len(str(error.value)) < 400 and "download or compress it again" in str(error.value)

@@ -1,0 +1,1 @@
+"""Checkpoints: loading models, tokenizers and plain modules, plan files, folders that are complete or absent."""

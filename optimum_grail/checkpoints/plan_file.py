@@ -1,0 +1,66 @@
+"""The plan of a compressed model as files: what stayed of every group, and in which order units would have gone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from optimum_grail.core.plan import Plan
+from optimum_grail.core.reduction import Reduction
+from optimum_grail.errors import CheckpointError
+
+PLAN_FILE = "grail_plan.json"
+PLAN_TENSORS = "grail_plan.safetensors"
+
+
+def save_plan(plan: Plan, folder: str | Path) -> None:
+    """Write ``grail_plan.json`` (units kept, diagnostics) and ``grail_plan.safetensors`` (units, order, curve)."""
+    tensors: dict[str, torch.Tensor] = {}
+    groups: dict[str, Any] = {}
+    for name, item in plan.items():
+        if item.group.producers:  # of a classifier nothing goes
+            tensors[f"{name}.assignment"] = item.reduction.assignment.cpu().contiguous()
+        if not item.reduction.is_selection:
+            tensors[f"{name}.weight"] = item.reduction.weight.cpu().contiguous()
+        for key, value in (("order", item.order), ("curve", item.curve)):
+            if value is not None:
+                tensors[f"{name}.{key}"] = value.cpu().contiguous()
+        groups[name] = {
+            "kind": item.group.kind,
+            "units": item.group.units,
+            "kept": item.reduction.slots,
+            "diagnostics": dict(item.diagnostics),
+        }
+    save_file(tensors, str(Path(folder) / PLAN_TENSORS))
+    write_json(Path(folder) / PLAN_FILE, {"groups": groups})
+
+
+def load_reductions(folder: str | Path) -> dict[str, Reduction]:
+    """How every group shrank, by group name, from a folder that :func:`save_plan` wrote.
+
+    Raises:
+        CheckpointError: there is no plan, or it is corrupt.
+    """
+    path = Path(folder) / PLAN_TENSORS
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"Cannot read the plan {str(path)!r}: {error}. Name the folder of a compressed checkpoint."
+        ) from error
+    reductions = {}
+    for name in (key.removesuffix(".assignment") for key in tensors if key.endswith(".assignment")):
+        assignment = tensors[f"{name}.assignment"]
+        weight = tensors.get(f"{name}.weight", torch.ones(len(assignment), dtype=torch.float64))
+        reductions[name] = Reduction(assignment, weight, int(assignment.max()) + 1)
+    return reductions
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,299 @@
+"""``GrailConfig``: what the user asks of a compression, checked value by value, as flat JSON both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from optimum_grail.config.methods import build_method
+from optimum_grail.config.options import BUDGETS, BY_NAME, DEFAULT_SPARSITY, OPTIONS, OVERRIDES, UNIT_BUDGETS
+from optimum_grail.config.presets import get_preset
+from optimum_grail.config.values import describe_data, format_method, parse_method
+from optimum_grail.core.allocation import Allocation
+from optimum_grail.core.problem import Compensator, Selector
+from optimum_grail.errors import ConfigError, GrailError
+
+METHOD = "grail"
+FILE_NAME = "grail_config.json"
+CARRIED = frozenset({"layers", "widths", "version", "optimum_grail_version", "base_model", "base_model_revision"})
+"""Keys that a saved checkpoint's table adds to the configuration: kept in ``extra`` without a warning."""
+
+
+class GrailConfig(QuantizationConfigMixin):
+    """What to remove from a model, by which methods, and on which data.
+
+    Every argument is optional; ``None`` means "as the preset or the method says". Values that are given win over the
+    preset.
+
+    Args:
+        preset: named combination of methods, ``"grail-plus"`` by default (``optimum-cli grail list presets``).
+        sparsity: fraction in (0, 1) of the parameters inside the repeated blocks that goes; 0.5 when no fraction at
+            all is given.
+        ffn_sparsity: instead of ``sparsity``: fraction of the feed-forward channels that goes.
+        head_sparsity: instead of ``sparsity``: fraction of the attention heads that goes.
+        channel_sparsity: instead of ``sparsity``: fraction of the convolutions' inner channels that goes.
+        selector: which units stay: ``"NAME"``, ``"NAME:key=value,..."`` or ``{"name": NAME, key: value}``.
+        compensator: how consumers make up for it; same forms.
+        allocation: how the budget is shared out; same forms.
+        target: what a consumer is fitted to: ``"self"``, ``"dense"`` or ``"residual"``.
+        ridge: ``"auto"`` or a number >= 0, relative to the mean diagonal.
+        tau: ``"auto"`` or the share in [0, 1] of the stream's drift that a fit corrects.
+        anchor: what the ridge pulls towards: ``"zero"`` or ``"naive"``.
+        affine: whether the consumer's bias is fitted too.
+        within_block: ``"sequential"`` or ``"joint"``.
+        round_to: widths are multiples of this whole number >= 1.
+        dataset: calibration data: a path, a Hub id, ``"self"``, a list of texts or of tokenized dicts, or a
+            ``datasets.Dataset``. Live objects are kept on the instance and described in :meth:`to_dict`.
+        dataset_config_name: configuration of a Hub data set.
+        split: its split.
+        text_column: column that holds the text.
+        image_column: column that holds the images.
+        label_column: column of each row's class, for ``taylor``, ``snip`` and ``fisher``; default: own predictions.
+        num_samples: calibration samples, >= 1.
+        seqlen: tokens per sample, >= 1.
+        batch_size: samples per forward pass, >= 1.
+        seed: seed of everything random, >= 0.
+        standalone: whether plain transformers must be able to load the result; where possible when ``None``.
+        offload_streams: keep the calibration streams (two hidden states per token) in files of the temporary folder
+            instead of in memory: what a run then needs beyond the model is one block and its statistics.
+        allow_recompress: accept a model that is compressed already.
+        tokenizer, processor: for the calibration data of a model that is compressed while it loads; by default those
+            beside the model. Not part of :meth:`to_dict`.
+        extra: unknown keys are kept (with a warning) in ``self.extra`` and written back out.
+
+    Raises:
+        ConfigError: a value outside its accepted range, or two that contradict each other.
+        UnknownNameError: no preset of that name.
+    """
+
+    def __init__(
+        self,
+        *,
+        preset: str = "grail-plus",
+        sparsity: float | None = None,
+        ffn_sparsity: float | None = None,
+        head_sparsity: float | None = None,
+        channel_sparsity: float | None = None,
+        selector: str | Mapping[str, Any] | None = None,
+        compensator: str | Mapping[str, Any] | None = None,
+        allocation: str | Mapping[str, Any] | None = None,
+        target: Literal["self", "dense", "residual"] | None = None,
+        ridge: float | Literal["auto"] | None = None,
+        tau: float | Literal["auto"] | None = None,
+        anchor: Literal["zero", "naive"] | None = None,
+        affine: bool | None = None,
+        within_block: Literal["sequential", "joint"] | None = None,
+        round_to: int | None = None,
+        dataset: Any = None,
+        dataset_config_name: str | None = None,
+        split: str | None = None,
+        text_column: str | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        num_samples: int = 128,
+        seqlen: int | None = None,
+        batch_size: int | None = None,
+        seed: int = 42,
+        standalone: bool | None = None,
+        offload_streams: bool = False,
+        allow_recompress: bool = False,
+        tokenizer: Any = None,
+        processor: Any = None,
+        **extra: Any,
+    ) -> None:
+        given = dict(locals())
+        self.quant_method = METHOD  # type: ignore[assignment]  # upstream's enum lists its own methods only
+        for option in OPTIONS:
+            setattr(self, option.name, option.check(given[option.name]))
+        self.tokenizer, self.processor = tokenizer, processor
+        self.extra = _checked_extra(extra)
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        named = [name for name in UNIT_BUDGETS if getattr(self, name) is not None]
+        if self.sparsity is not None and named:
+            raise ConfigError(
+                f"sparsity={self.sparsity} and {named[0]}={getattr(self, named[0])} contradict each other: sparsity is "
+                f"a fraction of the blocks' parameters, {named[0]} of units of one kind. Give one or the other."
+            )
+
+    # -- dictionaries and files -------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat JSON values of every field, ``quant_method`` and the unknown keys; a live data set is described."""
+        fields = {option.name: _plain(getattr(self, option.name)) for option in OPTIONS}
+        return {"quant_method": METHOD, **fields, **self.extra}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Like :meth:`to_dict`, without the fields that have their default."""
+        return {
+            key: value for key, value in self.to_dict().items() if key not in BY_NAME or value != BY_NAME[key].default
+        }
+
+    @classmethod
+    def from_dict(  # type: ignore[override]  # the parent is untyped
+        cls, config_dict: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Build a configuration; keyword arguments that name a field win over the dictionary.
+
+        Returns:
+            The configuration, or ``(configuration, unused keyword arguments)`` if ``return_unused_kwargs``.
+
+        Raises:
+            ConfigError: as the constructor.
+        """
+        known = {key: kwargs.pop(key) for key in tuple(kwargs) if key in BY_NAME}
+        config = cls(**{**config_dict, **known})
+        return (config, kwargs) if return_unused_kwargs else config
+
+    @classmethod
+    def from_json_file(cls, path: str | Path) -> GrailConfig:
+        """Read a configuration from a JSON file.
+
+        Raises:
+            ConfigError: no such file, not JSON, not an object, or a wrong value; the message names the file.
+            UnknownNameError: no preset of that name.
+        """
+        values = read_json(path)
+        try:
+            return cast(GrailConfig, cls.from_dict(values))
+        except GrailError as error:
+            raise type(error)(f"{path}: {error}") from None
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write ``grail_config.json`` into ``save_directory``, which is created if missing."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE_NAME).write_text(self.to_json_string(use_diff=False), encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(
+        cls, folder_or_id: str | Path, *, revision: str | None = None, token: str | bool | None = None
+    ) -> GrailConfig:
+        """Read ``grail_config.json`` from a folder or a Hub repository.
+
+        Raises:
+            ConfigError: there is none, or it holds a wrong value.
+        """
+        folder = Path(folder_or_id)
+        if folder.is_dir() or folder.is_file():
+            return cls.from_json_file(folder / FILE_NAME if folder.is_dir() else folder)
+        try:
+            return cls.from_json_file(hf_hub_download(str(folder_or_id), FILE_NAME, revision=revision, token=token))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise ConfigError(
+                f"No {FILE_NAME} for {str(folder_or_id)!r}: it is neither a folder here nor a Hub repository in reach "
+                f"that has one ({type(error).__name__})."
+            ) from error
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """``dict(config)`` equals :meth:`to_dict`."""
+        return iter(self.to_dict().items())
+
+    def update(self, **kwargs: Any) -> dict[str, Any]:
+        """Set checked values of fields and return the arguments that name none.
+
+        Raises:
+            ConfigError: as the constructor; then nothing is changed.
+        """
+        known = {key: value for key, value in kwargs.items() if key in BY_NAME}
+        self.__dict__.update(self._with(**known).__dict__)
+        return {key: value for key, value in kwargs.items() if key not in BY_NAME}
+
+    def _with(self, **changes: Any) -> GrailConfig:
+        fields = {option.name: getattr(self, option.name) for option in OPTIONS}
+        copy = type(self)(**(fields | changes), tokenizer=self.tokenizer, processor=self.processor)
+        copy.extra = dict(self.extra)
+        return copy
+
+    def __deepcopy__(self, memo: Any) -> GrailConfig:
+        """A copy that shares live data sets and tokenizers: transformers copies configurations while it loads."""
+        return self._with()
+
+    # -- meaning ----------------------------------------------------------------------------------------------------
+
+    def methods(self) -> tuple[Selector, Compensator, Allocation]:
+        """The selector, compensator and allocation that this configuration means.
+
+        Raises:
+            UnknownNameError: no method of that name.
+            ConfigError: the method has no such option, or refuses its value.
+        """
+        return cast(tuple[Selector, Compensator, Allocation], tuple(self._build(part) for part in OVERRIDES))
+
+    def _value(self, name: str) -> Any:
+        """A field's value, the preset's where it is unset."""
+        own = getattr(self, name)
+        return get_preset(self.preset).values.get(name) if own is None else own
+
+    def _build(self, part: str) -> Any:
+        overrides = {key: getattr(self, key) for key in OVERRIDES[part] if getattr(self, key) is not None}
+        return build_method(part, self._value(part), overrides)
+
+    def resolved(self) -> GrailConfig:
+        """A new configuration with nothing left to a preset or a method's default, for reports and for repeating a run.
+
+        Raises:
+            UnknownNameError, ConfigError: as :meth:`methods`.
+        """
+        changes: dict[str, Any] = {"within_block": self._value("within_block")}
+        if all(getattr(self, name) is None for name in BUDGETS):
+            changes["sparsity"] = DEFAULT_SPARSITY
+        for part, overrides in OVERRIDES.items():
+            values = dataclasses.asdict(self._build(part))
+            changes |= {key: values.pop(key) for key in overrides if key in values}
+            changes[part] = format_method(parse_method(self._value(part))[0], values)
+        return self._with(**changes)
+
+
+def _checked_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The unknown keys, after a warning.
+
+    Raises:
+        ConfigError: the configuration is another method's, or an unknown value is no JSON.
+    """
+    rest = dict(extra)
+    method = rest.pop("quant_method", METHOD)
+    if method != METHOD:
+        raise ConfigError(
+            f"quant_method is {method!r}; a GrailConfig has 'grail'. This is another method's configuration."
+        )
+    unknown = sorted(set(rest) - CARRIED)
+    if unknown:
+        warnings.warn(f"GrailConfig keeps unknown keys as they are: {', '.join(unknown)}.", UserWarning, stacklevel=3)
+    try:
+        return cast(dict[str, Any], json.loads(json.dumps(rest)))
+    except TypeError as error:
+        raise ConfigError(f"Unknown keys {', '.join(unknown)} of a GrailConfig must be JSON values: {error}.") from None
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value: live data sets are described, tuples and mappings copied."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return json.loads(json.dumps(value)) if isinstance(value, Mapping) else describe_data(value)
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ConfigError: no such file, not readable, not JSON, or not an object; the message names the file.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read the configuration {str(path)!r}: {error}.") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"The configuration {str(path)!r} is not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"The configuration {str(path)!r} holds a {type(value).__name__}; expected a JSON object.")
+    return value

@@ -1,0 +1,61 @@
+"""From the spelling of a method to the method: names looked up, options checked against the dataclass's fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from optimum_grail.allocations import ALLOCATIONS
+from optimum_grail.compensators import COMPENSATORS
+from optimum_grail.config.values import coerce, parse_method
+from optimum_grail.errors import ConfigError
+from optimum_grail.registry import Registry
+from optimum_grail.selectors import SELECTORS
+
+REGISTRIES: Mapping[str, Registry[Any]] = {
+    "selector": SELECTORS,
+    "compensator": COMPENSATORS,
+    "allocation": ALLOCATIONS,
+}
+
+
+def method_options(entry: Any) -> dict[str, tuple[Any, Any]]:
+    """The options of a method (a frozen dataclass): name to ``(annotation, default)``."""
+    hints = typing.get_type_hints(entry)
+    return {field.name: (hints[field.name], field.default) for field in dataclasses.fields(entry) if field.init}
+
+
+def build_method(part: str, spelling: str | Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
+    """Build the method that ``spelling`` names.
+
+    Args:
+        part: ``"selector"``, ``"compensator"`` or ``"allocation"``.
+        spelling: ``NAME``, ``NAME:key=value,...`` or ``{"name": NAME, key: value}``; words are converted to the types
+            of the method's fields.
+        overrides: options that win over those of ``spelling``.
+
+    Raises:
+        UnknownNameError: no method of that name; the message names the nearest.
+        ConfigError: the method has no such option, or refuses its value; the message names its options.
+    """
+    name, options = parse_method(spelling)
+    entry = REGISTRIES[part].get(name)
+    fields = method_options(entry)
+    options |= overrides
+    for key in options:
+        if key not in fields:
+            raise ConfigError(f"The {part} {name!r} has no option {key!r}. {_has(name, fields)}")
+    return entry(**{key: _converted(part, name, key, value, fields[key][0]) for key, value in options.items()})
+
+
+def _has(name: str, fields: Mapping[str, Any]) -> str:
+    return f"Options of {name!r}: {', '.join(fields) or 'none'}."
+
+
+def _converted(part: str, name: str, key: str, value: Any, hint: Any) -> Any:
+    try:
+        return coerce(value, hint)
+    except ConfigError as error:
+        raise ConfigError(f"{key} of the {part} {name!r} is {error}") from None

@@ -1,0 +1,175 @@
+"""The table of configuration fields: one row per field of ``GrailConfig`` and per flag of ``grail compress``.
+
+Pure data; nothing heavy is imported, because every ``optimum-cli`` call reads this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from optimum_grail.config.presets import DEFAULT_PRESET
+from optimum_grail.config.values import Option
+
+_METHOD = "NAME or NAME:key=value,..."
+_BUDGET, _METHODS, _DATA, _RUN = "budget", "methods", "calibration data", "run"
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "sparsity",
+        "fraction",
+        None,
+        "Fraction of the parameters inside the repeated blocks that goes; 0.5 when no fraction is given.",
+        "a number in (0, 1)",
+        _BUDGET,
+    ),
+    Option(
+        "ffn_sparsity",
+        "fraction",
+        None,
+        "Fraction of the feed-forward channels that goes.",
+        "a number in (0, 1)",
+        _BUDGET,
+    ),
+    Option(
+        "head_sparsity", "fraction", None, "Fraction of the attention heads that goes.", "a number in (0, 1)", _BUDGET
+    ),
+    Option(
+        "channel_sparsity",
+        "fraction",
+        None,
+        "Fraction of the convolutions' inner channels that goes.",
+        "a number in (0, 1)",
+        _BUDGET,
+    ),
+    Option(
+        "round_to",
+        "count",
+        None,
+        "Widths of feed-forward and convolution layers are multiples of this.",
+        "a whole number >= 1",
+        _BUDGET,
+    ),
+    Option(
+        "preset",
+        "preset",
+        DEFAULT_PRESET,
+        "Named combination of methods (`grail list presets`).",
+        "a preset's name",
+        _METHODS,
+    ),
+    Option("selector", "method", None, "Which units stay (`grail list selectors`).", _METHOD, _METHODS),
+    Option(
+        "compensator", "method", None, "How consumers make up for it (`grail list compensators`).", _METHOD, _METHODS
+    ),
+    Option("allocation", "method", None, "How the budget is shared out (`grail list allocations`).", _METHOD, _METHODS),
+    Option(
+        "target",
+        "choice",
+        None,
+        "What a consumer is fitted to: its own full output, the dense model's, or the dense residual stream's.",
+        "self, dense or residual",
+        _METHODS,
+        ("self", "dense", "residual"),
+    ),
+    Option(
+        "ridge",
+        "amount",
+        None,
+        "Ridge, as a fraction of the mean diagonal; auto chooses it on held-out rows.",
+        "auto or a number >= 0",
+        _METHODS,
+    ),
+    Option(
+        "tau",
+        "share",
+        None,
+        "Share of the stream's drift that a fit corrects; auto chooses it on held-out rows.",
+        "auto or a number in [0, 1]",
+        _METHODS,
+    ),
+    Option(
+        "anchor",
+        "choice",
+        None,
+        "What the ridge pulls a consumer towards: zero, or its naively pruned weight.",
+        "zero or naive",
+        _METHODS,
+        ("zero", "naive"),
+    ),
+    Option("affine", "switch", None, "Also fit the consumer's bias.", "true or false", _METHODS),
+    Option(
+        "within_block",
+        "choice",
+        None,
+        "Compress a block's sub-blocks one after the other, or from one look at it.",
+        "sequential or joint",
+        _METHODS,
+        ("sequential", "joint"),
+    ),
+    Option(
+        "dataset",
+        "data",
+        None,
+        "Calibration data: a .txt, .jsonl, .csv or .parquet file, an image folder, a Hub id, or 'self' (a causal "
+        "language model writes its own, the default there).",
+        "a source's name or path, a list of texts, or a datasets.Dataset",
+        _DATA,
+    ),
+    Option("dataset_config_name", "text", None, "Configuration of a Hub data set.", "a name", _DATA),
+    Option(
+        "split", "text", None, "Split of the data set; slices such as train[:1000] work too.", "a split's name", _DATA
+    ),
+    Option("text_column", "text", None, "Column that holds the text.", "a column's name", _DATA),
+    Option("image_column", "text", None, "Column that holds the images.", "a column's name", _DATA),
+    Option(
+        "label_column",
+        "text",
+        None,
+        "Column that holds each row's class, for the gradients that taylor, snip and fisher read; by default a "
+        "classifier's own predictions.",
+        "a column's name",
+        _DATA,
+    ),
+    Option(
+        "num_samples", "count", 128, "Calibration samples (text windows, rows or images).", "a whole number >= 1", _DATA
+    ),
+    Option(
+        "seqlen",
+        "count",
+        None,
+        "Tokens per sample; the model's positions, at most 2048, when not given.",
+        "a whole number >= 1",
+        _DATA,
+    ),
+    Option(
+        "batch_size", "count", None, "Samples per forward pass; chosen when not given.", "a whole number >= 1", _DATA
+    ),
+    Option("seed", "seed", 42, "Seed of everything random.", "a whole number >= 0", _RUN),
+    Option(
+        "standalone",
+        "switch",
+        None,
+        "Whether plain transformers must be able to load the result; where possible when not given.",
+        "true or false",
+        _RUN,
+    ),
+    Option(
+        "offload_streams",
+        "flag",
+        False,
+        "Keep the calibration streams in files of the temporary folder (TMPDIR) instead of in memory.",
+        "true or false",
+        _RUN,
+    ),
+    Option("allow_recompress", "flag", False, "Accept a model that is compressed already.", "true or false", _RUN),
+)
+
+BY_NAME: Mapping[str, Option] = MappingProxyType({option.name: option for option in OPTIONS})
+UNIT_BUDGETS: tuple[str, ...] = ("ffn_sparsity", "head_sparsity", "channel_sparsity")
+BUDGETS: tuple[str, ...] = ("sparsity", *UNIT_BUDGETS)
+DEFAULT_SPARSITY = 0.5
+OVERRIDES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"selector": (), "compensator": ("target", "ridge", "tau", "anchor", "affine"), "allocation": ("round_to",)}
+)
+"""Fields that set an option of the same name of the chosen method."""

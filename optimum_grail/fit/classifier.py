@@ -1,0 +1,128 @@
+"""The linear layers behind the blocks (classifier, projection), refitted last: what still drifts where the blocks end
+is no longer corrected by any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from optimum_grail.core.groups import ChannelGroup, Port
+from optimum_grail.core.plan import GroupPlan, Plan
+from optimum_grail.core.reduction import Reduction
+from optimum_grail.data.batches import Batch
+from optimum_grail.fit.methods import Methods
+from optimum_grail.models.layout import Layout
+from optimum_grail.models.surgery import apply_
+from optimum_grail.streams.blocks import Batches, Streams
+from optimum_grail.streams.capture import on_device
+from optimum_grail.streams.collect import Collector
+from optimum_grail.streams.probe import Record
+from optimum_grail.streams.problems import collector_for, problem_of
+from optimum_grail.streams.tail import leaving
+
+
+def classifiers_of(model: nn.Module, layout: Layout) -> list[ChannelGroup]:
+    """The linear layers that the maps name and the model has, as groups without producers: nothing of them goes.
+
+    One whose weight lives elsewhere too (tied) is left alone.
+    """
+    homes: dict[int, int] = {}
+    for _, parameter in model.named_parameters(remove_duplicate=False):
+        homes[id(parameter)] = homes.get(id(parameter), 0) + 1
+    modules, found = dict(model.named_modules()), []
+    for path in dict.fromkeys(path for stack in layout.stacks for path in stack.spec.classifiers):
+        module = modules.get(path)
+        if isinstance(module, nn.Linear) and homes[id(module.weight)] == 1:
+            group = ChannelGroup(
+                name=path,
+                kind="classifier",
+                units=module.in_features,
+                producers=(),
+                consumer=Port(path, "in"),
+                block=path,
+                layer="",
+                owner="",
+                stage=0,
+                stream=None,
+                tie=path,
+                cost=module.out_features,
+            )
+            found.append(group)
+    return found
+
+
+@torch.no_grad()
+def refit_classifiers_(
+    model: nn.Module,
+    layout: Layout,
+    groups: Sequence[ChannelGroup],
+    methods: Methods,
+    batches: Sequence[Batch],
+    streams: Mapping[str, Streams],
+    seed: int,
+) -> list[GroupPlan]:
+    """Fit every classifier to what it put out in the dense model, given what it is fed now.
+
+    Args:
+        model: compressed; its classifiers change.
+        layout: of the dense model.
+        groups: the classifiers.
+        methods: with a compensator that refits what loses nothing.
+        batches: calibration batches.
+        streams: both streams as they leave the last block of each stack.
+        seed: of the fit.
+
+    Returns:
+        what was done with each that saw enough rows, the readouts left out (the model has them).
+    """
+    collectors = [collector_for(model, group, "held_out" in methods.needs) for group in groups]
+    masks = Batches.of(batches, next((stack.spec.mask for stack in layout.stacks if stack.spec.mask), None)).masks
+    for index, batch in enumerate(batches):
+        student = {name: stream.student[index] for name, stream in streams.items()}
+        dense = {name: stream.dense[index] for name, stream in streams.items() if stream.dense is not None}
+        seen, wanted = (_records(model, layout, groups, batch, hidden) for hidden in (student, dense))
+        for collector in collectors:
+            name = collector.group.name
+            collector.add(seen[name], wanted[name], masks[index], batch.split)
+    return [_refit_(model, methods, collector, seed) for collector in collectors if _enough(collector)]
+
+
+def _enough(collector: Collector) -> bool:
+    """Whether there are as many rows to fit on as features. With fewer, a readout that repeats them exactly always
+    exists, chance decides on the held-out rows, and accuracy was seen to fall as often as to rise."""
+    moments = collector.moments.get("fit")
+    return moments is not None and moments.count >= collector.group.units
+
+
+def _records(
+    model: nn.Module, layout: Layout, groups: Sequence[ChannelGroup], batch: Batch, hidden: Mapping[str, Tensor]
+) -> dict[str, Record]:
+    """Input and output of every classifier when the blocks leave ``hidden`` behind."""
+    records = {group.name: Record() for group in groups}
+
+    def keep(name: str) -> Callable[..., None]:
+        """A hook that records the classifier ``name``."""
+
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            """Keep clones of input and output."""
+            records[name] = Record(features=args[0].clone(), output=output.clone())
+
+        return hook
+
+    with ExitStack() as stack:
+        for group in groups:
+            stack.callback(model.get_submodule(group.name).register_forward_hook(keep(group.name)).remove)
+        stack.enter_context(leaving(model, {item.name: item.blocks for item in layout.stacks}, hidden))
+        model(**on_device(model, batch))
+    return records
+
+
+def _refit_(model: nn.Module, methods: Methods, collector: Collector, seed: int) -> GroupPlan:
+    group = collector.group
+    whole = Reduction.keep_all(group.units)
+    compensation = methods.compensator(problem_of(model, group, collector.statistics(), seed), whole)
+    apply_(model, Plan([GroupPlan(group, whole, compensation.readout)]))
+    return GroupPlan(group, whole, None, diagnostics=compensation.diagnostics)

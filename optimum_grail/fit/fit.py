@@ -1,0 +1,260 @@
+"""Fit: compress block by block, every group on what the student compressed so far really feeds it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from optimum_grail.core.groups import AT_OUTPUT, ChannelGroup
+from optimum_grail.core.moments import Statistics
+from optimum_grail.core.plan import GroupPlan, Plan
+from optimum_grail.core.problem import GroupProblem, Selection
+from optimum_grail.core.readout import Readout
+from optimum_grail.core.reduction import Reduction
+from optimum_grail.data.batches import Batch
+from optimum_grail.fit.classifier import classifiers_of, refit_classifiers_
+from optimum_grail.fit.methods import Methods
+from optimum_grail.fit.regional import Regional
+from optimum_grail.models.layout import Layout, Stack
+from optimum_grail.models.surgery import apply_
+from optimum_grail.report.progress import Progress
+from optimum_grail.streams.blocks import Batches, BlockRun, Streams, Targets, advance
+from optimum_grail.streams.capture import Call, Captured, capture, check_chain
+from optimum_grail.streams.gradients import block_gradients
+from optimum_grail.streams.memory import release, released_at_once
+from optimum_grail.streams.probe import Probe, Wanted
+from optimum_grail.streams.problems import collector_for, problem_of, to_patches
+
+
+@dataclass(frozen=True)
+class FitRun:
+    """Everything one fit reads.
+
+    Args:
+        model: the model, in eval mode; :meth:`run_` compresses it in place.
+        layout: its stacks and groups.
+        methods: the methods.
+        widths: units to keep per group.
+        batches: calibration batches; empty for data-free methods.
+        seed: seed of random choices.
+        progress: told once per group.
+        dropped: paths of blocks that go altogether: the student's stream passes them by. They are still in the model
+            afterwards.
+        mask_gradients: per group, what :func:`optimum_grail.streams.gradients.mask_gradients` returned.
+        offload: keep both streams in files of a temporary folder instead of in memory.
+    """
+
+    model: nn.Module
+    layout: Layout
+    methods: Methods
+    widths: Mapping[str, int]
+    batches: Sequence[Batch]
+    seed: int
+    progress: Progress
+    dropped: Sequence[str] = ()
+    mask_gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    offload: bool = False
+
+    def run_(self) -> Plan:
+        """Compress the model and return the plan that was applied: every group that lost units or was refitted.
+
+        Raises:
+            ArchitectureError: the blocks of a stack are no uninterrupted chain.
+            StatisticsError: activations of a group are not finite, or all its rows are padding.
+        """
+        with released_at_once(self.offload):
+            return Plan(self._plans_())
+
+    def _plans_(self) -> list[GroupPlan]:
+        plans: list[GroupPlan] = []
+        captured = self._capture()
+        left: dict[str, Streams] = {}
+        for stack in self.layout.stacks:
+            plans += self._stack_(stack, captured.get(stack.name), left)
+        if self._classifiers and any(not streams.equal for streams in left.values()):
+            plans += refit_classifiers_(
+                self.model, self.layout, self._classifiers, self.methods, self.batches, left, self.seed
+            )
+        return plans
+
+    @cached_property
+    def _classifiers(self) -> list[ChannelGroup]:
+        """The layers to refit last; where there are some, the streams are needed behind the last blocks too."""
+        return classifiers_of(self.model, self.layout) if self.methods.refits and self.batches else []
+
+    def _capture(self) -> dict[str, Captured]:
+        if not self.methods.fit_needs or not self.batches:
+            return {}
+        for stack in self.layout.stacks:
+            check_chain(self.model, stack.blocks, self.batches[0])
+        return capture(self.model, self.layout.blocks, self.batches, offload=self.offload)
+
+    def _stack_(self, stack: Stack, captured: Captured | None, left: dict[str, Streams]) -> list[GroupPlan]:
+        """Compress one stack; ``left`` is told the streams that leave it."""
+        kept = [path for path in stack.blocks if path not in self.dropped]
+        if captured is None:
+            return [self._group_(group, group, None) for path in kept for group in self._touched(path, False)]
+        batches = Batches.of(self.batches, stack.spec.mask)
+        streams = Streams(captured.hidden, captured.hidden.copy() if self.methods.two_streams else None)
+        left[stack.name] = streams
+        plans: list[GroupPlan] = []
+        drifted = False
+        for path, beyond in _runs(stack.blocks, self.dropped):
+            calls = [(self.model.get_submodule(item), captured.calls.pop(item)) for item in beyond]
+            if path is None:  # the stack begins with dropped blocks
+                for block, block_calls in calls if streams.dense is not None else ():
+                    advance(block, block_calls, streams.dense or [])
+            else:
+                groups = self._touched(path, drifted, bool(beyond))
+                last = path == kept[-1] and not self._classifiers
+                plans += self._block_(path, groups, captured.calls.pop(path), streams, batches, last, calls)
+                drifted = drifted or bool(groups)
+            drifted = drifted or bool(beyond)
+        return plans
+
+    def _touched(self, path: str, drifted: bool, cut: bool = False) -> list[ChannelGroup]:
+        """The groups of a block about which anything is to be done: units go, or the consumer is refitted because what
+        was compressed before it, in this block too, made the student drift, or the next block is dropped (``cut``)."""
+        joint = self.methods.within_block == "joint"
+        touched: list[ChannelGroup] = []
+        for group in self.layout.of_block(path):
+            if group.units == 0:  # an earlier compression left nothing of it
+                continue
+            behind = drifted or (not joint and any(other.stage < group.stage for other in touched))
+            behind = behind or (cut and group.stream == AT_OUTPUT)
+            if self.widths[group.name] < group.units or (self.methods.refits and behind):
+                touched.append(group)
+        return touched
+
+    def _block_(
+        self,
+        path: str,
+        groups: list[ChannelGroup],
+        calls: Sequence[Call],
+        streams: Streams,
+        batches: Batches,
+        last: bool,
+        beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = (),
+    ) -> list[GroupPlan]:
+        block = self.model.get_submodule(path)
+        if not groups:
+            return self._pass_through(block, calls, streams, last, beyond)
+        wanted = self.methods.wanted if streams.dense is not None else Wanted()
+        targets = None
+        if streams.dense is not None:
+            together = replace(wanted, features=streams.equal)
+            targets = Targets(Probe(block, path, groups, together), calls, streams.dense, beyond)
+        run = BlockRun(block, path, calls, streams, batches, targets)
+        regional = Regional.before(run, self.methods.regional_rounds)
+        plans = [plan for stage in self._stages(groups) for plan in self._stage_(run, stage, wanted)]
+        regional.optimise_([group.consumer.module for group in groups])
+        if not last:
+            advance(block, calls, streams.student)
+            release()
+        return plans
+
+    def _pass_through(
+        self,
+        block: nn.Module,
+        calls: Sequence[Call],
+        streams: Streams,
+        last: bool,
+        beyond: Sequence[tuple[nn.Module, Sequence[Call]]],
+    ) -> list[GroupPlan]:
+        """Nothing to do in this block: only move the streams on, both at once while they are still equal."""
+        if not last:
+            equal = streams.equal
+            advance(block, calls, streams.student)
+            if streams.dense is not None:
+                if equal:
+                    streams.dense = streams.student.copy()
+                else:
+                    advance(block, calls, streams.dense)
+                for other, other_calls in beyond:
+                    advance(other, other_calls, streams.dense)
+        return []
+
+    def _stages(self, groups: Sequence[ChannelGroup]) -> list[list[ChannelGroup]]:
+        if self.methods.within_block == "joint":
+            return [list(groups)] if groups else []
+        return [[g for g in groups if g.stage == stage] for stage in sorted({g.stage for g in groups})]
+
+    def _stage_(self, run: BlockRun, stage: Sequence[ChannelGroup], wanted: Wanted) -> list[GroupPlan]:
+        """Measure the groups of one stage and compress them.
+
+        Folded features are no function of the unfolded ones, so a selector that folds (without having looked at
+        statistics) has its folding applied before anything is measured: readouts are then fitted on what the folded
+        producers really put out.
+        """
+        gradients: Mapping[str, Tensor] = {}
+        if "block_gradients" in self.methods.needs:
+            gradients = block_gradients(run, stage, self.model)
+        ahead: dict[str, Selection] = {}
+        if not self.methods.selector.needs:
+            ahead = {group.name: self._select(self._problem(group, None), group) for group in stage}
+        folded = [group for group in stage if group.name in ahead and not ahead[group.name].reduction.is_selection]
+        unfolded = copy.deepcopy(run.block) if folded else None
+        shapes = [self._fold_(group, ahead[group.name].reduction) if group in folded else group for group in stage]
+        collectors = [collector_for(self.model, shape, "held_out" in self.methods.needs) for shape in shapes]
+        run.measure(collectors, replace(wanted, features=True), unfolded)
+        release()
+        return [
+            self._group_(group, shape, collector.statistics(), ahead.get(group.name), gradients.get(group.name))
+            for group, shape, collector in zip(stage, shapes, collectors, strict=True)
+        ]
+
+    def _fold_(self, group: ChannelGroup, reduction: Reduction) -> ChannelGroup:
+        """Fold the producers, sum the consumer's columns, and return the group in its new shape."""
+        problem = self._problem(group, None)
+        readout = Readout(reduction.lift_columns(problem.weight, problem.span))
+        apply_(self.model, Plan([GroupPlan(group, reduction, to_patches(readout, self.model, group))]))
+        return replace(group, units=reduction.slots)
+
+    def _group_(
+        self,
+        group: ChannelGroup,
+        shape: ChannelGroup,
+        statistics: Statistics | None,
+        selection: Selection | None = None,
+        gradients: Tensor | None = None,
+    ) -> GroupPlan:
+        """Compress one group; ``shape`` is the group as it is now: ``group`` itself, or what a folding left of it."""
+        problem = replace(self._problem(shape, statistics), block_gradients=gradients)
+        selection = selection or self._select(problem, group)
+        reduction = selection.reduction if shape is group else Reduction.keep_all(shape.units)
+        compensation = self.methods.compensator(problem, reduction)
+        readout = to_patches(compensation.readout, self.model, shape)
+        apply_(self.model, Plan([GroupPlan(shape, reduction, readout)]))
+        release()
+        self.progress.update(1, group.name)
+        # Without the readout: the model holds it now, and a second copy would double the memory.
+        return GroupPlan(group, selection.reduction, None, selection.order, selection.curve, compensation.diagnostics)
+
+    def _problem(self, group: ChannelGroup, statistics: Statistics | None) -> GroupProblem:
+        problem = problem_of(self.model, group, statistics, self.seed)
+        return replace(problem, mask_gradients=self.mask_gradients.get(group.name))
+
+    def _select(self, problem: GroupProblem, group: ChannelGroup) -> Selection:
+        keep = self.widths[group.name]
+        if keep == problem.units:
+            return Selection(Reduction.keep_all(problem.units))
+        if keep == 0:
+            return Selection(Reduction.drop_all(problem.units))
+        return self.methods.selector(problem, keep)
+
+
+def _runs(blocks: Sequence[str], dropped: Sequence[str]) -> list[tuple[str | None, list[str]]]:
+    """Every block that stays, with the dropped ones right behind it; those before the first come with ``None``."""
+    runs: list[tuple[str | None, list[str]]] = []
+    for path in blocks:
+        if path not in dropped:
+            runs.append((path, []))
+        elif runs:
+            runs[-1][1].append(path)
+        else:
+            runs.append((None, [path]))
+    return runs

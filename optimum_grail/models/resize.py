@@ -1,0 +1,53 @@
+"""Narrow the modules of a model to the per-layer table in its config, before the weights come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from optimum_grail.core.spec import ArchitectureSpec
+from optimum_grail.models.layout import Layout
+from optimum_grail.models.resolve import resolve
+from optimum_grail.models.stock import config_of
+from optimum_grail.models.surgery import narrow_
+from optimum_grail.models.table import check_table, read_table
+
+
+def resize_(model: nn.Module, spec: ArchitectureSpec | None = None) -> None:
+    """Narrow the modules of a freshly built transformers model to the tables in its configs.
+
+    Everything is checked before the first module changes; modules that have the width already are left alone, so it may
+    run any number of times. Works on the meta device.
+
+    Args:
+        model: a (sub-)model whose config, or whose sub-models' configs, may hold ``grail_config``.
+        spec: the map to use; by default the registered ones.
+
+    Raises:
+        CheckpointError: a table is malformed or does not fit the modules.
+        UnknownNameError, ArchitectureError: no map fits the model; register it before loading.
+    """
+    if not _has_table(model):
+        return
+    layout = resolve(model, spec)
+    units: dict[str, int] = {}
+    for stack in layout.stacks:
+        where = f"grail_config of {stack.name}"
+        config = config_of(model, stack.owner)
+        units |= check_table(layout, stack, read_table(getattr(config, "grail_config", None), where), where)
+    narrow_all_(model, layout, units)
+
+
+def narrow_all_(model: nn.Module, layout: Layout, units: Mapping[str, int]) -> None:
+    """Narrow every group to its entry in ``units``; groups that are not named stay."""
+    for group in layout.groups:
+        if units.get(group.name, group.units) != group.units:
+            narrow_(model, group, units[group.name])
+
+
+def _has_table(model: nn.Module) -> bool:
+    """Whether any config in reach holds a table, or something malformed in its place."""
+    configs = {id(config): config for path, _ in model.named_modules() if (config := config_of(model, path))}
+    holders = (getattr(config, "grail_config", None) for config in configs.values())
+    return any(len(read_table(holder, "config.grail_config")) > 0 for holder in holders)

@@ -1,0 +1,1 @@
+"""What runs through a model: captured block by block, recorded, and summed into moments."""

@@ -1,0 +1,168 @@
+"""The two streams through one block: passes over the calibration batches that fill the groups' collectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from optimum_grail.core.groups import AT_OUTPUT
+from optimum_grail.data.batches import Batch
+from optimum_grail.streams.capture import Call
+from optimum_grail.streams.collect import Collector
+from optimum_grail.streams.probe import Probe, Record, Wanted
+from optimum_grail.streams.states import States, is_same
+
+
+@dataclass
+class Streams:
+    """Hidden states entering the next block, one tensor per batch.
+
+    Args:
+        student: of the model compressed so far.
+        dense: of the dense model, or ``None`` when no method asks for it.
+    """
+
+    student: States
+    dense: States | None
+
+    @property
+    def equal(self) -> bool:
+        """Whether both are still one, because nothing has been compressed yet."""
+        return self.dense is not None and is_same(self.dense, self.student, 0)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The calibration batches as the block passes need them.
+
+    Args:
+        batches: the batches.
+        masks: ``[B, T]`` masks of real rows, ``None`` where every row is real.
+    """
+
+    batches: Sequence[Batch]
+    masks: Sequence[Tensor | None]
+
+    @classmethod
+    def of(cls, batches: Sequence[Batch], mask_name: str | None) -> Batches:
+        """Look the masks up; a mask of ones is dropped, so that nothing is copied for it."""
+        masks: list[Tensor | None] = []
+        for batch in batches:
+            mask = batch.inputs.get(mask_name) if mask_name else None
+            masks.append(None if mask is None or bool(mask.all()) else mask)
+        return cls(batches, masks)
+
+
+@dataclass
+class Targets:
+    """The dense block's side, batch by batch.
+
+    A batch runs through the dense block when the first stage asks for it: nothing of the block has been compressed yet
+    then, so the student's own module serves, and targets of that stage never pile up. The dense stream moves on with
+    it.
+
+    Args:
+        probe: on the block; records the targets of all groups.
+        calls: what the block is called with, per batch.
+        hidden: the dense stream; replaced by what leaves the block, or the last of ``beyond``.
+        beyond: blocks right behind this one that the student lacks, with their calls: whatever reaches the block's
+            output is compared with the dense stream behind them, so that it makes up for them too.
+        records: what later stages have still to take, per batch.
+    """
+
+    probe: Probe
+    calls: Sequence[Call]
+    hidden: States
+    beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = ()
+    records: dict[int, dict[str, Record]] = field(default_factory=dict)
+
+    def take(self, index: int, names: Sequence[str]) -> dict[str, Record]:
+        """The records of the groups ``names`` on batch ``index``; each can be taken once."""
+        if index not in self.records:
+            output = self.probe.run(self.calls[index], self.hidden[index])
+            self.records[index] = self.probe.records
+            for name in self.records[index].keys() - set(names):
+                self.records[index][name].features = None  # a later stage has its own, behind what is compressed here
+            for name in self._at_output:
+                self.records[index][name].stream = None  # the stream holds it
+            if output is not None:
+                self.hidden[index] = self._leave(index, output)
+        found = {name: self.records[index].pop(name) for name in names}
+        for name in self._at_output & found.keys():
+            found[name].stream = self.hidden[index]
+        return found
+
+    @cached_property
+    def _at_output(self) -> set[str]:
+        """Groups whose streams leave the block, if those are wanted."""
+        return {group.name for group in self.probe.groups if self.probe.wanted.stream and group.stream == AT_OUTPUT}
+
+    def _leave(self, index: int, output: Tensor) -> Tensor:
+        for block, calls in self.beyond:
+            output = calls[index].run(block, output.clone())
+        return output
+
+
+@dataclass(frozen=True)
+class BlockRun:
+    """One block of the student with all that runs through it.
+
+    Args:
+        block: the student's block.
+        path: its path in the model.
+        calls: what it is called with, per batch.
+        streams: the hidden states entering it; they do not move here.
+        batches: splits and masks.
+        targets: the dense side, or ``None`` without a dense stream.
+    """
+
+    block: nn.Module
+    path: str
+    calls: Sequence[Call]
+    streams: Streams
+    batches: Batches
+    targets: Targets | None
+
+    @torch.no_grad()
+    def measure(self, collectors: Sequence[Collector], wanted: Wanted, unfolded: nn.Module | None = None) -> None:
+        """Run the block over the student's stream and add every batch to the collectors of one stage.
+
+        Args:
+            collectors: of the groups of the stage.
+            wanted: what to record of each group: its features, and the counterparts of the targets.
+            unfolded: a copy of the block from before producers of the stage were folded, or ``None``.
+        """
+        names = [collector.group.name for collector in collectors]
+        groups = [collector.group for collector in collectors]
+        before = None if unfolded is None else Probe(unfolded, self.path, groups, Wanted(output=True), True)
+        wanted = wanted if before is None else replace(wanted, output=True)
+        if self.targets is not None and unfolded is not None:
+            self.targets.probe.block = unfolded  # the dense side of a first stage has to be measured unfolded too
+        probe = Probe(self.block, self.path, groups, wanted, stop_early=True)
+        for index, call in enumerate(self.calls):
+            equal = self.targets is not None and is_same(self.targets.hidden, self.streams.student, index)
+            equal = equal and before is None and self.targets is not None and not self.targets.beyond
+            dense = self.targets.take(index, names) if self.targets is not None else {}
+            if equal:  # nothing has been compressed yet: the dense run shows the student's features, and no drift
+                records, dense = dense, {}
+            else:
+                hidden = self.streams.student[index]
+                probe.run(call, hidden)
+                records = probe.records
+                if before is not None:
+                    before.run(call, hidden)
+            for name, collector in zip(names, collectors, strict=True):
+                mask, split = self.batches.masks[index], self.batches.batches[index].split
+                folded = None if before is None else before.records[name]
+                collector.add(records[name], dense.get(name), mask, split, folded)
+
+
+@torch.no_grad()
+def advance(block: nn.Module, calls: Sequence[Call], hidden: States) -> None:
+    """Replace every hidden state by the block's output."""
+    for index, call in enumerate(calls):
+        hidden[index] = call.run(block, hidden[index].clone())

@@ -1,0 +1,142 @@
+"""From records of block runs to statistics of groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.core.moments import Moments, Statistics, TargetMoments
+from optimum_grail.streams.probe import Record, features_of, rows_of
+
+Split = Literal["fit", "held", "halves"]
+TINY_NORM_SCALE = 1e-3
+"""BatchNorm channels whose scale is below this fraction of the median scale use the self target: dividing the stream's
+drift by it would blow noise up."""
+
+
+def norm_scale(norm: nn.BatchNorm2d) -> Tensor:
+    """``γ / sqrt(σ² + ε)`` of a BatchNorm in eval mode, ``[C]``."""
+    if norm.running_var is None:
+        return torch.ones(norm.num_features)
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    return scale * norm.weight.detach() if norm.affine else scale
+
+
+def drift_of(dense: Record, student: Record, norm: nn.BatchNorm2d | None) -> Tensor | None:
+    """Rows ``[B, R, O]`` of ``d = y* - W s``: the gap of the residual streams, seen through a BatchNorm behind the
+    consumer if there is one; of the consumer's outputs where the group reaches no stream."""
+    if dense.stream is None or student.stream is None:
+        return _gap(dense.output, student.output)
+    gap = rows_of(dense.stream - student.stream)
+    if norm is None:
+        return gap
+    scale = norm_scale(norm)
+    usable = scale.abs() > TINY_NORM_SCALE * scale.abs().median()
+    return torch.where(usable, gap / torch.where(usable, scale, torch.ones_like(scale)), torch.zeros_like(gap))
+
+
+@dataclass
+class Collector:
+    """Running sums of one group.
+
+    Args:
+        group: the group.
+        consumer: its consumer, still at full width.
+        norm: the BatchNorm behind it, or ``None``.
+        view: how a convolution's features are seen, ``"patch"`` or ``"shared"``.
+        held_out: keep the held-out rows apart.
+    """
+
+    group: ChannelGroup
+    consumer: nn.Module
+    norm: nn.BatchNorm2d | None
+    view: str
+    held_out: bool
+    moments: dict[str, Moments] = field(default_factory=dict)
+    targets: dict[str, TargetMoments] = field(default_factory=dict)
+    offsets: dict[str, TargetMoments] = field(default_factory=dict)
+
+    def add(
+        self, student: Record, dense: Record | None, mask: Tensor | None, split: Split, unfolded: Record | None = None
+    ) -> None:
+        """Add one batch.
+
+        Args:
+            student: what the student's block showed.
+            dense: what the dense block showed, or ``None`` without a dense stream.
+            mask: ``[B, R]``, non-zero on real rows; ``None`` where all are real.
+            split: where the rows belong.
+            unfolded: what the student's block showed before its producers were folded; ``None`` without folding.
+        """
+        if student.features is None:
+            return
+        features = features_of(student.features, self.consumer, self.view)
+        drift = offset = None
+        if self.view != "shared":  # where taps share one map, a row of the matrix is no output
+            drift = None if dense is None else drift_of(dense, student, self.norm)
+            offset = None if unfolded is None else _gap(unfolded.output, student.output)
+        if split != "halves" or not self.held_out:
+            self._add("held" if split == "held" and self.held_out else "fit", features, drift, offset, mask)
+            return
+        if mask is None or mask.shape != features.shape[:2]:
+            mask = torch.ones(features.shape[:2], device=features.device)
+        for part, half in zip(("fit", "held"), _halves(mask.bool()), strict=True):
+            self._add(part, features, drift, offset, half)
+
+    def _add(
+        self, part: str, features: Tensor, drift: Tensor | None, offset: Tensor | None, mask: Tensor | None
+    ) -> None:
+        rows = _real(features, mask)
+        if part not in self.moments:
+            self.moments[part] = Moments.zero(rows.shape[1], rows.device)
+        self.moments[part] = self.moments[part].plus_rows(rows)
+        for sums, gap in ((self.targets, drift), (self.offsets, offset)):
+            if gap is not None:
+                gaps = _real(gap, mask)
+                if part not in sums:
+                    sums[part] = TargetMoments.zero(gaps.shape[1], rows.shape[1], rows.device)
+                sums[part] = sums[part].plus_rows(gaps, rows)
+
+    def statistics(self) -> Statistics:
+        """The sums so far.
+
+        Raises:
+            StatisticsError: no rows, or activations that are not finite.
+        """
+        fit = self._moments("fit") or Moments.zero(0)
+        fit.check(self.group.name)
+        held = self._moments("held")
+        if held is not None and held.count == 0:  # every sample is too short to be halved
+            held = None
+            self.targets.pop("held", None)
+        if held is not None:
+            held.check(self.group.name)
+        for target in self.targets.values():
+            target.check(self.group.name)
+        return Statistics(fit, held, self.targets.get("fit"), self.targets.get("held"))
+
+    def _moments(self, part: str) -> Moments | None:
+        moments = self.moments.get(part)
+        return None if moments is None else replace(moments, offset=self.offsets.get(part))
+
+
+def _gap(target: Tensor | None, now: Tensor | None) -> Tensor | None:
+    return None if target is None or now is None else rows_of(target - now)
+
+
+def _halves(real: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and the second half of each sample's real rows, as masks ``[B, R]``; padding is in neither, and an odd
+    row is in the first."""
+    count = real.sum(1, keepdim=True)
+    first = real & (2 * real.cumsum(1) <= count + 1)
+    return first, real & ~first
+
+
+def _real(rows: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None or rows.shape[:2] != mask.shape:
+        return rows.flatten(0, 1)
+    return rows[mask.to(rows.device, torch.bool)]

@@ -1,0 +1,220 @@
+"""Gradients that some scores read: of the dense model's loss by masks on units, of a block's output by a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.data.batches import IGNORED, Batch
+from optimum_grail.errors import DataError
+from optimum_grail.models.layout import Layout
+from optimum_grail.report.progress import Progress
+from optimum_grail.streams.blocks import BlockRun
+from optimum_grail.streams.capture import first, on_device
+from optimum_grail.streams.probe import features_of, rows_of
+from optimum_grail.streams.problems import view_of
+from optimum_grail.streams.tail import Outputs, outputs_of
+
+
+def mask_gradients(
+    model: nn.Module, layout: Layout, batches: Sequence[Batch], seed: int, progress: Progress
+) -> dict[str, Tensor]:
+    """Per sample, the gradient of the loss by a factor on each unit, at one; float64 ``[samples, units]`` by group.
+
+    The factor sits at the consumer's input, so it stands for the unit as a whole (``m ∂L/∂m = Σ θ ∂L/∂θ`` over the
+    unit's columns). The loss of a sample is its mean cross-entropy: against the next tokens for causal language models,
+    else against the batches' labels; where they have none, against labels drawn from the model's own predictions, so
+    that squares estimate its Fisher information. Models without logits are read as Gaussian: the loss is half the
+    squared distance of their (normalised) output from a draw around it.
+
+    Args:
+        model: the dense model, in eval mode; unchanged.
+        layout: its groups.
+        batches: calibration batches; one backward pass each.
+        seed: of the draws.
+        progress: told once per batch.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    found: dict[str, list[Tensor]] = {group.name: [] for group in layout.groups}
+    mask_name = next((stack.spec.mask for stack in layout.stacks if stack.spec.mask), None)
+    with frozen(model):
+        for batch in batches:
+            inputs = on_device(model, batch)
+            count = len(next(iter(batch.inputs.values())))
+            with _masks(model, layout.groups, count) as masks, torch.enable_grad():
+                real = inputs.get(mask_name) if mask_name else None
+                loss = _loss(model, inputs, outputs_of(model(**inputs)), real, draw, batch.labels)
+                gradients = torch.autograd.grad(loss, list(masks.values()))
+            for name, gradient in zip(masks, gradients, strict=True):
+                found[name].append(gradient.detach().double())
+            progress.update(1, "gradients")
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+@torch.no_grad()
+def check_labels(model: nn.Module, batches: Sequence[Batch]) -> None:
+    """See that the batches' labels are classes that the model tells apart; costs one sample's forward pass.
+
+    Raises:
+        DataError: they are not.
+    """
+    logits = outputs_of(model(**on_device(model, batches[0].head()))).logits
+    name = type(model).__name__
+    if logits is None:
+        raise DataError(f"{name} has no classes: label_column cannot be used. Leave it out.")
+    for batch in batches:
+        inputs, labels = batch.inputs, batch.labels
+        samples = next(iter(inputs.values()))
+        expected = samples.shape[:1] if logits.dim() == 2 else inputs.get("input_ids", samples).shape[:2]
+        if labels is None or labels.shape != expected:
+            found = "no labels" if labels is None else f"labels of the shape {list(labels.shape)}"
+            raise DataError(
+                f"A calibration batch has {found}, expected {list(expected)}: one class for each output of {name}. "
+                "Leave label_column out to use the model's own predictions."
+            )
+        real = labels[labels != IGNORED]
+        if real.numel() and not 0 <= int(real.min()) <= int(real.max()) < logits.shape[-1]:
+            raise DataError(
+                f"The calibration labels go from {int(real.min())} to {int(real.max())}, and {name} has "
+                f"{logits.shape[-1]} classes. Choose the data the model was trained for."
+            )
+
+
+def _loss(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    outputs: Outputs,
+    mask: Tensor | None,
+    draw: torch.Generator,
+    given: Tensor | None,
+) -> Tensor:
+    """Sum over samples of each one's mean loss; ``given`` are the batch's labels."""
+    if outputs.logits is None:
+        return sum((_gaussian(states, mask, draw) for states in outputs.embeddings), torch.zeros(()))
+    logits, labels = outputs.logits, inputs.get("input_ids")
+    if logits.dim() == 3 and labels is not None and isinstance(model, PreTrainedModel) and model.can_generate():
+        real = torch.ones_like(labels) if mask is None else mask
+        labels = labels.masked_fill(real == 0, IGNORED)
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    elif given is not None:
+        labels = given.to(logits.device)
+    else:
+        odds = logits.detach().softmax(-1).flatten(0, -2)
+        labels = torch.multinomial(odds.cpu(), 1, generator=draw).to(logits.device).reshape(logits.shape[:-1])
+        if mask is not None and labels.shape == mask.shape:
+            labels = labels.masked_fill(mask == 0, IGNORED)
+    rows = nn.functional.cross_entropy(
+        logits.flatten(0, -2), labels.flatten(), reduction="none", ignore_index=IGNORED
+    ).reshape(len(logits), -1)
+    counted = (labels.reshape(len(logits), -1) != IGNORED).sum(1).clamp(min=1)
+    return (rows.sum(1) / counted).sum()
+
+
+def _gaussian(states: Tensor, mask: Tensor | None, draw: torch.Generator) -> Tensor:
+    """The loss of a Gaussian around the states, by the surrogate ``-ε·f(x)``, which has the same gradient."""
+    rows = nn.functional.normalize(rows_of(states), dim=-1)
+    noise = torch.randn(rows.shape, generator=draw).to(rows.device)
+    products = (rows * noise).sum(-1)
+    if mask is None or products.shape != mask.shape:
+        return -products.mean(1).sum()
+    real = mask.to(products.dtype)
+    return -((products * real).sum(1) / real.sum(1).clamp(min=1)).sum()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No gradients for parameters: only masks and hidden states are differentiated."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _masks(model: nn.Module, groups: Sequence[ChannelGroup], samples: int) -> Iterator[dict[str, Tensor]]:
+    """Factors of one on every unit of every sample, ``[samples, units]``, multiplied into the consumers' inputs."""
+    device = next(model.parameters()).device
+    masks: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for group in groups:
+            masks[group.name] = torch.ones(samples, group.units, device=device, requires_grad=True)
+            hook = _multiplier(masks[group.name], group.consumer.span)
+            module = model.get_submodule(group.consumer.module)
+            stack.callback(module.register_forward_pre_hook(hook).remove)
+        yield masks
+
+
+def _multiplier(mask: Tensor, span: int) -> Callable[..., Any]:
+    def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Multiply the features by their mask."""
+        features = args[0]
+        factors = mask.repeat_interleave(span, 1)
+        if features.dim() == 4:  # feature maps [B, C, H, W]
+            factors = factors[:, :, None, None]
+        elif features.dim() == 3:
+            factors = factors[:, None]
+        return (features * factors.to(features.dtype), *args[1:])
+
+    return hook
+
+
+def block_gradients(run: BlockRun, groups: Sequence[ChannelGroup], model: nn.Module) -> dict[str, Tensor]:
+    """Euclidean norm over samples of ``∂‖f(x)‖₂ / ∂W``, ``f`` the block and ``W`` a consumer's matrix; float64
+    ``[O, F]`` by group (regional gradients: Yang et al. 2025, "Wanda++").
+
+    The gradient of one sample is the product of the consumer's inputs and the gradients of its outputs, so a batch
+    takes one backward pass.
+
+    Args:
+        run: the student's block and stream.
+        groups: groups of the block.
+        model: the model, for the shape of the groups' matrices.
+    """
+    views = {group.name: view_of(model, group) for group in groups}
+    modules = {group.name: model.get_submodule(group.consumer.module) for group in groups}
+    squares: dict[str, Tensor] = {}
+    with frozen(run.block):
+        for call, hidden in zip(run.calls, run.streams.student, strict=True):
+            seen: dict[str, tuple[Tensor, Tensor]] = {}
+            with ExitStack() as stack, torch.enable_grad():
+                for name, module in modules.items():
+                    stack.callback(module.register_forward_hook(_keeper(seen, name)).remove)
+                output = first(call.run(run.block, hidden.clone().requires_grad_()))
+                norms = output.flatten(1).float().norm(dim=1).sum()
+                gradients = torch.autograd.grad(norms, [pair[1] for pair in seen.values()])
+            for (name, (inputs, _)), gradient in zip(seen.items(), gradients, strict=True):
+                square = _per_sample(inputs.detach(), gradient, modules[name], views[name])
+                squares[name] = squares[name] + square if name in squares else square
+    return {name: total.sqrt() for name, total in squares.items()}
+
+
+def _keeper(seen: dict[str, tuple[Tensor, Tensor]], name: str) -> Callable[..., None]:
+    def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Keep input and output."""
+        seen[name] = (args[0], output)
+
+    return hook
+
+
+def _per_sample(inputs: Tensor, gradient: Tensor, module: nn.Module, view: str) -> Tensor:
+    """Sum over samples of the squared weight gradient, float64 ``[O, F]`` (``[O·taps, I]`` in the shared view)."""
+    conv = inputs.dim() == 4
+    features = features_of(inputs, module, "patch").float()
+    outputs = rows_of(gradient).float()
+    total = torch.zeros(outputs.shape[-1], features.shape[-1], dtype=torch.float64, device=inputs.device)
+    for sample, delta in zip(features, outputs, strict=True):
+        total += (delta.T @ sample).double().square()
+    if not conv or view == "patch":
+        return total
+    taps = features.shape[-1] // inputs.shape[1]
+    return total.unflatten(1, (-1, taps)).transpose(1, 2).flatten(0, 1)

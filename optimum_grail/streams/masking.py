@@ -1,0 +1,61 @@
+"""A model that is another for a moment: one group pruned and compensated at full width, or a block of it a copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.core.problem import GroupProblem
+from optimum_grail.core.readout import Readout
+from optimum_grail.core.reduction import Reduction
+from optimum_grail.models.matrix import from_matrix
+from optimum_grail.streams.problems import norm_of, to_patches
+
+
+@contextmanager
+def spare(model: nn.Module, path: str) -> Iterator[nn.Module]:
+    """A copy in the place of the module at ``path``, put back afterwards; yields the copy."""
+    parent, _, name = path.rpartition(".")
+    home, original = model.get_submodule(parent), model.get_submodule(path)
+    home._modules[name] = twin = copy.deepcopy(original)
+    try:
+        yield twin
+    finally:
+        home._modules[name] = original
+
+
+@contextmanager
+def masked(
+    model: nn.Module, group: ChannelGroup, problem: GroupProblem, reduction: Reduction, readout: Readout
+) -> Iterator[None]:
+    """The model with this group pruned and compensated at full width: dropped columns are zero; put back afterwards."""
+    consumer: Any = model.get_submodule(group.consumer.module)
+    full = torch.zeros_like(problem.weight)
+    columns = (reduction.kept[:, None] * problem.span + torch.arange(problem.span)).flatten()
+    full[:, columns.to(full.device)] = readout.weight
+    weight = from_matrix(to_patches(Readout(full), model, group).weight, consumer)
+    norm = norm_of(model, group)
+    shift = readout.bias
+    with ExitStack() as stack:
+        stack.enter_context(_replaced(consumer.weight, weight))
+        if shift is not None and consumer.bias is not None:
+            stack.enter_context(_replaced(consumer.bias, consumer.bias + shift))
+        elif shift is not None and norm is not None and norm.running_mean is not None:
+            stack.enter_context(_replaced(norm.running_mean, norm.running_mean - shift))
+        yield
+
+
+@contextmanager
+def _replaced(tensor: Tensor, value: Tensor) -> Iterator[None]:
+    original = tensor.data
+    tensor.data = value.detach().to(original)
+    try:
+        yield
+    finally:
+        tensor.data = original

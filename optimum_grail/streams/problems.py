@@ -1,0 +1,72 @@
+"""From modules to numbers: the :class:`GroupProblem` of a group, and its readout back in the consumer's layout."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.core.moments import Statistics
+from optimum_grail.core.problem import GroupProblem
+from optimum_grail.core.readout import Readout
+from optimum_grail.models.matrix import View, is_norm, owns_bias, producer_matrix, shared_to_patch, taps, to_matrix
+from optimum_grail.streams.collect import Collector
+
+PATCH_BYTES = 2 << 30
+"""Above this size of the exact patch Gram a convolution's taps share one map (GRAIL's form)."""
+
+
+def view_of(model: nn.Module, group: ChannelGroup) -> View:
+    """``"patch"`` (exact) if the consumer's Gram fits the memory set aside, else ``"shared"``."""
+    consumer = model.get_submodule(group.consumer.module)
+    features = group.units * group.consumer.span * taps(consumer)
+    return "shared" if taps(consumer) > 1 and 8 * features**2 > PATCH_BYTES else "patch"
+
+
+def norm_of(model: nn.Module, group: ChannelGroup) -> nn.BatchNorm2d | None:
+    """The BatchNorm right behind the group's consumer."""
+    module = model.get_submodule(group.norm) if group.norm is not None else None
+    return module if isinstance(module, nn.BatchNorm2d) else None
+
+
+def collector_for(model: nn.Module, group: ChannelGroup, held_out: bool) -> Collector:
+    """An empty collector for ``group``."""
+    consumer = model.get_submodule(group.consumer.module)
+    return Collector(group, consumer, norm_of(model, group), view_of(model, group), held_out)
+
+
+def problem_of(model: nn.Module, group: ChannelGroup, statistics: Statistics | None, seed: int) -> GroupProblem:
+    """The group as numbers, its consumer still at full width; float64 on the device of the weights."""
+    consumer = model.get_submodule(group.consumer.module)
+    view = view_of(model, group)
+    producers = (
+        producer_matrix(model, group, index)
+        for index, port in enumerate(group.producers)
+        if not is_norm(model.get_submodule(port.module))
+    )
+    return GroupProblem(
+        name=group.name,
+        units=group.units,
+        weight=to_matrix(consumer, view),
+        producers=tuple(producers),
+        statistics=statistics,
+        owns_bias=view == "patch" and owns_bias(model, group),
+        norm=_norm_statistics(model, group) if view == "patch" else None,
+        seed=seed,
+    )
+
+
+def _norm_statistics(model: nn.Module, group: ChannelGroup) -> tuple[Tensor, Tensor, float] | None:
+    """Mean and variance that the BatchNorm expects of the consumer's output without its bias, and its epsilon."""
+    norm = norm_of(model, group)
+    if norm is None or norm.running_mean is None or norm.running_var is None:
+        return None
+    mean = norm.running_mean.double()
+    bias = model.get_submodule(group.consumer.module)._parameters.get("bias")
+    return (mean if bias is None else mean - bias.detach().double()), norm.running_var.double(), norm.eps
+
+
+def to_patches(readout: Readout, model: nn.Module, group: ChannelGroup) -> Readout:
+    """A readout fitted with shared taps in the consumer's own layout."""
+    if view_of(model, group) == "patch":
+        return readout
+    return Readout(shared_to_patch(readout.weight, model.get_submodule(group.consumer.module)), readout.bias)

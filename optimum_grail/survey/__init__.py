@@ -1,0 +1,1 @@
+"""What is measured on the dense model before widths are decided."""

@@ -1,0 +1,1 @@
+"""Who keeps how much: from a request to units per group."""

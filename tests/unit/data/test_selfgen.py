@@ -1,0 +1,109 @@
+"""Text that a causal model writes itself."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from optimum_grail.checkpoints.processors import load_processors
+from optimum_grail.data.selfgen import _cache, _draw, cache_row_bytes, generate_self_text
+from optimum_grail.data.sources import load_calibration
+from optimum_grail.errors import DataError, StatisticsError
+
+
+def test_rows_are_full_and_hold_no_special_tokens(llama, tokenizer) -> None:
+    text = generate_self_text(llama, tokenizer, num_samples=20, seqlen=24)
+    assert text.shape == (20, 24) and text.dtype == torch.int64
+    assert (text[:, 0] == tokenizer.bos_token_id).all()
+    rest = text[:, 1:]
+    assert not torch.isin(rest, torch.tensor(tokenizer.all_special_ids)).any()
+    assert rest.max() < len(tokenizer)  # rows of the embedding that no token uses
+    assert len(rest.unique(dim=0)) == 20
+
+
+def test_the_same_seed_gives_the_same_text_and_leaves_the_global_state_alone(llama, tokenizer) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    first = generate_self_text(llama, tokenizer, num_samples=6, seqlen=12, seed=5)
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.equal(first, generate_self_text(llama, tokenizer, num_samples=6, seqlen=12, seed=5))
+    assert not torch.equal(first, generate_self_text(llama, tokenizer, num_samples=6, seqlen=12, seed=6))
+
+
+def test_without_bos_rows_begin_with_random_ordinary_tokens(llama, tokenizer) -> None:
+    model, plain = copy.deepcopy(llama), copy.deepcopy(tokenizer)
+    model.config.bos_token_id = model.generation_config.bos_token_id = None
+    plain.bos_token = None
+    first = generate_self_text(model, plain, num_samples=64, seqlen=2)[:, 0]
+    assert len(first.unique()) > 20
+    assert not torch.isin(first, torch.tensor(plain.all_special_ids)).any()
+
+
+def test_the_cache_budget_bounds_the_batch(llama, tokenizer) -> None:
+    assert cache_row_bytes(llama, 10) == 2 * 2 * 2 * 8 * 10 * 4  # keys and values, layers, heads, width, tokens, bytes
+    seen = []
+    handle = llama.register_forward_hook(lambda _, args, kwargs, out: seen.append(len(out.logits)), with_kwargs=True)
+    try:
+        text = generate_self_text(
+            llama, tokenizer, num_samples=7, seqlen=10, cache_bytes=3 * cache_row_bytes(llama, 10)
+        )
+    finally:
+        handle.remove()
+    assert (max(seen), text.shape) == (3, (7, 10))
+
+
+def test_the_preallocated_cache_gives_the_logits_of_a_plain_forward(llama) -> None:
+    ids = torch.randint(3, 300, (3, 20), generator=torch.Generator().manual_seed(0))
+    cache = _cache(llama, 20)
+    with torch.no_grad():
+        steps = [llama(input_ids=ids[:, t : t + 1], past_key_values=cache, use_cache=True).logits for t in range(20)]
+        whole = llama(input_ids=ids, use_cache=False).logits
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_draws_follow_the_softmax_and_never_hit_a_suppressed_token() -> None:
+    logits = torch.tensor([-torch.inf, 0.0, 1.0, 2.0, -torch.inf]).expand(40000, -1)
+    drawn = _draw(logits, torch.Generator().manual_seed(0)).flatten()
+    share = torch.bincount(drawn, minlength=5) / 40000
+    torch.testing.assert_close(share, logits[0].softmax(dim=0), atol=0.01, rtol=0)
+    assert share[0] == share[4] == 0
+
+
+def test_nan_in_the_model_is_an_error_and_the_mode_is_restored(llama, tokenizer) -> None:
+    model = copy.deepcopy(llama).train()
+    model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(StatisticsError, match="not finite"):
+        generate_self_text(model, tokenizer, num_samples=2, seqlen=4)
+    assert model.training
+
+
+def test_a_vocabulary_of_special_tokens_is_refused(llama, tokenizer) -> None:
+    model = copy.deepcopy(llama)
+    model.resize_token_embeddings(3)
+    with pytest.raises(DataError, match="special"):
+        generate_self_text(model, tokenizer, num_samples=2, seqlen=4)
+
+
+def test_self_is_a_calibration_source(llama, tokenizer) -> None:
+    data = load_calibration(
+        llama, "self", tokenizer=tokenizer, num_samples=7, causal=True, main_input="text", seqlen=40, seed=9
+    )
+    assert (data.source, data.samples, data.tokens, data.seqlen) == ("self, seed 9", 7, 280, 40)
+    expected = generate_self_text(llama, tokenizer, num_samples=7, seqlen=40, seed=9)
+    assert torch.equal(data.batches[0].inputs["input_ids"], expected[[0, 1, 2, 3, 5, 6]])
+
+
+@pytest.mark.parametrize("name", ["stories260K-llama", "babyllama105-llama"])
+def test_real_models_write_text_they_find_likely(data_dir, name) -> None:
+    model = AutoModelForCausalLM.from_pretrained(data_dir / name, dtype=torch.float32)
+    tokenizer, _ = load_processors(data_dir / name)
+    text = generate_self_text(model, tokenizer, num_samples=8, seqlen=64)
+    with torch.no_grad():
+        own = float(model(input_ids=text, labels=text).loss)
+        shuffled = text[:, torch.randperm(64, generator=torch.Generator().manual_seed(0))]
+        other = float(model(input_ids=shuffled, labels=shuffled).loss)
+    assert own < 2.5 < other

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_grail.core.allocation import Allocation
+from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.plan import Plan
 from optimum_grail.data.batches import CalibrationData
 from optimum_grail.data.request import DataRequest, Recipient
@@ -244,8 +244,7 @@ def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
     layout = resolve(model, setup.spec)
     check_weights(model, layout.groups)
     before = Size.of(model, layout, precision.main)
-    affine = getattr(setup.methods.compensator, "affine", None)
-    if affine and not all(owns_bias(model, group) for group in layout.groups):
+    if setup.methods.compensator.wants_bias and not all(owns_bias(model, group) for group in layout.groups):
         undo.callback(add_biases_(model, layout).remove_)
         layout = resolve(model, setup.spec)
     ready = Prepared(model, setup, layout, before, precision, Journal())

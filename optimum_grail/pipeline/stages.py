@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from optimum_grail.core.budget import WidthClass
 from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.plan import Plan
 from optimum_grail.data.batches import CalibrationData
@@ -52,6 +53,7 @@ class Prepared:
         before: size of the model as it came.
         precision: its dtypes.
         journal: what is noted along the way.
+        classes: the widths there are to choose from; none where they cost what is still to be measured.
     """
 
     model: nn.Module
@@ -60,6 +62,7 @@ class Prepared:
     before: Size
     precision: Precision
     journal: Journal
+    classes: tuple[WidthClass, ...] = ()
 
     @property
     def offload(self) -> bool:
@@ -248,5 +251,4 @@ def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
         undo.callback(add_biases_(model, layout).remove_)
         layout = resolve(model, setup.spec)
     ready = Prepared(model, setup, layout, before, precision, Journal())
-    check_request(layout, *ready.request)
-    return ready
+    return replace(ready, classes=check_request(layout, *ready.request))

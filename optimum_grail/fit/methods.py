@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.contracts import Allocation, Compensator, Selector
 from optimum_grail.core.problem import Need
 from optimum_grail.streams.probe import Wanted
@@ -28,6 +29,16 @@ class Methods:
     compensator: Compensator
     allocation: Allocation
     within_block: WithinBlock = "sequential"
+
+    @classmethod
+    def of(cls, config: GrailConfig) -> Methods:
+        """The methods of a resolved configuration.
+
+        Raises:
+            UnknownNameError: no method of that name.
+            ConfigError: the method has no such option, or refuses its value.
+        """
+        return cls(*config.methods(), within_block=config.within_block)
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -10,6 +10,7 @@ from typing import Any
 from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.config.values import coerce, parse_method
+from optimum_grail.core.needs import check_needs
 from optimum_grail.errors import ConfigError
 from optimum_grail.registry import Registry
 from optimum_grail.selectors import SELECTORS
@@ -37,7 +38,8 @@ def build_method(part: str, spelling: str | Mapping[str, Any], overrides: Mappin
         overrides: options that win over those of ``spelling``.
 
     Raises:
-        UnknownNameError: no method of that name; the message names the nearest.
+        UnknownNameError: no method of that name, or the method asks for what nothing measures; the message names the
+            nearest.
         ConfigError: the method has no such option, or refuses its value; the message names its options.
     """
     name, options = parse_method(spelling)
@@ -47,7 +49,9 @@ def build_method(part: str, spelling: str | Mapping[str, Any], overrides: Mappin
     for key in options:
         if key not in fields:
             raise ConfigError(f"The {part} {name!r} has no option {key!r}. {_has(name, fields)}")
-    return entry(**{key: _converted(part, name, key, value, fields[key][0]) for key, value in options.items()})
+    method = entry(**{key: _converted(part, name, key, value, fields[key][0]) for key, value in options.items()})
+    check_needs(part, name, method.needs)
+    return method
 
 
 def _has(name: str, fields: Mapping[str, Any]) -> str:

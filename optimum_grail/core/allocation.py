@@ -58,7 +58,7 @@ class Allocation(ABC):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the survey has to measure on the dense model; nothing by default."""
+        """Names of the signals that the survey has to measure on the dense model; nothing by default."""
         return frozenset()
 
     @abstractmethod

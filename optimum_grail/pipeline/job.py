@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -34,14 +33,11 @@ from optimum_grail.pipeline.estimate import estimate
 from optimum_grail.pipeline.summary import Size
 from optimum_grail.report.progress import Progress
 from optimum_grail.streams.gradients import check_labels, mask_gradients
-from optimum_grail.survey.cache import StatisticsCache
+from optimum_grail.survey.cache import StatisticsCache, dependencies
 from optimum_grail.survey.findings import Findings
-from optimum_grail.survey.survey import SURVEYED, Survey
+from optimum_grail.survey.survey import Survey
 from optimum_grail.widths.allocate import Widths, allocate, check_request
 from optimum_grail.widths.request import Accepts, Request
-
-FORMAT = 2
-"""Of what the cache keeps of a survey; 2: error curves down to no unit at all."""
 
 
 @dataclass
@@ -129,20 +125,20 @@ class Job:
 
     def survey(self, layout: Layout, data: CalibrationData | None) -> Findings:
         """What the allocation has to know, measured on the dense model; empty if it asks for nothing."""
-        needs = self.methods.allocation.needs & SURVEYED
+        needs = self.methods.allocation.needs
         if not needs or data is None:
             return Findings()
+        survey = Survey(self.model, layout, data.batches, self.progress, needs, offload=self.offload)
 
         def measure() -> Mapping[str, Tensor]:
             """Run the survey."""
             self.progress.start(len(layout.groups), "survey")
-            findings = Survey(self.model, layout, data.batches, self.progress, needs, offload=self.offload).run()
+            findings = survey.run()
             self.progress.finish()
             return findings.to_tensors()
 
         with self.timed("survey"):
-            depends = {"needs": sorted(needs), "format": FORMAT}
-            return Findings.from_tensors(self._once("survey", layout, data, depends, measure))
+            return Findings.from_tensors(self._once("survey", layout, data, survey.depends, measure))
 
     def _once(
         self,
@@ -155,13 +151,7 @@ class Job:
         """A measurement of the dense model: from the cache, if there is one."""
         if self.cache is None:
             return measure()
-        common = {
-            "data": data.sha256,
-            "batches": [len(next(iter(batch.inputs.values()))) for batch in data.batches],
-            "biases": [owns_bias(self.model, group) for group in layout.groups],
-            "dtype": str(next(self.model.parameters()).dtype),
-            "version": version("optimum-grail"),
-        }
+        common = dependencies(self.model, layout, data.batches)
         return self.cache.get(kind, {**common, **depends}, measure)
 
     def allocate(self, layout: Layout, data: CalibrationData | None, findings: Findings) -> Widths:
@@ -196,7 +186,7 @@ class Job:
         return plan
 
     def _gradients(self, layout: Layout, data: CalibrationData | None) -> Mapping[str, Tensor]:
-        if "mask_gradients" not in self.methods.needs or data is None:
+        if "mask-gradients" not in self.methods.needs or data is None:
             return {}
         seed = self.settings["seed"]
 

@@ -28,7 +28,7 @@ class Fisher:
     """
 
     rearrange: bool = True
-    needs: ClassVar[frozenset[Need]] = frozenset({"mask_gradients"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"mask-gradients"})
 
     def __call__(self, problem: GroupProblem, keep: int) -> Selection:
         """Reduce ``problem`` to ``keep`` units."""

@@ -18,7 +18,7 @@ class Snip:
     For a factor on all of a unit's weights this is the paper's ``|Σ θ ∂L/∂θ|`` over them.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"mask_gradients"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"mask-gradients"})
 
     def __call__(self, problem: GroupProblem, keep: int) -> Selection:
         """Reduce ``problem`` to the ``keep`` units of largest score."""

@@ -15,7 +15,7 @@ from optimum_grail.selectors._gradients import gradients
 class Taylor:
     """Keep the units of largest ``mean_b |∂L_b/∂m|``, ``m`` a factor on the unit (Molchanov et al. 2017, eq. 7-8)."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"mask_gradients"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"mask-gradients"})
 
     def __call__(self, problem: GroupProblem, keep: int) -> Selection:
         """Reduce ``problem`` to the ``keep`` units of largest score."""

@@ -32,7 +32,7 @@ class Wandapp:
 
     alpha: float = 100.0
     rounds: int = 0
-    needs: ClassVar[frozenset[Need]] = frozenset({"gram", "block_gradients"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"gram", "block-gradients"})
 
     def __post_init__(self) -> None:
         check_positive("wandapp", "alpha", self.alpha)

@@ -18,8 +18,8 @@ from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.config.methods import REGISTRIES, build_method
-from optimum_grail.core.allocation import Allocation
 from optimum_grail.core.budget import Budget, WidthClass, minimise
+from optimum_grail.core.contracts import Allocation, Selector
 from optimum_grail.core.problem import GroupProblem, Selection
 from optimum_grail.errors import UnknownNameError
 from optimum_grail.selectors import SELECTORS
@@ -133,7 +133,7 @@ class Misspelt(Allocation):
 
 
 @dataclass(frozen=True)
-class Curious:
+class Curious(Selector):
     """Asks the fit for what only the survey measures."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"gram", "curves"})

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from optimum_grail.core.allocation import Allocation
-from optimum_grail.core.problem import Compensator, Need, Selector
+from optimum_grail.config.config import GrailConfig
+from optimum_grail.core.contracts import Allocation, Compensator, Selector
+from optimum_grail.core.problem import Need
 from optimum_grail.streams.probe import Wanted
 
 WithinBlock = Literal["sequential", "joint"]
@@ -28,6 +29,16 @@ class Methods:
     compensator: Compensator
     allocation: Allocation
     within_block: WithinBlock = "sequential"
+
+    @classmethod
+    def of(cls, config: GrailConfig) -> Methods:
+        """The methods of a resolved configuration.
+
+        Raises:
+            UnknownNameError: no method of that name.
+            ConfigError: the method has no such option, or refuses its value.
+        """
+        return cls(*config.methods(), within_block=config.within_block)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -54,11 +65,6 @@ class Methods:
         """What is compared between the two streams: the consumer's output, or the residual stream behind it."""
         dense = "dense" in self.compensator.needs
         return Wanted(output=dense, stream=not dense)
-
-    @property
-    def regional_rounds(self) -> int:
-        """Rounds of regional optimisation after each block (Wanda++); 0 for selectors without that option."""
-        return int(getattr(self.selector, "rounds", 0))
 
     @property
     def two_streams(self) -> bool:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.problem import Need
-from optimum_grail.data.batches import PROBE_FRACTION, Batch
+from optimum_grail.data.batches import PROBE_FRACTION, Batch, CalibrationData
 from optimum_grail.errors import OutputError
 from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.rehearsal import REHEARSED_FRACTION
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.precision import Precision
 from optimum_grail.streams.capture import first, on_device
 from optimum_grail.streams.problems import view_of
 from optimum_grail.survey.survey import STATISTICS, SURVEYED
@@ -27,6 +28,8 @@ from optimum_grail.survey.survey import STATISTICS, SURVEYED
 STUDENT_PASSES = 2.5
 """Student forwards per block: half of one for the attention's statistics, one for the FFN's, one to move on."""
 RATE_SIZE = 768
+HEADROOM = 0.8
+"""Share of the free memory that a run may plan with."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,27 @@ class Estimate:
                 f"The calibration streams need {_size(self.disk)} of disk, and {folder} has {_size(free)} free. Name "
                 "another folder with the environment variable TMPDIR, or leave --offload-streams out."
             )
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a run will need.
+
+    Args:
+        cost: time and memory.
+        samples: calibration samples.
+        tokens: of text, without padding.
+        data: the calibration data, where it had to be read for this.
+    """
+
+    cost: Estimate
+    samples: int
+    tokens: int
+    data: CalibrationData | None = None
+
+    def line(self) -> str:
+        """One line for people."""
+        return self.cost.line(self.samples, self.tokens)
 
 
 def _span(seconds: float) -> str:
@@ -147,6 +171,21 @@ def available_memory(device: torch.device) -> int | None:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return None
+
+
+def choose_dtype_(model: nn.Module, cost: Estimate, native: Precision) -> str | None:
+    """Keep float32 streams if they fit the free memory, else compute in the checkpoint's dtype and say so.
+
+    The drift of the residual stream is a small difference of large numbers: bfloat16 would drown it.
+    """
+    free = available_memory(next(model.parameters()).device)
+    if free is None or cost.memory < HEADROOM * free or native.main == torch.float32:
+        return None
+    native.restore_(model)
+    return (
+        f"Float32 streams need {cost.memory / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: computed in "
+        f"{native.main} instead. Fewer samples (--num-samples) or tokens (--seqlen) would fit."
+    )
 
 
 def _features(model: nn.Module, layout: Layout, name: str) -> int:

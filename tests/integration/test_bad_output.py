@@ -68,7 +68,7 @@ def full_disk(request: pytest.FixtureRequest, monkeypatch: Any) -> Iterator[str]
 
     places = {
         "weights": "transformers.PreTrainedModel.save_pretrained",
-        "plan": "optimum_grail.checkpoints.plan_file.save_plan",
+        "plan": "optimum_grail.pipeline.saving.save_plan",
         "tokenizer": "transformers.PreTrainedTokenizerBase.save_pretrained",
         "card": "optimum_grail.pipeline.saving.write_card",
     }
@@ -91,10 +91,10 @@ def test_disk_full_while_saving(full_disk: str, refuse: Refuse, embedded_llama: 
     "where",
     [
         "optimum_grail.checkpoints.loading.load_config",
-        "optimum_grail.pipeline.job.calibration_data",
+        "optimum_grail.pipeline.stages.load_calibration",
         "optimum_grail.survey.survey.Survey.run",
         "optimum_grail.models.surgery._apply_one_",
-        "optimum_grail.checkpoints.plan_file.save_plan",
+        "optimum_grail.pipeline.saving.save_plan",
         "optimum_grail.pipeline.saving.write_card",
     ],
 )

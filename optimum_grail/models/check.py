@@ -76,8 +76,8 @@ def check_map(spec: ArchitectureSpec, inputs: Mapping[str, Tensor] | None = None
         _check_blocks(layout)
         _check_costs(model, layout)
         _check_keeping_all(model, layout)
-        inexact = [group.name for group in _samples(layout) if layout.specs[group.name].mixes]
-        for group in _samples(layout):
+        inexact = [group.name for group in one_per_declaration(layout) if layout.specs[group.name].mixes]
+        for group in one_per_declaration(layout):
             _check_mask(model, group, given, exact=group.name not in inexact)
         _check_loading(model, layout, given)
         standalone = _check_stock(model, layout, given)
@@ -131,8 +131,8 @@ def cannot_run(group: ChannelGroup, kept: int, error: BaseException, model: nn.M
     )
 
 
-def _samples(layout: Layout) -> list[ChannelGroup]:
-    """One group of every declaration."""
+def one_per_declaration(layout: Layout) -> list[ChannelGroup]:
+    """The first group of every declaration."""
     return list({id(layout.specs[group.name]): group for group in reversed(layout.groups)}.values())[::-1]
 
 
@@ -288,7 +288,9 @@ def _half(model: nn.Module, layout: Layout, group: ChannelGroup) -> int:
 
 def _check_stock(model: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -> list[str]:
     """Groups whose narrower width the stock config can say, one per declaration, each tried with the stock class."""
-    told = [group for group in _samples(layout) if config_of(model, group.owner) and _half(model, layout, group)]
+    told = [
+        group for group in one_per_declaration(layout) if config_of(model, group.owner) and _half(model, layout, group)
+    ]
     for group in told:
         spec, units = layout.specs[group.name], _half(model, layout, group)
         small: Any = copy.deepcopy(model)

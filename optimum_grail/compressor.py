@@ -99,6 +99,7 @@ class GrailCompressor:
         revision: str | None = None,
         token: str | bool | None = None,
         base_model: str | None = None,
+        allow_pickle: bool = False,
     ) -> GrailCompressor:
         """Load a model (and, unless given, its tokenizer and processor) for compression.
 
@@ -112,17 +113,17 @@ class GrailCompressor:
             revision: branch, tag or commit of a Hub model.
             token: Hub token.
             base_model: Hub id of the model, for the card, where ``model_or_path`` is not one.
+            allow_pickle: read weights from ``pytorch_model.bin`` where there are no safetensors.
 
         Raises:
-            CheckpointError: the model is missing, corrupt, or compressed already.
+            CheckpointError: the model is missing, corrupt, pickled, or compressed already.
         """
         if isinstance(model_or_path, nn.Module):
             model, source = model_or_path, None
         else:
             source = str(model_or_path)
-            model = load_model(
-                source, dtype=dtype, device=device, trust_remote_code=trust_remote_code, revision=revision, token=token
-            )
+            trusted = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+            model = load_model(source, dtype=dtype, device=device, revision=revision, token=token, **trusted)
             if tokenizer is None and processor is None:
                 tokenizer, processor = load_processors(source, trust_remote_code, revision=revision, token=token)
         named: dict[str, Any] = {"tokenizer": tokenizer, "processor": processor, "revision": revision}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimum_grail.adapters.refit import PREFIX, convert_state, key_of
+from optimum_grail.checkpoints.headers import refuse_pickles, stored_weights
 from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.checkpoints.output import staged_folder
 from optimum_grail.checkpoints.plan_file import load_reductions
@@ -69,6 +71,8 @@ def convert_adapter(
     from peft import get_peft_model_state_dict  # seconds, which only those who have an adapter shall wait
 
     config = _adapter_config(adapter)
+    if os.path.isdir(adapter):  # of the Hub's, peft reads pickles as tensors only, and safetensors first
+        refuse_pickles(stored_weights(adapter), adapter, allowed=False)
     reductions = load_reductions(checkpoint)
     written = GrailConfig.from_pretrained(checkpoint)
     written.update(**settings, label_column=None)

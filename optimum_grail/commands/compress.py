@@ -83,6 +83,7 @@ class CompressCommand(BaseOptimumCLICommand):
                 dtype=args.dtype,
                 device=args.device,
                 trust_remote_code=args.trust_remote_code,
+                allow_pickle=args.allow_pickle,
                 base_model=args.base_model,
             )
             progress = RichProgress()

@@ -91,7 +91,8 @@ class SweepCommand(BaseOptimumCLICommand):
                 if isinstance(source, str):
                     check_path(source)
             trusted = args.trust_remote_code
-            model = load_model(args.model, dtype=args.dtype, device=args.device, trust_remote_code=trusted)
+            trust = {"trust_remote_code": trusted, "allow_pickle": args.allow_pickle}
+            model = load_model(args.model, dtype=args.dtype, device=args.device, **trust)
             tokenizer, processor = load_processors(args.model, trusted)
             progress = RichProgress()
             config = GrailConfig(**base)

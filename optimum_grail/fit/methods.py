@@ -9,6 +9,7 @@ from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.contracts import Allocation, Compensator, Selector
 from optimum_grail.core.problem import Need
 from optimum_grail.streams.probe import Wanted
+from optimum_grail.survey.survey import signals_of
 
 WithinBlock = Literal["sequential", "joint"]
 
@@ -53,12 +54,13 @@ class Methods:
     @property
     def reads_labels(self) -> bool:
         """Whether any of them asks for gradients of the model's loss."""
-        return bool(self.needs & {"mask_gradients", "information"})
+        signals = signals_of(self.allocation.needs).values()
+        return "mask-gradients" in self.needs or any(signal.labels for signal in signals)
 
     @property
     def fit_needs(self) -> frozenset[Need]:
         """What the fit itself has to measure: nothing for the allocation, and no gradients of the dense model."""
-        return (self.selector.needs | self.compensator.needs) - {"mask_gradients"}
+        return (self.selector.needs | self.compensator.needs) - {"mask-gradients"}
 
     @property
     def wanted(self) -> Wanted:

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.core.problem import Need
-from optimum_grail.data.batches import PROBE_FRACTION, Batch, CalibrationData
+from optimum_grail.data.batches import Batch, CalibrationData
 from optimum_grail.errors import OutputError
 from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.rehearsal import REHEARSED_FRACTION
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import Precision
+from optimum_grail.signals import Work
 from optimum_grail.streams.capture import first, on_device
 from optimum_grail.streams.problems import view_of
-from optimum_grail.survey.survey import STATISTICS, SURVEYED
+from optimum_grail.survey.survey import cost_of, signals_of
 
 STUDENT_PASSES = 2.5
 """Student forwards per block: half of one for the attention's statistics, one for the FFN's, one to move on."""
@@ -121,8 +121,10 @@ def estimate(
     )
     solve = sum(4.0 * width**3 for width in widths.values())
     fit = forward * (STUDENT_PASSES + methods.two_streams) + gram + target * methods.two_streams + 4 * solve
-    survey = _survey(methods.needs, len(layout.groups), forward, gram, solve)
-    if "curves" in methods.needs and methods.allocation.rivals():
+    signals = signals_of(methods.allocation.needs).values()
+    blocks = sum(len(stack.blocks) for stack in layout.stacks)
+    survey = cost_of(signals, Work(forward, gram, solve, len(layout.groups), blocks, len(batches)))
+    if any(signal.finds == "curves" for signal in signals) and methods.allocation.rivals():
         survey += (1 + len(methods.allocation.rivals())) * fit / REHEARSED_FRACTION
     copies = 2 if methods.two_streams else 1
     statistics = max(
@@ -138,18 +140,6 @@ def estimate(
     memory = statistics + block + (0 if offload else 2 * streams)
     rate = matmul_rate(next(model.parameters()).device)
     return Estimate((fit + survey) / rate, int(memory), forward, gram, int(streams) if offload else 0)
-
-
-def _survey(needs: frozenset[Need], groups: int, forward: float, gram: float, solve: float) -> float:
-    """Operations of the survey: a pass over all data, and short passes over a part of it for every group."""
-    if not needs & SURVEYED:
-        return 0.0
-    cost = forward
-    if needs & STATISTICS:
-        cost += gram
-    if needs & {"curves", "gradient_curves"}:
-        cost += 3 * solve
-    return cost + forward * (groups / 2 / PROBE_FRACTION if "curves" in needs else 3 / PROBE_FRACTION)
 
 
 def matmul_rate(device: torch.device | str = "cpu", repeats: int = 4) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -34,13 +33,11 @@ from optimum_grail.pipeline.estimate import Outlook, choose_dtype_, estimate
 from optimum_grail.pipeline.setup import Journal, Setup
 from optimum_grail.streams.capture import on_device
 from optimum_grail.streams.gradients import check_labels, mask_gradients
+from optimum_grail.survey.cache import dependencies
 from optimum_grail.survey.findings import Findings
-from optimum_grail.survey.survey import SURVEYED, Survey
+from optimum_grail.survey.survey import Survey
 from optimum_grail.widths.allocate import Widths, allocate, check_request
 from optimum_grail.widths.request import Accepts, Request
-
-FORMAT = 2
-"""Of what the cache keeps of a survey; 2: error curves down to no unit at all."""
 
 
 @dataclass(frozen=True)
@@ -137,21 +134,21 @@ class Prepared:
 
     def survey(self, data: CalibrationData | None) -> Findings:
         """What the allocation has to know, measured on the dense model; empty if it asks for nothing."""
-        needs = self.setup.methods.allocation.needs & SURVEYED
+        needs = self.setup.methods.allocation.needs
         if not needs or data is None:
             return Findings()
+        progress = self.setup.progress
+        survey = Survey(self.model, self.layout, data.batches, progress, needs, offload=self.offload)
 
         def measure() -> Mapping[str, Tensor]:
             """Run the survey."""
-            self.setup.progress.start(len(self.layout.groups), "survey")
-            walk = Survey(self.model, self.layout, data.batches, self.setup.progress, needs, offload=self.offload)
-            findings = walk.run()
-            self.setup.progress.finish()
+            progress.start(len(self.layout.groups), "survey")
+            findings = survey.run()
+            progress.finish()
             return findings.to_tensors()
 
         with self.journal.timed("survey"):
-            depends = {"needs": sorted(needs), "format": FORMAT}
-            return Findings.from_tensors(self._once("survey", data, depends, measure))
+            return Findings.from_tensors(self._once("survey", data, survey.depends, measure))
 
     def _once(
         self,
@@ -163,13 +160,7 @@ class Prepared:
         """A measurement of the dense model: from the cache, if there is one."""
         if self.setup.cache is None:
             return measure()
-        common = {
-            "data": data.sha256,
-            "batches": [len(next(iter(batch.inputs.values()))) for batch in data.batches],
-            "biases": [owns_bias(self.model, group) for group in self.layout.groups],
-            "dtype": str(next(self.model.parameters()).dtype),
-            "version": version("optimum-grail"),
-        }
+        common = dependencies(self.model, self.layout, data.batches)
         return self.setup.cache.get(kind, {**common, **depends}, measure)
 
     def allocate(self, data: CalibrationData | None, findings: Findings) -> Widths:
@@ -205,7 +196,7 @@ class Prepared:
         return plan
 
     def _gradients(self, data: CalibrationData | None) -> Mapping[str, Tensor]:
-        if "mask_gradients" not in self.setup.methods.needs or data is None:
+        if "mask-gradients" not in self.setup.methods.needs or data is None:
             return {}
         seed, progress = self.setup.config.seed, self.setup.progress
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
+from optimum_grail.checkpoints.files import MODEL_WEIGHTS, matches, present_name, written_files
 from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.checkpoints.output import check_output, staged_folder
 from optimum_grail.checkpoints.processors import load_processors
@@ -184,9 +185,11 @@ def _noted(report: Report, found: Mapping[str, Any], settings: Mapping[str, Any]
 def _save(checkpoint: str | Path, target: Path, overwrite: bool, merged: PreTrainedModel, report: Report) -> None:
     """The checkpoint's files, with other weights, report and card."""
     with staged_folder(target, overwrite) as folder:
-        shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
-        for file in (*folder.glob("model*.safetensors"), *folder.glob("model*.safetensors.index.json")):
-            file.unlink()
+        for name in written_files(Path(checkpoint)) or ():
+            if not matches(name, MODEL_WEIGHTS):
+                place = folder / present_name(name)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(Path(checkpoint) / name, place)
         merged.save_pretrained(folder)
         report.save(folder)
         write_card(report, folder)

@@ -46,7 +46,7 @@ def problem_of(span: int, name: str = "layers.0.mlp", seed: int = 0) -> GroupPro
     for count in (200, 50):
         rows = torch.randn(count, width, generator=draw) @ mixing + 1
         drift = rows[:, :1] / 5 + torch.randn(count, OUTPUTS, generator=draw) / 10
-        parts.append((Moments.of(rows), TargetMoments.zero(OUTPUTS, width).plus_rows(drift, rows)))
+        parts.append((Moments.of(rows), TargetMoments.of(drift, rows)))
     (fit, fit_target), (held, held_target) = parts
     weight = torch.randn(OUTPUTS, width, generator=draw, dtype=torch.float64)
     producers = (torch.randn(UNITS, 5 * span, generator=draw, dtype=torch.float64),)

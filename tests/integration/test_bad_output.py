@@ -48,7 +48,7 @@ def test_existing_output(refuse: Refuse, embedded_llama: Path, place: Path) -> N
     (place / "home").mkdir()
     (place / "home" / "thesis.tex").write_bytes(b"years of work")
     kind, message = refuse(embedded_llama, *FAST, "--overwrite", output=place / "home")
-    assert kind == "OutputError" and "does not look like a checkpoint" in message
+    assert kind == "OutputError" and "nothing in it says that optimum-grail wrote it" in message
 
 
 def test_output_over_the_model(refuse: Refuse, broken: Path) -> None:
@@ -82,7 +82,8 @@ def test_disk_full_while_saving(full_disk: str, refuse: Refuse, embedded_llama: 
     assert kind == "OutputError"
     assert "is full" in message and "bytes are free" in message and "another disk" in message
     (place / "out").mkdir()
-    (place / "out" / "config.json").write_bytes(b"old")
+    for name in ("config.json", "grail_report.json"):
+        (place / "out" / name).write_bytes(b"old")
     kind, _ = refuse(embedded_llama, *words, "--overwrite", early=False)
     assert kind == "OutputError" and (place / "out" / "config.json").read_bytes() == b"old"
 

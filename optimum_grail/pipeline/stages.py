@@ -29,8 +29,10 @@ from optimum_grail.models.resolve import resolve
 from optimum_grail.models.size import Size
 from optimum_grail.models.stock import current_widths, expressible_together, is_standalone, write_config_
 from optimum_grail.models.surgery import check_weights
+from optimum_grail.models.trial import try_widths
 from optimum_grail.pipeline.estimate import Outlook, choose_dtype_, estimate
 from optimum_grail.pipeline.setup import Journal, Setup
+from optimum_grail.streams.capture import on_device
 from optimum_grail.streams.gradients import check_labels, mask_gradients
 from optimum_grail.survey.cache import dependencies
 from optimum_grail.survey.findings import Findings
@@ -103,8 +105,12 @@ class Prepared:
         return Recipient.of(self.model, self.layout, self.setup.tokenizer, self.setup.processor)
 
     def calibrate_(self, dataset: Any) -> CalibrationData | None:
-        """The data, after saying what the run will need; ``None`` for data-free methods. Arguments and errors as of
-        :meth:`outlook_`."""
+        """The data, after saying what the run will need and trying that the blocks run at other widths; ``None`` for
+        data-free methods. Arguments and errors as of :meth:`outlook_`.
+
+        Raises:
+            ArchitectureError: the code of a block fails at another width.
+        """
         outlook = self.outlook_(dataset)
         if outlook is None:
             return None
@@ -114,6 +120,7 @@ class Prepared:
             data = self._read(dataset)
             if (data.samples, data.tokens) != (outlook.samples, outlook.tokens):  # ready-made samples of other lengths
                 outlook = self.outlook_(data) or outlook
+        try_widths(self.model, self.layout, on_device(self.model, data.batches[0].head()))
         if note := choose_dtype_(self.model, outlook.cost, self.precision):
             self.journal.notes.append(note)
         return data

@@ -168,8 +168,7 @@ def test_what_cannot_be_noted_is_refused_before_anything_is_measured(
     assert message in capsys.readouterr().err
 
 
-def test_quanto(folder: Path, held_windows: Tensor, tmp_path: Path) -> None:
-    quanto = pytest.importorskip("optimum.quanto")
+def test_quanto(folder: Path, held_windows: Tensor, tmp_path: Path, quanto: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     wanted = logits(model, held_windows)
     quantized = quanto.QuantizedModelForCausalLM.quantize(model, weights=quanto.qint8)

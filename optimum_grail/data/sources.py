@@ -31,6 +31,8 @@ from optimum_grail.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from optimum_grail.report.progress import Progress
+
 SELF = "self"
 _TOKENS_PER_BATCH = 2048
 _ROWS_PER_BATCH = 32
@@ -101,7 +103,7 @@ def load_calibration(
     causal: bool,
     main_input: Kind,
     held_out: bool = True,
-    progress: bool = False,
+    progress: Progress | None = None,
 ) -> CalibrationData:
     """Read, draw and batch calibration samples; the same arguments give the same batches.
 
@@ -122,7 +124,7 @@ def load_calibration(
         causal: text becomes windows of exactly ``seqlen`` tokens instead of one padded sample per row.
         main_input: what a sample is.
         held_out: hold out the samples with index % 5 == 4.
-        progress: show a bar while the model writes text.
+        progress: told how far the model is with writing text.
 
     Raises:
         DataError: the data is missing, empty, too short, of the wrong type, or needs a tokenizer or processor that
@@ -175,7 +177,7 @@ def _finish(
     )
 
 
-def _self_samples(request: _Request, causal: bool, batch_size: int | None, progress: bool) -> _Samples:
+def _self_samples(request: _Request, causal: bool, batch_size: int | None, progress: Progress | None) -> _Samples:
     if not causal:
         raise DataError(
             f"dataset='self' needs a causal language model that can write text, and {request.name!r} is none. "

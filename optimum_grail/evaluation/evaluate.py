@@ -12,6 +12,7 @@ from optimum_grail.checkpoints.loading import load_config, load_model, model_cla
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.errors import ConfigError, StatisticsError
 from optimum_grail.evaluation.metrics import METRICS, Metric
+from optimum_grail.report.progress import Progress
 
 
 def evaluate_path(
@@ -32,7 +33,7 @@ def evaluate_path(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
-    progress: bool = True,
+    progress: Progress | None = None,
 ) -> dict[str, float | int | str]:
     """Measure a model of a folder or of the Hub; everything that can be wrong is checked before weights are read.
 
@@ -53,7 +54,7 @@ def evaluate_path(
         dtype: ``auto`` is the checkpoint's, on CPU never less than float32.
         device: a GPU if there is one by default.
         trust_remote_code: let transformers run code of the repository.
-        progress: show bars on stderr.
+        progress: told how far it is; silent by default.
 
     Returns:
         what the metric gives, and ``metric``, ``model``, ``dataset``.

@@ -15,7 +15,7 @@ from optimum_grail.errors import DataError
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import Precision
 from optimum_grail.pipeline.estimate import Estimate, available_memory
-from optimum_grail.report.progress import Progress, Silent, bars_wanted
+from optimum_grail.report.progress import Progress, Silent
 
 HEADROOM = 0.8
 """Share of the free memory that a run may plan with."""
@@ -52,7 +52,8 @@ def calibration_data(
         )
     own = dataset is None or (isinstance(dataset, str) and dataset == SELF)
     progress = progress or Silent()
-    progress.message("Writing calibration text" if own else "Reading calibration data")
+    if not own:  # writing is a phase of its own, which tells of itself
+        progress.message("Reading calibration data")
     inputs = {stack.spec.main_input for stack in layout.stacks}
     return load_calibration(
         model,
@@ -69,7 +70,7 @@ def calibration_data(
         batch_size=settings["batch_size"],
         seed=settings["seed"],
         causal=causal,
-        progress=bars_wanted(progress),
+        progress=progress,
         main_input=cast(Any, "pair" if len(inputs) > 1 else inputs.pop()),
     )
 

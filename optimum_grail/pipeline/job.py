@@ -135,7 +135,7 @@ class Job:
 
         def measure() -> Mapping[str, Tensor]:
             """Run the survey."""
-            self.progress.start(len(layout.groups), "survey")
+            self.progress.start(len(layout.groups), "measuring what each layer can lose")
             findings = Survey(self.model, layout, data.batches, self.progress, needs, offload=self.offload).run()
             self.progress.finish()
             return findings.to_tensors()
@@ -169,7 +169,9 @@ class Job:
         judge = None
         if data is not None and findings.curves:
             seed, curves = self.settings["seed"], findings.curves
-            judge = Rehearsal(self.model, layout, self.methods, data.batches, curves, seed, self.offload).damage
+            judge = Rehearsal(
+                self.model, layout, self.methods, data.batches, curves, seed, self.offload, self.progress
+            ).damage
         with self.timed("survey"):
             return allocate(layout, *self._request(layout), findings, judge)
 
@@ -178,7 +180,7 @@ class Job:
         batches = data.batches if data else ()
         gradients = self._gradients(layout, data)
         with self.timed("fit"):
-            self.progress.start(len(layout.groups), "fit")
+            self.progress.start(len(layout.groups), "compressing")
             run = FitRun(
                 self.model,
                 layout,
@@ -202,7 +204,7 @@ class Job:
 
         def measure() -> Mapping[str, Tensor]:
             """Run the backward passes."""
-            self.progress.start(len(data.batches), "gradients")
+            self.progress.start(len(data.batches), "measuring gradients")
             found = mask_gradients(self.model, layout, data.batches, seed, self.progress)
             self.progress.finish()
             return found

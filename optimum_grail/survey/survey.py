@@ -146,7 +146,7 @@ class _Walk:
                     self._scores(group.name, problems[group.name], signals)
                 if needs & CURVES:
                     curves[group.name] = self._curve(group, problems[group.name], position, inputs)
-                self.survey.progress.update(1, f"survey {group.name}")
+                self.survey.progress.update(1, group.name)
             if "latency" in needs:
                 self._time(path, inputs[0], signals["latency"])
             if needs & {"drops", "influence"} and self.stack.spec.depth_field:

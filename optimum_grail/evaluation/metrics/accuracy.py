@@ -24,6 +24,7 @@ from optimum_grail.evaluation.metrics._metric import (
     table,
     to_device,
 )
+from optimum_grail.report.progress import Progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -93,7 +94,7 @@ class Accuracy(Metric):
         return frozenset(fingerprint_text(text or "") for text in rows[: len(used)][column])
 
     def __call__(
-        self, model: nn.Module, tokenizer: Any, processor: Any, dataset_rows: Any, *, progress: bool = True
+        self, model: nn.Module, tokenizer: Any, processor: Any, dataset_rows: Any, *, progress: Progress | None = None
     ) -> dict[str, float | int | str]:
         """See :class:`Metric`. Keys: accuracy, correct, rows, protocol."""
         rows = table(self.read(dataset_rows))

@@ -15,6 +15,7 @@ from optimum_grail.data.text import default_seqlen, first_tokens, text_column
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
 from optimum_grail.evaluation.metrics._metric import Metric, batches, inference, need_tokenizer, positive
+from optimum_grail.report.progress import Progress
 
 _TOKENS_PER_BATCH = {"cpu": 1024}  # what stays in the processor's cache is fastest there
 _MANY_TOKENS = 8192
@@ -107,7 +108,7 @@ class Perplexity(Metric):
         return fingerprint_tokens(self.windows(config, tokenizer, dataset_rows))
 
     def __call__(
-        self, model: nn.Module, tokenizer: Any, processor: Any, dataset_rows: Any, *, progress: bool = True
+        self, model: nn.Module, tokenizer: Any, processor: Any, dataset_rows: Any, *, progress: Progress | None = None
     ) -> dict[str, float | int | str]:
         """See :class:`Metric`. Keys: perplexity, loss (nats per token), tokens, predicted_tokens, windows, protocol."""
         config = getattr(model, "config", None)
@@ -126,7 +127,7 @@ class Perplexity(Metric):
             "tokens, exp of the mean negative log-likelihood of all predicted tokens",
         }
 
-    def _loss(self, model: nn.Module, windows: Tensor, progress: bool) -> float:
+    def _loss(self, model: nn.Module, windows: Tensor, progress: Progress | None) -> float:
         seqlen = windows.shape[1]
         size = self.batch_size
         total = torch.zeros((), dtype=torch.float64)

@@ -24,6 +24,7 @@ from optimum_grail.evaluation.metrics._metric import (
     table,
     to_device,
 )
+from optimum_grail.report.progress import Progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,7 +88,7 @@ class Retrieval(Metric):
         return frozenset(map(fingerprint_image, images))
 
     def __call__(
-        self, model: nn.Module, tokenizer: Any, processor: Any, dataset_rows: Any, *, progress: bool = True
+        self, model: nn.Module, tokenizer: Any, processor: Any, dataset_rows: Any, *, progress: Progress | None = None
     ) -> dict[str, float | int | str]:
         """See :class:`Metric`. Keys: image_to_text_r1, …_r10, text_to_image_r1, …_r10, rows, protocol."""
         rows = table(self.read(dataset_rows))
@@ -107,7 +108,13 @@ class Retrieval(Metric):
         return result
 
     def _embed(
-        self, model: nn.Module, tokenizer: Any, processor: Any, rows: Dataset, captions: list[str], progress: bool
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        processor: Any,
+        rows: Dataset,
+        captions: list[str],
+        progress: Progress | None,
     ) -> tuple[Tensor, Tensor]:
         column = image_column(rows, self.image_column)
         pictures = rows.select_columns([column])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from optimum_grail.allocations import ALLOCATIONS
-from optimum_grail.core.allocation import Allocation
+from optimum_grail.core import papers
 from optimum_grail.core.budget import Budget, WidthClass, minimise
+from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.problem import Need
 
 
@@ -23,6 +25,8 @@ class Flap(Allocation):
     A unit weighs what it costs. Keeping the units above a threshold is the same as losing the least score per cost, so
     the widths come from the exact search, which also fills what one threshold leaves over.
     """
+
+    paper: ClassVar[str | None] = papers.FLAP
 
     @property
     def needs(self) -> frozenset[Need]:

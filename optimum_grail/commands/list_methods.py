@@ -10,7 +10,8 @@ from typing import Any
 from optimum.commands.base import BaseOptimumCLICommand
 
 from optimum_grail.commands._shared import add_output_flags, describe, session
-from optimum_grail.config.presets import PRESETS
+from optimum_grail.config.presets import presets
+from optimum_grail.core.preset import Preset
 
 TOPICS = ("presets", "selectors", "compensators", "allocations", "architectures")
 EXAMPLES = """\
@@ -48,9 +49,9 @@ class ListCommand(BaseOptimumCLICommand):
 
 
 def rows_of(topic: str) -> list[dict[str, Any]]:
-    """One row of JSON values per entry. Only what is listed is imported: presets need no torch, the others do."""
+    """One row of JSON values per entry of ``topic``."""
     if topic == "presets":
-        return [_preset(name) for name in PRESETS]
+        return [_preset(preset) for preset in presets().values()]
     if topic == "architectures":
         from optimum_grail.architectures import ARCHITECTURES
 
@@ -60,10 +61,9 @@ def rows_of(topic: str) -> list[dict[str, Any]]:
     return [_method(name, entry, method_options(entry)) for name, entry in REGISTRIES[topic.removesuffix("s")]]
 
 
-def _preset(name: str) -> dict[str, Any]:
-    preset = PRESETS[name]
+def _preset(preset: Preset) -> dict[str, Any]:
     return {
-        "name": name,
+        "name": preset.name,
         "summary": preset.summary,
         "paper": preset.paper,
         "needs": preset.needs,

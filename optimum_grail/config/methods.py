@@ -10,6 +10,7 @@ from typing import Any
 from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.config.values import coerce, parse_method
+from optimum_grail.core.contracts import Allocation, Compensator, Selector
 from optimum_grail.errors import ConfigError
 from optimum_grail.registry import Registry
 from optimum_grail.selectors import SELECTORS
@@ -19,6 +20,7 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "compensator": COMPENSATORS,
     "allocation": ALLOCATIONS,
 }
+CONTRACTS: Mapping[str, Any] = {"selector": Selector, "compensator": Compensator, "allocation": Allocation}
 
 
 def method_options(entry: Any) -> dict[str, tuple[Any, Any]]:
@@ -38,10 +40,17 @@ def build_method(part: str, spelling: str | Mapping[str, Any], overrides: Mappin
 
     Raises:
         UnknownNameError: no method of that name; the message names the nearest.
-        ConfigError: the method has no such option, or refuses its value; the message names its options.
+        ConfigError: the method has no such option, or refuses its value; the message names its options. Or what is
+            registered under the name keeps no contract of the package.
     """
     name, options = parse_method(spelling)
     entry = REGISTRIES[part].get(name)
+    contract = CONTRACTS[part]
+    if not (isinstance(entry, type) and issubclass(entry, contract)):
+        raise ConfigError(
+            f"The {part} {name!r} is registered as {entry!r}; expected a class derived from "
+            f"optimum_grail.core.contracts.{contract.__name__}."
+        )
     fields = method_options(entry)
     options |= overrides
     for key in options:

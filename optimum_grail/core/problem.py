@@ -1,10 +1,10 @@
-"""What selectors and compensators see, and what they are: values in, values out, no ``nn.Module``."""
+"""What selectors and compensators see and return: values, no ``nn.Module``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -116,28 +116,6 @@ class Selection:
         order = scores.flip(0).argsort(stable=True).cpu()
         order = len(scores) - 1 - order
         return cls(Reduction.prune(len(scores), order[len(scores) - keep :]), order)
-
-
-class Selector(Protocol):
-    """Chooses what stays. A frozen dataclass whose fields are its options."""
-
-    needs: ClassVar[frozenset[Need]]
-
-    def __call__(self, problem: GroupProblem, keep: int) -> Selection:
-        """Reduce ``problem`` to ``keep`` units."""
-
-
-class Compensator(Protocol):
-    """Computes the consumer's new weight. A frozen dataclass whose fields are its options."""
-
-    refits_whole_groups: ClassVar[bool]
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """What the calibration has to gather."""
-
-    def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:
-        """The readout of ``problem`` after ``reduction``."""
 
 
 @dataclass(frozen=True)

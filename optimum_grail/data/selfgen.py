@@ -13,6 +13,7 @@ from optimum_grail.errors import DataError, StatisticsError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from optimum_grail.data.foreign import Config
     from optimum_grail.report.progress import Progress
 
 WRITING = "the model writes its own calibration text, tokens"
@@ -133,7 +134,7 @@ def _banned_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | 
     return banned
 
 
-def _ids(config: Any) -> list[int]:
+def _ids(config: Config | None) -> list[int]:
     found: list[int] = []
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(config, name, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,10 +14,13 @@ from optimum_grail.errors import ConfigError, StatisticsError
 from optimum_grail.evaluation.metrics import METRICS, Metric
 from optimum_grail.report.progress import Progress
 
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource
+
 
 def evaluate_path(
     model_path: str | Path,
-    dataset: Any,
+    dataset: DataSource,
     metric: str,
     *,
     text_column: str | None = None,

@@ -149,7 +149,7 @@ class FitRun:
             together = replace(wanted, features=streams.equal)
             targets = Targets(Probe(block, path, groups, together), calls, streams.dense, beyond)
         run = BlockRun(block, path, calls, streams, batches, targets)
-        regional = Regional.before(run, self.methods.regional_rounds)
+        regional = Regional.before(run, self.methods.selector.tuning_rounds)
         plans = [plan for stage in self._stages(groups) for plan in self._stage_(run, stage, wanted)]
         regional.optimise_([group.consumer.module for group in groups])
         if not last:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from optimum_grail.core.allocation import Allocation
-from optimum_grail.core.problem import Compensator, Need, Selector
+from optimum_grail.core.contracts import Allocation, Compensator, Selector
+from optimum_grail.core.problem import Need
 from optimum_grail.streams.probe import Wanted
 
 WithinBlock = Literal["sequential", "joint"]
@@ -54,11 +54,6 @@ class Methods:
         """What is compared between the two streams: the consumer's output, or the residual stream behind it."""
         dense = "dense" in self.compensator.needs
         return Wanted(output=dense, stream=not dense)
-
-    @property
-    def regional_rounds(self) -> int:
-        """Rounds of regional optimisation after each block (Wanda++); 0 for selectors without that option."""
-        return int(getattr(self.selector, "rounds", 0))
 
     @property
     def two_streams(self) -> bool:

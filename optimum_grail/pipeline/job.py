@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from optimum_grail.core.allocation import Allocation
+from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.plan import Plan
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.data.batches import CalibrationData
@@ -86,8 +86,7 @@ class Job:
         layout = resolve(self.model, self.spec)
         check_weights(self.model, layout.groups)
         self.before = Size.of(self.model, layout, self.precision.main)
-        affine = getattr(self.methods.compensator, "affine", None)
-        if affine and not all(owns_bias(self.model, group) for group in layout.groups):
+        if self.methods.compensator.wants_bias and not all(owns_bias(self.model, group) for group in layout.groups):
             add_biases_(self.model, layout)
             layout = resolve(self.model, self.spec)
         check_request(layout, *self._request(layout))

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from optimum_grail.core.allocation import Allocation, Share
 from optimum_grail.core.budget import Budget, WidthClass, check_reachable, finest_step, minimise, predicted, smallest
+from optimum_grail.core.contracts import Allocation, Share
 from optimum_grail.errors import BudgetError
 from optimum_grail.models.layout import Layout
 from optimum_grail.survey.findings import Findings

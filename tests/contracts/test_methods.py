@@ -228,3 +228,23 @@ def test_an_allocation_with_everything_left_prunes_nothing(allocation: Any) -> N
     items = classes()
     whole = sum(item.cost * item.units for item in items)
     assert allocation()(items, Budget(whole, whole)) == {item.name: item.units for item in items}
+
+
+def test_what_keeps_no_contract_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Stranger:
+        needs = frozenset({"gram"})
+
+        def __call__(self, problem: GroupProblem, keep: int) -> None:
+            return None
+
+    monkeypatch.setitem(SELECTORS._entries, "stranger", Stranger)
+    with pytest.raises(ConfigError, match=r"selector 'stranger'.*derived from .*Selector"):
+        build_method("selector", "stranger", {})
+
+
+def test_a_method_carries_its_paper_and_its_presets(method: tuple[str, Any]) -> None:
+    part, cls = method
+    name = cls.__module__.rpartition(".")[2].replace("_", "-")
+    assert cls.paper is None or cls.paper.startswith(("@inproceedings{", "@article{"))
+    assert all(name in preset.values[part] for preset in cls.presets)

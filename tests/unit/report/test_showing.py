@@ -166,18 +166,18 @@ def test_a_log_gets_few_lines_of_what_has_no_blocks(clock):
     progress = RichProgress(Console(file=io.StringIO(), width=40))
     progress.start(1000, "perplexity")
     for _ in range(250):
-        clock[0] += 0.1
+        clock[0] += 0.125
         progress.update(4, "perplexity")
     progress.message("said at once")
     progress.finish()
     lines = progress.console.file.getvalue().splitlines()
-    assert lines[1] == "perplexity: 100 of 1,000, 2.5 s used, about 22 s left" and len(lines) == 12
+    assert lines[1] == "perplexity: 100 of 1,000, 3.1 s used, about 28 s left" and len(lines) == 12
     progress.start(1000, "perplexity")
     for _ in range(1000):
         clock[0] += 0.0019
         progress.update(1, "perplexity")
     assert len(progress.console.file.getvalue().splitlines()) == len(lines) + 1, "sooner done than told"
-    assert lines[-2:] == ["said at once", "perplexity: 1,000 of 1,000 in 25 s"]
+    assert lines[-2:] == ["said at once", "perplexity: 1,000 of 1,000 in 31 s"]
 
 
 @pytest.mark.parametrize(

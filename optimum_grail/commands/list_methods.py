@@ -10,7 +10,8 @@ from typing import Any
 from optimum.commands.base import BaseOptimumCLICommand
 
 from optimum_grail.commands._shared import add_output_flags, describe, session
-from optimum_grail.config.presets import PRESETS
+from optimum_grail.config.presets import presets
+from optimum_grail.core.preset import Preset
 
 TOPICS = ("presets", "selectors", "compensators", "allocations", "architectures")
 EXAMPLES = """\
@@ -36,14 +37,7 @@ class ListCommand(BaseOptimumCLICommand):
             from rich.table import Table
             from rich.text import Text
 
-            from optimum_grail.architectures import ARCHITECTURES
-            from optimum_grail.config.methods import REGISTRIES, method_options
-
-            found: dict[str, list[dict[str, Any]]] = {"presets": [_preset(name) for name in PRESETS]}
-            for part, registry in REGISTRIES.items():
-                found[f"{part}s"] = [_method(name, entry, method_options(entry)) for name, entry in registry]
-            found["architectures"] = [_architecture(name, spec) for name, spec in ARCHITECTURES]
-            out.result = {topic: found[topic] for topic in ([self.args.topic] if self.args.topic else TOPICS)}
+            out.result = {topic: rows_of(topic) for topic in ([self.args.topic] if self.args.topic else TOPICS)}
             for topic, rows in out.result.items():
                 table = Table(title=topic, title_justify="left", box=box.SIMPLE, show_header=False)
                 table.add_column(no_wrap=True, style="bold")
@@ -54,10 +48,22 @@ class ListCommand(BaseOptimumCLICommand):
                 out.console.print(table)
 
 
-def _preset(name: str) -> dict[str, Any]:
-    preset = PRESETS[name]
+def rows_of(topic: str) -> list[dict[str, Any]]:
+    """One row of JSON values per entry of ``topic``."""
+    if topic == "presets":
+        return [_preset(preset) for preset in presets().values()]
+    if topic == "architectures":
+        from optimum_grail.architectures import ARCHITECTURES
+
+        return [_architecture(name, spec) for name, spec in ARCHITECTURES]
+    from optimum_grail.config.methods import REGISTRIES, method_options
+
+    return [_method(name, entry, method_options(entry)) for name, entry in REGISTRIES[topic.removesuffix("s")]]
+
+
+def _preset(preset: Preset) -> dict[str, Any]:
     return {
-        "name": name,
+        "name": preset.name,
         "summary": preset.summary,
         "paper": preset.paper,
         "needs": preset.needs,
@@ -72,7 +78,7 @@ def _method(name: str, entry: Any, options: dict[str, tuple[Any, Any]]) -> dict[
     return {
         "name": name,
         "summary": summary_of(entry),
-        "needs": ", ".join(needs).replace("_", " ") or "no data",
+        "needs": ", ".join(needs).replace("-", " ") or "no data",
         "options": {key: default for key, (_, default) in options.items()},
     }
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from optimum_grail.core.contracts import Selector
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.plan import GroupPlan
 from optimum_grail.core.problem import GroupProblem, Need, Selection
@@ -24,7 +25,7 @@ from optimum_grail.fit.classifier import classifiers_of
 from optimum_grail.fit.fit import FitRun
 from optimum_grail.fit.methods import Methods
 from optimum_grail.models.layout import Layout
-from optimum_grail.report.progress import Silent
+from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.streams.blocks import Batches, Streams, advance
 from optimum_grail.streams.capture import Call, Captured, capture
 from optimum_grail.streams.masking import spare
@@ -48,6 +49,7 @@ class Rehearsal:
         curves: of the survey.
         seed: of the fit.
         offload: keep streams in files of a temporary folder instead of in memory.
+        progress: told once per group of every trial.
     """
 
     model: nn.Module
@@ -57,6 +59,7 @@ class Rehearsal:
     curves: Mapping[str, Curve]
     seed: int
     offload: bool = False
+    progress: Progress = field(default_factory=Silent)
 
     @cached_property
     def few(self) -> list[Batch]:
@@ -95,16 +98,18 @@ class Rehearsal:
             kept,
             self.few,
             self.seed,
-            Silent(),
+            self.progress,
             dropped,
             offload=self.offload,
             audience=audience,
         )
         tail = self.tail  # of the dense model: before anything is spared
+        self.progress.start(len(self.layout.groups), "trying on part of the data how to share the cuts")
         with ExitStack() as spared:
             for group in classifiers_of(self.model, self.layout):
                 spared.enter_context(spare(self.model, group.name))
             trial.run_()
+            self.progress.finish()
             return sum(tail.damage(name, [], seen.hidden) for name, seen in audience.items())
 
 
@@ -133,7 +138,7 @@ class _Trial(FitRun):
 
 
 @dataclass(frozen=True)
-class _InOrder:
+class _InOrder(Selector):
     """Drops units in a given order. It looks at no statistics, but a trial is judged by its stream, so the fit has to
     pass data through the blocks even where neither selector nor compensator asks for any."""
 

@@ -92,7 +92,7 @@ def test_disk_full_while_saving(full_disk: str, refuse: Refuse, embedded_llama: 
     "where",
     [
         "optimum_grail.checkpoints.loading.load_config",
-        "optimum_grail.pipeline.job.calibration_data",
+        "optimum_grail.pipeline.stages.load_calibration",
         "optimum_grail.survey.survey.Survey.run",
         "optimum_grail.models.surgery._apply_one_",
         "optimum_grail.pipeline.saving.save_plan",

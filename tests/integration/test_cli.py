@@ -219,7 +219,7 @@ def test_exit_codes(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr("optimum_grail.pipeline.job.calibration_data", fail)
+    monkeypatch.setattr("optimum_grail.pipeline.stages.load_calibration", fail)
     words = ("grail", "compress", "-m", embedded_llama, "-o", "never", *FAST)
     assert cli(*words) == code
     shown = capsys.readouterr()

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from optimum_grail.data.rows import Rows, read_rows
 from optimum_grail.errors import ConfigError, DataError
+from optimum_grail.report.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+    from optimum_grail.data.foreign import Config, DataSource, Processor, Tokenizer
 
 EVALUATION_SPLITS = ("test", "validation", "train")
 """Splits to evaluate on, the first that exists, unless one is named."""
@@ -34,7 +37,7 @@ class Metric(ABC):
     higher_is_better: ClassVar[bool] = True
     documents: ClassVar[bool] = False
 
-    def read(self, dataset: Any, *, config_name: str | None = None, split: str | None = None) -> Rows:
+    def read(self, dataset: DataSource, *, config_name: str | None = None, split: str | None = None) -> Rows:
         """Read evaluation data of any form that calibration takes, preferring the test split.
 
         Raises:
@@ -51,7 +54,14 @@ class Metric(ABC):
         )
 
     @abstractmethod
-    def check(self, model_class: type, config: Any, tokenizer: Any, processor: Any, dataset_rows: Any) -> None:
+    def check(
+        self,
+        model_class: type,
+        config: Config | None,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
+        dataset_rows: DataSource,
+    ) -> None:
         """Find out what is wrong before any long work.
 
         Args:
@@ -66,7 +76,9 @@ class Metric(ABC):
         """
 
     @abstractmethod
-    def fingerprints(self, tokenizer: Any, dataset_rows: Any, config: Any = None) -> frozenset[str]:
+    def fingerprints(
+        self, tokenizer: Tokenizer | None, dataset_rows: DataSource, config: Config | None = None
+    ) -> frozenset[str]:
         """Fingerprints of the rows that the metric would use, to compare with those of calibration data.
 
         Args:
@@ -77,7 +89,13 @@ class Metric(ABC):
 
     @abstractmethod
     def __call__(
-        self, model: nn.Module, tokenizer: Any, processor: Any, dataset_rows: Any, *, progress: bool = True
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
+        dataset_rows: DataSource,
+        *,
+        progress: Progress | None = None,
     ) -> dict[str, float | int | str]:
         """Measure ``model``.
 
@@ -86,7 +104,7 @@ class Metric(ABC):
             tokenizer: for text.
             processor: for images.
             dataset_rows: a ``datasets.Dataset``, or anything :meth:`read` takes.
-            progress: show a bar on stderr.
+            progress: told how many rows are done; silent by default.
 
         Returns:
             the numbers (fractions, not percent), the counts of rows or tokens, and ``protocol`` in words.
@@ -120,7 +138,7 @@ def positive(metric: Metric, *names: str) -> None:
             raise ConfigError(f"{name}={value!r}: expected a whole number of at least 1. Leave it out or raise it.")
 
 
-def need_tokenizer(tokenizer: Any, config: Any) -> PreTrainedTokenizerBase:
+def need_tokenizer(tokenizer: Tokenizer | None, config: Config | None) -> PreTrainedTokenizerBase:
     """The tokenizer.
 
     Raises:
@@ -160,10 +178,12 @@ def model_dtype(model: nn.Module) -> torch.dtype:
     return next(model.parameters()).dtype
 
 
-def batches(count: int, size: int, *, progress: bool, what: str) -> Iterator[range]:
-    """Ranges of up to ``size`` row numbers below ``count``, behind a progress bar."""
-    from tqdm.auto import tqdm
-
-    starts = range(0, count, size)
-    for start in tqdm(starts, desc=what, unit="batch", disable=not progress):
-        yield range(start, min(start + size, count))
+def batches(count: int, size: int, *, progress: Progress | None, what: str) -> Iterator[range]:
+    """Ranges of up to ``size`` row numbers below ``count``; ``progress`` is told of every one that is done."""
+    progress = progress or Silent()
+    progress.start(count, what)
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        yield range(start, stop)
+        progress.update(stop - start, what)
+    progress.finish()

@@ -71,7 +71,12 @@ def closeness(ours: Tensor, dense: Tensor) -> float:
 
 def test_the_folder_stays_one_of_sentence_transformers(ffn: Any, minilm: Path) -> None:
     """Its modules and settings come along; what it says of the dense model does not."""
-    carried = ("modules.json", "1_Pooling/config.json", "config_sentence_transformers.json", "sentence_bert_config.json")
+    carried = (
+        "modules.json",
+        "1_Pooling/config.json",
+        "config_sentence_transformers.json",
+        "sentence_bert_config.json",
+    )
     for name in carried:
         assert (ffn[1] / name).read_bytes() == (minilm / name).read_bytes()
     assert not (ffn[1] / ".gitattributes").exists() and "sentence-similarity" not in (ffn[1] / "README.md").read_text()

@@ -15,7 +15,7 @@ from optimum_grail.errors import DataError
 from optimum_grail.evaluation.evaluate import make_metric
 from optimum_grail.evaluation.forward import compare_forward, measure_forward
 from optimum_grail.evaluation.metrics import Metric
-from optimum_grail.report.progress import Progress, bars_wanted
+from optimum_grail.report.progress import Progress
 
 COMMONPLACE = 0.02
 """Common share of two sets of fingerprints that says nothing: unrelated stories begin with the same words too."""
@@ -121,7 +121,7 @@ class Comparison:
         if self.metric is None or self.rows is None:
             return {}
         progress.message(f"Measuring the {what} model: {self.name} on {self.rows.source}")
-        return self.metric(model, self.tokenizer, self.processor, self.rows, progress=bars_wanted(progress))
+        return self.metric(model, self.tokenizer, self.processor, self.rows, progress=progress)
 
     def for_sweep(self, progress: Progress) -> dict[str, Any]:
         """The metric as :class:`optimum_grail.sweep.Sweep` takes it; empty without data."""

@@ -145,7 +145,7 @@ class Prepared:
 
         def measure() -> Mapping[str, Tensor]:
             """Run the survey."""
-            progress.start(len(self.layout.groups), "survey")
+            progress.start(len(self.layout.groups), "measuring what each layer can lose")
             findings = survey.run()
             progress.finish()
             return findings.to_tensors()
@@ -171,8 +171,9 @@ class Prepared:
         judge = None
         if data is not None and findings.curves:
             methods, seed = self.setup.methods, self.setup.config.seed
+            batches, progress = data.batches, self.setup.progress
             judge = Rehearsal(
-                self.model, self.layout, methods, data.batches, findings.curves, seed, self.offload
+                self.model, self.layout, methods, batches, findings.curves, seed, self.offload, progress
             ).damage
         with self.journal.timed("survey"):
             return allocate(self.layout, *self.request, findings, judge)
@@ -181,7 +182,7 @@ class Prepared:
         """Compress the model to ``widths`` and return what was done."""
         gradients = self._gradients(data)
         with self.journal.timed("fit"):
-            self.setup.progress.start(len(self.layout.groups), "fit")
+            self.setup.progress.start(len(self.layout.groups), "compressing")
             run = FitRun(
                 self.model,
                 self.layout,
@@ -205,7 +206,7 @@ class Prepared:
 
         def measure() -> Mapping[str, Tensor]:
             """Run the backward passes."""
-            progress.start(len(data.batches), "gradients")
+            progress.start(len(data.batches), "measuring gradients")
             found = mask_gradients(self.model, self.layout, data.batches, seed, progress)
             progress.finish()
             return found

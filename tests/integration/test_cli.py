@@ -226,7 +226,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(
     [
         (GrailError("the rows are odd."), 2, "Error: the rows are odd.\n"),
         (RuntimeError("a defect"), 1, "Error: RuntimeError: a defect (--debug shows where)\n"),
-        (KeyboardInterrupt(), 1, "Error: interrupted; no output folder was written or changed.\n"),
+        (KeyboardInterrupt(), 130, "Error: interrupted; no output folder was written or changed.\n"),
     ],
     ids=["input", "defect", "interrupt"],
 )

@@ -154,6 +154,6 @@ def test_data_free_methods_need_none(minilm: Path, tmp_path: Path) -> None:
 
 def test_sentence_similarity_survives(ffn: Any, heads: Any, minilm: Path, data_dir: Path) -> None:
     """STS-B, first 300 pairs of dev, with three tenths of the FFN and calibrated on text of another kind."""
-    sizes: dict[str, Any] = {"num_samples": 300, "progress": False}
+    sizes: dict[str, Any] = {"num_samples": 300}
     scores = [evaluate_path(path, data_dir / "stsb" / "dev.csv", "spearman", **sizes) for path in (minilm, ffn[1])]
     assert scores[1]["spearman"] > 0.95 * scores[0]["spearman"]

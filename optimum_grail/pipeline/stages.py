@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from optimum_grail.core.budget import WidthClass
 from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.plan import Plan
 from optimum_grail.data.batches import CalibrationData
@@ -51,6 +52,7 @@ class Prepared:
         before: size of the model as it came.
         precision: its dtypes.
         journal: what is noted along the way.
+        classes: the widths there are to choose from; none where they cost what is still to be measured.
     """
 
     model: nn.Module
@@ -59,6 +61,7 @@ class Prepared:
     before: Size
     precision: Precision
     journal: Journal
+    classes: tuple[WidthClass, ...] = ()
 
     @property
     def offload(self) -> bool:
@@ -142,7 +145,7 @@ class Prepared:
 
         def measure() -> Mapping[str, Tensor]:
             """Run the survey."""
-            progress.start(len(self.layout.groups), "survey")
+            progress.start(len(self.layout.groups), "measuring what each layer can lose")
             findings = survey.run()
             progress.finish()
             return findings.to_tensors()
@@ -168,8 +171,9 @@ class Prepared:
         judge = None
         if data is not None and findings.curves:
             methods, seed = self.setup.methods, self.setup.config.seed
+            batches, progress = data.batches, self.setup.progress
             judge = Rehearsal(
-                self.model, self.layout, methods, data.batches, findings.curves, seed, self.offload
+                self.model, self.layout, methods, batches, findings.curves, seed, self.offload, progress
             ).damage
         with self.journal.timed("survey"):
             return allocate(self.layout, *self.request, findings, judge)
@@ -178,7 +182,7 @@ class Prepared:
         """Compress the model to ``widths`` and return what was done."""
         gradients = self._gradients(data)
         with self.journal.timed("fit"):
-            self.setup.progress.start(len(self.layout.groups), "fit")
+            self.setup.progress.start(len(self.layout.groups), "compressing")
             run = FitRun(
                 self.model,
                 self.layout,
@@ -202,7 +206,7 @@ class Prepared:
 
         def measure() -> Mapping[str, Tensor]:
             """Run the backward passes."""
-            progress.start(len(data.batches), "gradients")
+            progress.start(len(data.batches), "measuring gradients")
             found = mask_gradients(self.model, self.layout, data.batches, seed, progress)
             progress.finish()
             return found
@@ -246,5 +250,4 @@ def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
         undo.callback(add_biases_(model, layout).remove_)
         layout = resolve(model, setup.spec)
     ready = Prepared(model, setup, layout, before, precision, Journal())
-    check_request(layout, *ready.request)
-    return ready
+    return replace(ready, classes=check_request(layout, *ready.request))

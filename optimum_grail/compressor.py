@@ -21,7 +21,7 @@ from optimum_grail.core.plan import Plan
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import CheckpointError, GrailError
 from optimum_grail.evaluation.comparison import Comparison
-from optimum_grail.evaluation.forward import compare_forward, measure_forward
+from optimum_grail.evaluation.forward import compare_forward, shape_of
 from optimum_grail.fit.methods import Methods
 from optimum_grail.hub.metadata import inherited_from
 from optimum_grail.hub.publish import Upload, push_saved
@@ -171,13 +171,13 @@ class GrailCompressor:
         job.notes += comparison.warnings(data)
         with job.timed("evaluation"), float32_on_cpu(self.model):
             dense = comparison.measure(self.model, "dense", progress)
-            before = measure_forward(self.model, data)
+            shape = None if data is None else shape_of(self.model)
         widths = job.allocate(layout, data, job.survey(layout, data))
         self.plan = job.fit_(layout, data, widths)
         left, standalone = job.finish_(layout, widths.dropped)
         with job.timed("evaluation"), float32_on_cpu(self.model):
             results = comparison.results(dense, self.model, progress)
-            forward = compare_forward(before, measure_forward(self.model, data))
+            forward = compare_forward(shape, self.model, data)
         self._layout = left
         self._report = Outcome(
             source=self.source,

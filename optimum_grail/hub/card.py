@@ -20,6 +20,7 @@ from optimum_grail.report.plots import FILE_NAME as PLOT
 from optimum_grail.report.report import Report
 from optimum_grail.report.table import (
     MISSING,
+    NOT_TOLD_APART,
     asked_lines,
     change,
     comparison_rows,
@@ -27,6 +28,7 @@ from optimum_grail.report.table import (
     number,
     percent,
     seconds,
+    told_apart,
 )
 
 REMOTE_CODE = "modeling_grail.py"
@@ -176,6 +178,13 @@ def _config(report: Report) -> str:
     return json.dumps(kept, indent=2, ensure_ascii=False)
 
 
+def _ratio(times: Mapping[str, float]) -> str:
+    spreads = times.get("derived_spread", 0.0), times.get("compressed_spread", 0.0)
+    if not told_apart(times["derived"], times["compressed"], *spreads):
+        return NOT_TOLD_APART
+    return number(times["derived"] / times["compressed"], 3)
+
+
 def _derived(report: Report) -> list[tuple[str, str, str, str, str]]:
     """Name, result, its change from the compressed model's, size, and time of a pass as a ratio to the compressed."""
     known = {(row.get("metric"), row.get("dataset"), row.get("protocol", "")): row for row in report.evaluation}
@@ -184,6 +193,6 @@ def _derived(report: Report) -> list[tuple[str, str, str, str, str]]:
         before = known.get((row["metric"], row["dataset"], row.get("protocol", "")), {}).get("compressed")
         result = f"{row['metric']} on {row['dataset']}: {number(row['value'])}"
         times = row.get("seconds") or {}
-        ratio = number(times["derived"] / times["compressed"], 3) if times else MISSING
+        ratio = _ratio(times) if times else MISSING
         rows.append((cell(row["name"]), cell(result), change(before, row["value"]), number(row["bytes"]), ratio))
     return rows

@@ -14,8 +14,9 @@ from optimum_grail.data.sources import SELF, load_calibration
 from optimum_grail.errors import DataError
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import Precision
-from optimum_grail.pipeline.estimate import Estimate, available_memory
+from optimum_grail.pipeline.estimate import Estimate
 from optimum_grail.report.progress import Progress, Silent
+from optimum_grail.streams.memory import available_memory
 
 HEADROOM = 0.8
 """Share of the free memory that a run may plan with."""

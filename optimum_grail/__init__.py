@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from optimum_grail.config.config import GrailConfig
     from optimum_grail.core.groups import ChannelGroup, Port, StreamFunction
     from optimum_grail.core.plan import Plan
-    from optimum_grail.core.spec import ArchitectureSpec, Conv, Heads, Mlp
+    from optimum_grail.core.spec import ArchitectureSpec, Conv, Heads, Mlp, Strip
     from optimum_grail.errors import GrailError
+    from optimum_grail.models.check import check_map
     from optimum_grail.report.report import Report
     from optimum_grail.selectors import SELECTORS
+    from optimum_grail.signals import SIGNALS
 
 __version__ = "0.1.0"
 
@@ -56,6 +58,8 @@ __all__ = [
     "Mlp",
     "Heads",
     "Conv",
+    "Strip",
+    "check_map",
     "Port",
     "ChannelGroup",
     "StreamFunction",
@@ -64,6 +68,7 @@ __all__ = [
     "SELECTORS",
     "COMPENSATORS",
     "ALLOCATIONS",
+    "SIGNALS",
     "GrailError",
     "__version__",
 ]
@@ -86,6 +91,8 @@ _HOME = {
     "Mlp": "core.spec",
     "Heads": "core.spec",
     "Conv": "core.spec",
+    "Strip": "core.spec",
+    "check_map": "models.check",
     "Port": "core.groups",
     "ChannelGroup": "core.groups",
     "StreamFunction": "core.groups",
@@ -94,6 +101,7 @@ _HOME = {
     "SELECTORS": "selectors",
     "COMPENSATORS": "compensators",
     "ALLOCATIONS": "allocations",
+    "SIGNALS": "signals",
     "GrailError": "errors",
 }
 """Public name to the module, below this package, that defines it."""

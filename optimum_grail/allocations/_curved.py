@@ -25,7 +25,7 @@ class Curved(Allocation):
     @property
     def needs(self) -> frozenset[Need]:
         """Error curves; the damage of leaving out each block if whole layers may go."""
-        return frozenset[Need]({"gram", "curves"}) | (frozenset({"drops"}) if self.depth else frozenset())
+        return frozenset[Need]({"curves"}) | (frozenset({"drops"}) if self.depth else frozenset())
 
     def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
         """Widths of least predicted damage within the budget."""

@@ -15,7 +15,7 @@ from optimum_grail.core.problem import Need
 from optimum_grail.errors import ConfigError
 
 CURVES: Mapping[str, Need] = MappingProxyType(
-    {"forward": "curves", "bent": "bent_curves", "gradient": "gradient_curves", "error": "error_curves"}
+    {"forward": "curves", "bent": "bent-curves", "gradient": "gradient-curves", "error": "error-curves"}
 )
 
 

@@ -78,7 +78,7 @@ def _method(name: str, entry: Any, options: dict[str, tuple[Any, Any]]) -> dict[
     return {
         "name": name,
         "summary": summary_of(entry),
-        "needs": ", ".join(needs).replace("_", " ") or "no data",
+        "needs": ", ".join(needs).replace("-", " ") or "no data",
         "options": {key: default for key, (_, default) in options.items()},
     }
 

@@ -91,7 +91,7 @@ class GrailPlus(Compensator):
     def needs(self) -> frozenset[Need]:
         """Second moments and their held-out part; the drift unless the target is the student itself."""
         drift: dict[str, frozenset[Need]] = {"residual": frozenset({"drift"}), "dense": frozenset({"dense"})}
-        return frozenset[Need]({"gram", "held_out"}) | drift.get(self.target, frozenset())
+        return frozenset[Need]({"gram", "held-out"}) | drift.get(self.target, frozenset())
 
     def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:
         """The readout that wins on the held-out rows, refitted on all rows."""

@@ -11,6 +11,7 @@ from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.config.values import coerce, parse_method
 from optimum_grail.core.contracts import Allocation, Compensator, Selector
+from optimum_grail.core.needs import check_needs
 from optimum_grail.errors import ConfigError
 from optimum_grail.registry import Registry
 from optimum_grail.selectors import SELECTORS
@@ -39,7 +40,8 @@ def build_method(part: str, spelling: str | Mapping[str, Any], overrides: Mappin
         overrides: options that win over those of ``spelling``.
 
     Raises:
-        UnknownNameError: no method of that name; the message names the nearest.
+        UnknownNameError: no method of that name, or the method asks for what nothing measures; the message names the
+            nearest.
         ConfigError: the method has no such option, or refuses its value; the message names its options. Or what is
             registered under the name keeps no contract of the package.
     """
@@ -56,7 +58,9 @@ def build_method(part: str, spelling: str | Mapping[str, Any], overrides: Mappin
     for key in options:
         if key not in fields:
             raise ConfigError(f"The {part} {name!r} has no option {key!r}. {_has(name, fields)}")
-    return entry(**{key: _converted(part, name, key, value, fields[key][0]) for key, value in options.items()})
+    method = entry(**{key: _converted(part, name, key, value, fields[key][0]) for key, value in options.items()})
+    check_needs(part, name, method.needs)
+    return method
 
 
 def _has(name: str, fields: Mapping[str, Any]) -> str:

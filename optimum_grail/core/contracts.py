@@ -115,7 +115,7 @@ class Allocation(Method):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the survey has to measure on the dense model; nothing by default."""
+        """Names of the signals that the survey has to measure on the dense model; nothing by default."""
         return frozenset()
 
     @abstractmethod

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.data.batches import CalibrationData, overlap
 from optimum_grail.data.rows import Rows
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.evaluate import make_metric
+from optimum_grail.evaluation.forward import compare_forward, shape_of
 from optimum_grail.evaluation.metrics import Metric
 from optimum_grail.report.progress import Progress
 
@@ -67,7 +69,7 @@ class Comparison:
         dataset: Any,
         tokenizer: Any,
         processor: Any,
-        options: Mapping[str, Any],
+        config: GrailConfig,
         limit: int | None = None,
     ) -> Comparison:
         """Read the data and check that it fits the model, before any long work.
@@ -77,7 +79,7 @@ class Comparison:
             dataset: any form that calibration data takes; ``None``: nothing will be measured.
             tokenizer: for text.
             processor: for images.
-            options: options of the metric that are not ``None`` (``seqlen``, columns).
+            config: its ``seqlen`` and columns are the metric's too, where it has them.
             limit: measure on the first so many rows (windows of text) only.
 
         Raises:
@@ -86,12 +88,13 @@ class Comparison:
         if dataset is None:
             return cls()
         name = default_metric(model)
-        chosen = {key: value for key, value in options.items() if key in OPTIONS[name]}
+        fields = {"seqlen": config.seqlen, "text_column": config.text_column, "image_column": config.image_column}
+        chosen = {key: value for key, value in fields.items() if key in OPTIONS[name]}
         metric = make_metric(name, chosen | ({} if limit is None else {"num_samples": limit}))
         rows = metric.read(dataset)
-        config = getattr(model, "config", None)
-        metric.check(type(model), config, tokenizer, processor, rows)
-        return cls(name, metric, rows, tokenizer, processor, config)
+        described = getattr(model, "config", None)
+        metric.check(type(model), described, tokenizer, processor, rows)
+        return cls(name, metric, rows, tokenizer, processor, described)
 
     def warnings(self, data: CalibrationData | None) -> tuple[str, ...]:
         """A warning if calibration and evaluation share rows."""
@@ -145,6 +148,33 @@ class Comparison:
                 "protocol": compressed.get("protocol", ""),
             },
         )
+
+
+@dataclass
+class BeforeAndAfter:
+    """What a run measures of the dense and then of the compressed model: a metric and the time of a forward pass.
+
+    Args:
+        comparison: the metric and its data.
+        progress: told before each measurement.
+        results: the report's evaluation rows, once both are measured.
+        forward: both forward passes, as a report has them.
+    """
+
+    comparison: Comparison
+    progress: Progress
+    results: tuple[dict[str, Any], ...] = ()
+    forward: Mapping[str, Any] = field(default_factory=dict)
+
+    def dense(self, model: nn.Module, data: CalibrationData | None) -> None:
+        """Measure what the compressed model is compared with."""
+        self._metric = self.comparison.measure(model, "dense", self.progress)
+        self._shape = None if data is None else shape_of(model)
+
+    def compressed(self, model: nn.Module, data: CalibrationData | None) -> None:
+        """Measure and compare."""
+        self.results = self.comparison.results(self._metric, model, self.progress)
+        self.forward = compare_forward(self._shape, model, data)
 
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {

@@ -31,7 +31,7 @@ class Fisher(Selector):
     """
 
     rearrange: bool = True
-    needs: ClassVar[frozenset[Need]] = frozenset({"mask_gradients"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"mask-gradients"})
     paper: ClassVar[str | None] = papers.KWON
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset(

@@ -27,7 +27,7 @@ class Snip(Selector):
     For a factor on all of a unit's weights this is the paper's ``|Σ θ ∂L/∂θ|`` over them.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"mask_gradients"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"mask-gradients"})
     paper: ClassVar[str | None] = PAPER
 
     def __call__(self, problem: GroupProblem, keep: int) -> Selection:

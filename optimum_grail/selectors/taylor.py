@@ -24,7 +24,7 @@ PAPER = """@inproceedings{molchanov2017pruning,
 class Taylor(Selector):
     """Keep the units of largest ``mean_b |∂L_b/∂m|``, ``m`` a factor on the unit (Molchanov et al. 2017, eq. 7-8)."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"mask_gradients"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"mask-gradients"})
     paper: ClassVar[str | None] = PAPER
 
     def __call__(self, problem: GroupProblem, keep: int) -> Selection:

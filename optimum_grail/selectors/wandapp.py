@@ -42,7 +42,7 @@ class Wandapp(Selector):
 
     alpha: float = 100.0
     rounds: int = 0
-    needs: ClassVar[frozenset[Need]] = frozenset({"gram", "block_gradients"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"gram", "block-gradients"})
     paper: ClassVar[str | None] = PAPER
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset(

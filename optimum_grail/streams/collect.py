@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
-from optimum_grail.core.moments import Moments, Statistics, TargetMoments
+from optimum_grail.core.moments import Moments, MomentSums, Statistics, TargetMoments, TargetSums
+from optimum_grail.models.matrix import feature_axis
 from optimum_grail.streams.probe import Record, features_of, rows_of
 
 Split = Literal["fit", "held", "halves"]
-TINY_NORM_SCALE = 1e-3
-"""BatchNorm channels whose scale is below this fraction of the median scale use the self target: dividing the stream's
-drift by it would blow noise up."""
+TINY_SCALE = 1e-3
+"""Outputs whose scale on the way to the stream is below this fraction of the median scale use the self target: dividing
+the stream's drift by it would blow noise up."""
 
 
 def norm_scale(norm: nn.BatchNorm2d) -> Tensor:
@@ -26,16 +27,16 @@ def norm_scale(norm: nn.BatchNorm2d) -> Tensor:
     return scale * norm.weight.detach() if norm.affine else scale
 
 
-def drift_of(dense: Record, student: Record, norm: nn.BatchNorm2d | None) -> Tensor | None:
-    """Rows ``[B, R, O]`` of ``d = y* - W s``: the gap of the residual streams, seen through a BatchNorm behind the
-    consumer if there is one; of the consumer's outputs where the group reaches no stream."""
+def drift_of(dense: Record, student: Record, scale: Tensor | None, axis: int = 1) -> Tensor | None:
+    """Rows ``[B, R, O]`` of ``d = y* - W s``: the gap of the residual streams, divided by the ``scale`` ``[O]`` of the
+    consumer's outputs on their way there if there is one; of the consumer's outputs, whose features lie along ``axis``,
+    where the group reaches no stream."""
     if dense.stream is None or student.stream is None:
-        return _gap(dense.output, student.output)
+        return _gap(dense.output, student.output, axis)
     gap = rows_of(dense.stream - student.stream)
-    if norm is None:
+    if scale is None:
         return gap
-    scale = norm_scale(norm)
-    usable = scale.abs() > TINY_NORM_SCALE * scale.abs().median()
+    usable = scale.abs() > TINY_SCALE * scale.abs().median()
     return torch.where(usable, gap / torch.where(usable, scale, torch.ones_like(scale)), torch.zeros_like(gap))
 
 
@@ -46,19 +47,19 @@ class Collector:
     Args:
         group: the group.
         consumer: its consumer, still at full width.
-        norm: the BatchNorm behind it, or ``None``.
+        scale: by what its outputs are multiplied on their way to the stream, ``[O]``, or ``None``.
         view: how a convolution's features are seen, ``"patch"`` or ``"shared"``.
         held_out: keep the held-out rows apart.
     """
 
     group: ChannelGroup
     consumer: nn.Module
-    norm: nn.BatchNorm2d | None
+    scale: Tensor | None
     view: str
     held_out: bool
-    moments: dict[str, Moments] = field(default_factory=dict)
-    targets: dict[str, TargetMoments] = field(default_factory=dict)
-    offsets: dict[str, TargetMoments] = field(default_factory=dict)
+    moments: dict[str, MomentSums] = field(default_factory=dict)
+    targets: dict[str, TargetSums] = field(default_factory=dict)
+    offsets: dict[str, TargetSums] = field(default_factory=dict)
 
     def add(
         self, student: Record, dense: Record | None, mask: Tensor | None, split: Split, unfolded: Record | None = None
@@ -74,11 +75,11 @@ class Collector:
         """
         if student.features is None:
             return
-        features = features_of(student.features, self.consumer, self.view)
+        features, axis = features_of(student.features, self.consumer, self.view), feature_axis(self.consumer)
         drift = offset = None
         if self.view != "shared":  # where taps share one map, a row of the matrix is no output
-            drift = None if dense is None else drift_of(dense, student, self.norm)
-            offset = None if unfolded is None else _gap(unfolded.output, student.output)
+            drift = None if dense is None else drift_of(dense, student, self.scale, axis)
+            offset = None if unfolded is None else _gap(unfolded.output, student.output, axis)
         if split != "halves" or not self.held_out:
             self._add("held" if split == "held" and self.held_out else "fit", features, drift, offset, mask)
             return
@@ -92,40 +93,47 @@ class Collector:
     ) -> None:
         rows = _real(features, mask)
         if part not in self.moments:
-            self.moments[part] = Moments.zero(rows.shape[1], rows.device)
-        self.moments[part] = self.moments[part].plus_rows(rows)
+            self.moments[part] = MomentSums.zero(rows.shape[1], rows.device)
+        self.moments[part].add_(rows)
         for sums, gap in ((self.targets, drift), (self.offsets, offset)):
             if gap is not None:
                 gaps = _real(gap, mask)
                 if part not in sums:
-                    sums[part] = TargetMoments.zero(gaps.shape[1], rows.shape[1], rows.device)
-                sums[part] = sums[part].plus_rows(gaps, rows)
+                    sums[part] = TargetSums.zero(gaps.shape[1], rows.shape[1], rows.device)
+                sums[part].add_(gaps, rows)
 
     def statistics(self) -> Statistics:
-        """The sums so far.
+        """The sums, handed over: a collector is emptied by it.
 
         Raises:
             StatisticsError: no rows, or activations that are not finite.
         """
-        fit = self._moments("fit") or Moments.zero(0)
+        fit, fit_target = self._taken("fit")
+        held, held_target = self._taken("held")
+        fit = fit or Moments.zero(0)
         fit.check(self.group.name)
-        held = self._moments("held")
         if held is not None and held.count == 0:  # every sample is too short to be halved
-            held = None
-            self.targets.pop("held", None)
-        if held is not None:
-            held.check(self.group.name)
-        for target in self.targets.values():
-            target.check(self.group.name)
-        return Statistics(fit, held, self.targets.get("fit"), self.targets.get("held"))
+            held = held_target = None
+        for found in (held, fit_target, held_target):
+            if found is not None:
+                found.check(self.group.name)
+        return Statistics(fit, held, fit_target, held_target)
 
-    def _moments(self, part: str) -> Moments | None:
-        moments = self.moments.get(part)
-        return None if moments is None else replace(moments, offset=self.offsets.get(part))
+    def _taken(self, part: str) -> tuple[Moments | None, TargetMoments | None]:
+        """The sums of one part, which are no more here afterwards."""
+        moments, target, offset = (
+            self.moments.pop(part, None),
+            self.targets.pop(part, None),
+            self.offsets.pop(part, None),
+        )
+        found = None if moments is None else moments.taken()
+        if found is not None and offset is not None:
+            found = replace(found, offset=offset.taken())
+        return found, None if target is None else target.taken()
 
 
-def _gap(target: Tensor | None, now: Tensor | None) -> Tensor | None:
-    return None if target is None or now is None else rows_of(target - now)
+def _gap(target: Tensor | None, now: Tensor | None, axis: int) -> Tensor | None:
+    return None if target is None or now is None else rows_of(target - now, axis)
 
 
 def _halves(real: Tensor) -> tuple[Tensor, Tensor]:

@@ -70,7 +70,12 @@ def _parameters(layout: Layout, request: Request, findings: Findings) -> Resourc
         costs={group.name: group.cost for group in layout.groups},
         total=layout.block_parameters,
         asked=request.asked(layout),
-        blocks={path: float(count) for path, count in findings.of("parameters").items()},
+        blocks={
+            path: float(layout.sizes[path])
+            for stack in layout.stacks
+            if stack.spec.depth_field
+            for path in stack.blocks
+        },
         removed=layout.removed_parameters,
     )
 
@@ -96,7 +101,7 @@ def _flops(layout: Layout, request: Request, findings: Findings) -> Resource:
 
 def _cache(layout: Layout, request: Request, findings: Findings) -> Resource:
     """Per token: the elements of keys and values."""
-    heads = {g.name: 2 * min(port.span for port in g.producers) for g in layout.groups if g.kind == "heads"}
+    heads = {g.name: g.cached for g in layout.groups if g.cached}
     if not heads:
         raise BudgetError("budget=kv-cache: this model has no attention heads, so nothing of it can go (reachable: 0).")
     costs: dict[str, int | tuple[int, ...]] = {group.name: heads.get(group.name, 0) for group in layout.groups}

@@ -111,7 +111,8 @@ def test_bad_configurations_end_before_the_model_is_loaded(recorder, cli, tmp_pa
 
 def test_existing_output_is_refused_before_the_model_is_loaded(recorder, cli, tmp_path, capsys):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "config.json").write_text("old")
+    for name in ("config.json", "grail_report.json"):
+        (tmp_path / "out" / name).write_text("old")
     assert cli(*words(tmp_path)) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert recorder == []
@@ -128,7 +129,7 @@ def test_model_is_never_overwritten(recorder, cli, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(BudgetError("too much"), 2), (RuntimeError("odd"), 1), (KeyboardInterrupt(), 1)]
+    ("error", "code"), [(BudgetError("too much"), 2), (RuntimeError("odd"), 1), (KeyboardInterrupt(), 130)]
 )
 def test_failures_leave_nothing_behind(recorder, cli, tmp_path, monkeypatch, error, code):
     monkeypatch.setattr(Recorder, "error", error)

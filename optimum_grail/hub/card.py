@@ -74,6 +74,7 @@ def build_card(
         rows=[(cell(name), *rest) for name, *rest in comparison_rows(report)],
         derived=_derived(report),
         measured=", ".join(f"{name} {item['shape']}" for name, item in report.forward.get("inputs", {}).items()),
+        timed=_timed(report),
         plain_measured=any(row.get("plain") is not None for row in report.evaluation),
         protocols=list(dict.fromkeys(plain(row["protocol"]) for row in report.evaluation if row.get("protocol"))),
         errors=[row for row in report.groups if row.plain_error is not None or row.fit_error is not None],
@@ -192,6 +193,16 @@ def _config(report: Report) -> str:
     """The settings that are not left to a default, as JSON."""
     kept = {key: value for key, value in report.config.items() if value is not None and key != "quant_method"}
     return json.dumps(kept, indent=2, ensure_ascii=False)
+
+
+def _timed(report: Report) -> str:
+    """How the passes were timed; reports without spreads are of a version that took the best time."""
+    spreads = any("dense_spread" in row for row in report.forward.get("latency", ()))
+    return (
+        "the median of passes in turns (± half the interquartile range)"
+        if spreads
+        else "the best of several forward passes"
+    )
 
 
 def _ratio(times: Mapping[str, float]) -> str:

@@ -285,3 +285,11 @@ def test_the_time_of_what_was_made_from_it_is_a_ratio_or_not_told_apart(report, 
         line for line in build_card(dataclasses.replace(report, derived=(row,))).text.splitlines() if "int8" in line
     )
     assert line.endswith(f"| {told} |")
+
+
+@pytest.mark.parametrize(
+    ("spreads", "told"), [({}, "best of several"), ({"dense_spread": 0.001}, "median of passes in turns")]
+)
+def test_says_how_passes_were_timed(report, spreads, told):
+    forward = {**FORWARD, "latency": [{**row, **spreads} for row in FORWARD["latency"]]}
+    assert f"Latency is the {told}" in build_card(dataclasses.replace(report, forward=forward)).text

@@ -22,7 +22,9 @@ from optimum_grail.errors import ConfigError, GrailError
 
 METHOD = "grail"
 FILE_NAME = "grail_config.json"
-CARRIED = frozenset({"layers", "widths", "version", "optimum_grail_version", "base_model", "base_model_revision"})
+CARRIED = frozenset(
+    {"layers", "how_to_load", "widths", "version", "optimum_grail_version", "base_model", "base_model_revision"}
+)
 """Keys that a saved checkpoint's table adds to the configuration: kept in ``extra`` without a warning."""
 
 

@@ -72,4 +72,5 @@ def _seconds(
     models = [load_model(path, device=device, **trust) for path in folders]
     inputs = [example_inputs(report.forward["inputs"], model) for model in models]
     compressed, other = take_turns(models, inputs)
-    return {"compressed": compressed, "derived": other}
+    spreads = {"compressed_spread": compressed.spread, "derived_spread": other.spread}
+    return {"compressed": compressed.seconds, "derived": other.seconds, **spreads}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -23,6 +22,7 @@ from optimum_grail.models.matrix import feature_axis
 from optimum_grail.models.precision import Precision
 from optimum_grail.signals import Work
 from optimum_grail.streams.capture import first, on_device
+from optimum_grail.streams.memory import available_memory
 from optimum_grail.streams.problems import view_of
 from optimum_grail.survey.survey import cost_of, signals_of
 
@@ -153,16 +153,6 @@ def matmul_rate(device: torch.device | str = "cpu", repeats: int = 4) -> float:
         float((matrix @ matrix)[0, 0])
         best = max(best, 2.0 * RATE_SIZE**3 / (time.perf_counter() - start))
     return best
-
-
-def available_memory(device: torch.device) -> int | None:
-    """Free bytes on ``device``; ``None`` where the system does not tell."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 def choose_dtype_(model: nn.Module, cost: Estimate, native: Precision) -> str | None:

@@ -132,7 +132,7 @@ class Report:
             ``kl_after`` (divergence from the dense model, nats), and ``evaluation`` with ``dense``, ``before`` and
             ``after``; empty where there was none.
         derived: models made from this one, such as its quantized twin, each with ``name``, ``metric``, ``dataset``,
-            ``value``, ``bytes`` and ``seconds`` (one pass of ``compressed`` and ``derived``).
+            ``value``, ``bytes`` and ``seconds`` (one pass of ``compressed`` and ``derived``, and their spreads).
         seconds: wall time per stage.
         peak_memory: bytes, highest resident memory of the process.
         versions: of Python and the libraries.

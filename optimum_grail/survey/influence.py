@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optimum_grail.streams.probe import rows_of
+from optimum_grail.streams.probe import real_rows, rows_of
 
 
 @dataclass
@@ -23,8 +23,7 @@ class Influence:
             self.count += 1
             return
         cosines = torch.cosine_similarity(rows_of(before).float(), rows_of(after).float(), dim=-1)
-        if mask is not None and mask.shape == cosines.shape:
-            cosines = cosines[mask.to(cosines.device, torch.bool)]
+        cosines = real_rows(cosines, mask)
         self.total += float(cosines.sum())
         self.count += cosines.numel()
 

@@ -25,7 +25,8 @@ from optimum_grail.data.batches import PROBE_FRACTION, Batch
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.streams.blocks import Batches
-from optimum_grail.streams.capture import Call, Captured, capture, check_chain
+from optimum_grail.streams.calls import Call
+from optimum_grail.streams.capture import Captured, capture
 from optimum_grail.streams.gradients import mask_gradients
 from optimum_grail.streams.masking import masked
 from optimum_grail.streams.memory import released_at_once
@@ -82,8 +83,6 @@ class Survey:
 
     @torch.no_grad()
     def _findings(self) -> Findings:
-        for stack in self.layout.stacks:
-            check_chain(self.model, stack.blocks, self.batches[0])
         captured = capture(self.model, self.layout.blocks, self.batches, offload=self.offload)
         few = few_of(self.batches)
         tail = None
@@ -107,7 +106,7 @@ class Survey:
 
 def few_of(batches: Sequence[Batch]) -> list[int]:
     """Indices of the batches that short forward passes take: at most an eighth of the samples."""
-    sizes = [len(next(iter(batch.inputs.values()))) for batch in batches]
+    sizes = [batch.size for batch in batches]
     few, seen = [0], sizes[0]
     for index in range(1, len(sizes)):
         if seen + sizes[index] <= sum(sizes) / PROBE_FRACTION:

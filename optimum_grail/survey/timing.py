@@ -15,7 +15,8 @@ from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.data.batches import Batch
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.surgery import narrow_
-from optimum_grail.streams.capture import Call, first, on_device
+from optimum_grail.streams.calls import Call, on_device
+from optimum_grail.streams.hooks import first, hooked
 from optimum_grail.streams.masking import spare
 
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)
@@ -40,18 +41,15 @@ def positions(model: nn.Module, layout: Layout, batch: Batch) -> dict[str, Tenso
 
         return count
 
-    handles = []
+    hooks = []
     for stack in layout.stacks:
         for block in stack.blocks:
             for local, module in model.get_submodule(block).named_modules():
                 size = sum(parameter.numel() for parameter in module.parameters(recurse=False))
                 if size:
-                    handles.append(module.register_forward_hook(hook(f"{block}.{local}".rstrip("."), size)))
-    try:
+                    hooks.append((module, hook(f"{block}.{local}".rstrip("."), size)))
+    with hooked(after=hooks):
         model(**on_device(model, batch.head()))
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,27 +26,12 @@ from optimum_grail.models.surgery import apply_
 from optimum_grail.report.progress import Progress
 from optimum_grail.streams.blocks import Batches, BlockRun, Streams, Targets, advance
 from optimum_grail.streams.calls import Call
-from optimum_grail.streams.capture import Captured, capture
+from optimum_grail.streams.capture import Captured, Order, capture, order_of
 from optimum_grail.streams.gradients import block_gradients
-from optimum_grail.streams.masking import captured_behind
+from optimum_grail.streams.masking import capture_fed
 from optimum_grail.streams.memory import release, released_at_once
 from optimum_grail.streams.probe import Probe, Wanted
 from optimum_grail.streams.problems import collector_for, problem_of, to_patches
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a block is called with, per batch.
-
-    Args:
-        student: in the model as compressed so far.
-        dense: in the dense model: other arguments where earlier stacks feed this one, else the very same.
-        beyond: blocks right behind it that the student lacks, with their calls in the dense model.
-    """
-
-    student: Sequence[Call]
-    dense: Sequence[Call]
-    beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = ()
 
 
 @dataclass(frozen=True)
@@ -92,59 +77,58 @@ class FitRun:
 
     def _plans_(self) -> list[GroupPlan]:
         plans: list[GroupPlan] = []
-        captured = self._capture()
         left: dict[str, Streams] = {}
-        stacks = {stack.name: stack for stack in self.layout.stacks}
-        for name in list(captured or stacks):
-            plans += self._stack_(stacks[name], captured.pop(name, None), left, changed=bool(plans or self.dropped))
+        for stack, captured in self._walk():
+            plans += self._stack_(stack, captured, left)
         if self._classifiers and any(not streams.equal for streams in left.values()):
             plans += refit_classifiers_(
                 self.model, self.layout, self._classifiers, self.methods, self.batches, left, self.seed
             )
         return plans
 
+    def _walk(self) -> Iterator[tuple[Stack, Captured | None]]:
+        """The stacks with what they see; those that others feed come when the others have been compressed, so that both
+        streams begin with what is really put in front of them then."""
+        if not self.methods.fit_needs or not self.batches:
+            yield from ((stack, None) for stack in self.layout.stacks)
+            return
+        stacks = {stack.name: stack for stack in self.layout.stacks}
+        order = order_of(self.model, self.layout.blocks, self.batches[0])
+        blocks = {name: stacks[name].blocks for name in order.free}
+        free = capture(self.model, blocks, self.batches, offload=self.offload, order=Order(order.free))
+        for name in order.free:
+            yield stacks[name], free.pop(name)
+        for name in order.fed:
+            yield (
+                stacks[name],
+                capture_fed(self.model, self.layout, stacks[name], self.dropped, self.batches, self.offload),
+            )
+
     @cached_property
     def _classifiers(self) -> list[ChannelGroup]:
         """The layers to refit last; where there are some, the streams are needed behind the last blocks too."""
         return classifiers_of(self.model, self.layout) if self.methods.refits and self.batches else []
 
-    def _capture(self) -> dict[str, Captured]:
-        if not self.methods.fit_needs or not self.batches:
-            return {}
-        return capture(self.model, self.layout.blocks, self.batches, offload=self.offload)
-
-    def _stack_(self, stack: Stack, dense: Captured | None, left: dict[str, Streams], changed: bool) -> list[GroupPlan]:
-        """Compress one stack.
-
-        Args:
-            stack: the stack.
-            dense: what it sees in the dense model; ``None`` where the methods look at no data.
-            left: told the streams that leave it.
-            changed: whether anything of the stacks before it was compressed.
-        """
+    def _stack_(self, stack: Stack, captured: Captured | None, left: dict[str, Streams]) -> list[GroupPlan]:
+        """Compress one stack; ``left`` is told the streams that leave it."""
         kept = [path for path in stack.blocks if path not in self.dropped]
-        if dense is None:
+        if captured is None:
             return [self._group_(group, group, None) for path in kept for group in self._touched(path, False)]
-        drifted = changed and dense.dependent
-        student = dense
-        if drifted:
-            student = captured_behind(self.model, stack, self.dropped, self.batches, offload=self.offload)
-        dense = dense if self.methods.two_streams else student
         batches = Batches.of(self.batches, stack.spec.mask)
-        streams = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
+        streams = Streams(captured.hidden, captured.hidden.copy() if self.methods.two_streams else None)
         left[stack.name] = streams
         plans: list[GroupPlan] = []
+        drifted = False
         for path, beyond in _runs(stack.blocks, self.dropped):
-            calls = [(self.model.get_submodule(item), dense.calls[item]) for item in beyond]
+            calls = [(self.model.get_submodule(item), captured.calls.pop(item)) for item in beyond]
             if path is None:  # the stack begins with dropped blocks
                 for block, block_calls in calls if streams.dense is not None else ():
                     advance(block, block_calls, streams.dense or [])
             else:
                 groups = self._touched(path, drifted, bool(beyond))
                 last = path == kept[-1] and not self._classifiers
-                seen = Seen(student.calls[path], dense.calls[path], calls)
                 with self.around(path):
-                    plans += self._block_(path, groups, seen, streams, batches, last)
+                    plans += self._block_(path, groups, captured.calls.pop(path), streams, batches, last, calls)
                 drifted = drifted or bool(groups)
             drifted = drifted or bool(beyond)
         return plans
@@ -167,39 +151,47 @@ class FitRun:
         self,
         path: str,
         groups: list[ChannelGroup],
-        seen: Seen,
+        calls: Sequence[Call],
         streams: Streams,
         batches: Batches,
         last: bool,
+        beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = (),
     ) -> list[GroupPlan]:
         block = self.model.get_submodule(path)
         if not groups:
-            return self._pass_through(block, seen, streams, last)
+            return self._pass_through(block, calls, streams, last, beyond)
         wanted = self.methods.wanted if streams.dense is not None else Wanted()
         targets = None
         if streams.dense is not None:
             together = replace(wanted, features=streams.equal)
-            targets = Targets(Probe(block, path, groups, together), seen.dense, streams.dense, seen.beyond)
-        run = BlockRun(block, path, seen.student, streams, batches, targets)
+            targets = Targets(Probe(block, path, groups, together), calls, streams.dense, beyond)
+        run = BlockRun(block, path, calls, streams, batches, targets)
         regional = Regional.before(run, self.methods.regional_rounds)
         plans = [plan for stage in self._stages(groups) for plan in self._stage_(run, stage, wanted)]
         regional.optimise_([group.consumer.module for group in groups])
         if not last:
-            advance(block, seen.student, streams.student)
+            advance(block, calls, streams.student)
             release()
         return plans
 
-    def _pass_through(self, block: nn.Module, seen: Seen, streams: Streams, last: bool) -> list[GroupPlan]:
+    def _pass_through(
+        self,
+        block: nn.Module,
+        calls: Sequence[Call],
+        streams: Streams,
+        last: bool,
+        beyond: Sequence[tuple[nn.Module, Sequence[Call]]],
+    ) -> list[GroupPlan]:
         """Nothing to do in this block: only move the streams on, both at once while they are still equal."""
         if not last:
             equal = streams.equal
-            advance(block, seen.student, streams.student)
+            advance(block, calls, streams.student)
             if streams.dense is not None:
                 if equal:
                     streams.dense = streams.student.copy()
                 else:
-                    advance(block, seen.dense, streams.dense)
-                for other, other_calls in seen.beyond:
+                    advance(block, calls, streams.dense)
+                for other, other_calls in beyond:
                     advance(other, other_calls, streams.dense)
         return []
 

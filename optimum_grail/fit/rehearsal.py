@@ -24,8 +24,8 @@ from optimum_grail.fit.methods import Methods
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.report.progress import Silent
 from optimum_grail.streams.blocks import advance
-from optimum_grail.streams.capture import Captured, capture
-from optimum_grail.streams.masking import captured_behind, spare
+from optimum_grail.streams.capture import Captured, Order, capture
+from optimum_grail.streams.masking import capture_fed, spare
 from optimum_grail.streams.tail import Tail
 from optimum_grail.survey.findings import Curve
 
@@ -77,8 +77,10 @@ class Rehearsal:
 
     @cached_property
     def entering(self) -> dict[str, Captured]:
-        """What the stacks see of the unseen batches."""
-        return capture(self.model, self.layout.blocks, self.unseen, offload=self.offload)
+        """What the stacks that no other feeds see of the unseen batches."""
+        free = self.tail.order.free
+        blocks = {name: self.layout.blocks[name] for name in free}
+        return capture(self.model, blocks, self.unseen, offload=self.offload, order=Order(free))
 
     @torch.no_grad()
     def damage(self, kept: Mapping[str, int], dropped: Sequence[str] = ()) -> float:
@@ -103,9 +105,7 @@ class Rehearsal:
                 around=audience.around,
             ).run_()
             left = {name: seen.hidden for name, seen in audience.seen.items()}
-            together = order.feeding | order.dependent
-            parts = [{name: states} for name, states in left.items() if name not in together]
-            parts += [{name: left[name] for name in together}] if together else []
+            parts = [left] if order.fed else [{name: states} for name, states in left.items()]
             return sum(self.tail.loss(part) for part in parts)
 
 
@@ -143,11 +143,10 @@ class _Audience:
             advance(block, seen.calls[path], seen.hidden)
 
     def _entering(self, stack: Stack) -> Captured:
-        dense = self.rehearsal.entering[stack.name]
-        if not dense.dependent:
-            return Captured(dense.hidden.copy(), dense.calls)
         run = self.rehearsal
-        return captured_behind(run.model, stack, self.dropped, run.unseen, offload=run.offload)
+        if stack.name in run.tail.order.fed:
+            return capture_fed(run.model, run.layout, stack, self.dropped, run.unseen, run.offload)
+        return Captured(run.entering[stack.name].hidden.copy(), run.entering[stack.name].calls)
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,10 @@ class Captured:
     Args:
         hidden: ``[B, T, C]`` or ``[B, C, H, W]`` per batch.
         calls: by path of the block, per batch.
-        dependent: whether they would be others if an earlier stack put out something else.
     """
 
     hidden: States = field(default_factory=list)
     calls: dict[str, list[Call]] = field(default_factory=dict)
-    dependent: bool = False
 
     def add(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Note a call of the block at ``path``, and return its hidden state."""
@@ -52,26 +50,30 @@ class Captured:
 
 @dataclass(frozen=True)
 class Order:
-    """In which order a model runs its stacks.
+    """In which order the stacks of a model can be walked through.
 
     Args:
-        stacks: their names, first called first.
-        dependent: those that are called with what earlier ones put out.
+        free: those that are called with nothing that other stacks put out.
+        fed: the others, first called first.
     """
 
-    stacks: tuple[str, ...]
-    dependent: frozenset[str]
+    free: tuple[str, ...]
+    fed: tuple[str, ...] = ()
 
     @property
     def feeding(self) -> frozenset[str]:
-        """Stacks whose output may reach that of the model through others: all before the last dependent one."""
-        last = max((index for index, name in enumerate(self.stacks) if name in self.dependent), default=0)
-        return frozenset(self.stacks[:last])
+        """Stacks whose output may reach that of the model through others: all before the last one that is fed."""
+        return frozenset((*self.free, *self.fed)[:-1] if self.fed else ())
 
 
 @torch.no_grad()
 def capture(
-    model: nn.Module, stacks: Stacks, batches: Sequence[Batch], *, offload: bool = False
+    model: nn.Module,
+    stacks: Stacks,
+    batches: Sequence[Batch],
+    *,
+    offload: bool = False,
+    order: Order | None = None,
 ) -> dict[str, Captured]:
     """Record what the blocks of ``stacks`` are called with.
 
@@ -80,21 +82,19 @@ def capture(
         stacks: those to record; the model's other blocks just run.
         batches: calibration batches, at least one; their inputs are moved to the model's device.
         offload: keep the hidden states in files.
+        order: of these stacks, if it is known already.
 
     Returns:
-        what the blocks see, by stack; those that depend on earlier ones come last, in the order of their calls. For all
+        what the blocks see, by stack; those that are fed by others come last, in the order of their calls. For all
         others one pass computes embeddings only and costs next to nothing.
 
     Raises:
         ArchitectureError: as :func:`order_of`.
     """
-    order = order_of(model, stacks, batches[0])
-    alone = {name: paths for name, paths in stacks.items() if name not in order.dependent}
-    found = _pass_by(model, alone, batches, offload)
-    for name in order.stacks:
-        if name in order.dependent:
-            found |= _pass_by(model, {name: stacks[name]}, batches, offload)
-            found[name].dependent = True
+    order = order or order_of(model, stacks, batches[0])
+    found = _pass_by(model, {name: stacks[name] for name in order.free}, batches, offload)
+    for name in order.fed:
+        found |= _pass_by(model, {name: stacks[name]}, batches, offload)
     return found
 
 
@@ -108,14 +108,13 @@ def order_of(model: nn.Module, stacks: Stacks, batch: Batch) -> Order:
     """
     sample = batch.head()
     truth = _really(model, stacks, sample)
-    order = tuple(truth)
     try:
         found = _pass_by(model, stacks, [sample])
-        suspects = [name for name in order if _unlike(found[name], truth[name], 0.0) is not None]
+        suspects = [name for name in truth if _unlike(found[name], truth[name], 0.0) is not None]
     except GrailError:
         raise
     except Exception:  # a later stack cannot take what it gets when earlier ones are passed by
-        suspects = list(order)
+        suspects = list(truth)
     for name in suspects:
         try:
             wrong = _unlike(_pass_by(model, {name: stacks[name]}, [sample])[name], truth[name], TOLERANCE)
@@ -128,7 +127,8 @@ def order_of(model: nn.Module, stacks: Stacks, batch: Batch) -> Order:
                 f"The blocks of stack {name!r} cannot be calibrated one by one: {wrong}. A map has to leave out blocks "
                 "that work with more than the hidden state and arguments that are known before the first of them."
             )
-    return Order(order, frozenset(suspects) - {order[0]})
+    fed = tuple(name for name in suspects if name != next(iter(truth)))
+    return Order(tuple(name for name in stacks if name not in fed), fed)
 
 
 def _unlike(found: Captured, truth: Captured, tolerance: float) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,7 +15,8 @@ from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch
-from optimum_grail.models.layout import Stack
+from optimum_grail.models.depth import without
+from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.matrix import from_matrix
 from optimum_grail.streams.capture import Captured, capture
 from optimum_grail.streams.problems import norm_of, to_patches
@@ -33,26 +34,12 @@ def spare(model: nn.Module, path: str) -> Iterator[nn.Module]:
         home._modules[name] = original
 
 
-@contextmanager
-def without(model: nn.Module, paths: Collection[str]) -> Iterator[None]:
-    """The model without the blocks at ``paths``, which are in lists (``nn.ModuleList``); put back afterwards."""
-    homes = {path.rpartition(".")[0] for path in paths}
-    originals = {home: dict(model.get_submodule(home)._modules) for home in homes}
-    try:
-        for home, modules in originals.items():
-            left = [module for name, module in modules.items() if f"{home}.{name}" not in paths]
-            model.get_submodule(home)._modules = {str(index): module for index, module in enumerate(left)}
-        yield
-    finally:
-        for home, modules in originals.items():
-            model.get_submodule(home)._modules = modules
-
-
-def captured_behind(
-    model: nn.Module, stack: Stack, dropped: Sequence[str], batches: Sequence[Batch], *, offload: bool
+def capture_fed(
+    model: nn.Module, layout: Layout, stack: Stack, dropped: Sequence[str], batches: Sequence[Batch], offload: bool
 ) -> Captured:
-    """What a stack sees in ``model`` as it is now, without those of the ``dropped`` blocks that are in other stacks."""
-    with without(model, [path for path in dropped if path not in stack.blocks]):
+    """What a stack sees in ``model`` as it is now, where others that feed it lack those of the ``dropped`` blocks that
+    are theirs."""
+    with without(model, layout, [path for path in dropped if path not in stack.blocks]):
         return capture(model, {stack.name: stack.blocks}, batches, offload=offload)[stack.name]
 
 

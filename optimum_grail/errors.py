@@ -8,10 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
+from typing import Any
+
+LONGEST = 1000
+"""Characters of a message; the middle of a longer one is left out, so that its beginning and its remedy are read."""
+
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple = 2, 4, 4, 4
+_SHORT.maxstring = _SHORT.maxother = 200
+
+
+def shorten(value: Any, limit: int = 80) -> str:
+    """``repr`` of ``value``, whatever its size and depth, in at most ``limit`` characters."""
+    if isinstance(value, int) and abs(value) >= 10**limit:
+        return f"a number of more than {limit} digits"  # Python itself refuses to write very long ones
+    text = _SHORT.repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 class GrailError(ValueError):
-    """Base of every error that bad input causes."""
+    """Base of every error that bad input causes; ``message`` is cut to :data:`LONGEST` characters."""
+
+    def __init__(self, message: str) -> None:
+        if len(message) > LONGEST:
+            message = f"{message[: LONGEST // 2]} [...] {message[-LONGEST // 3 :]}"
+        super().__init__(message)
 
 
 class ConfigError(GrailError):
@@ -25,10 +47,10 @@ class UnknownNameError(GrailError):
     def among(cls, kind: str, name: str, known: Iterable[str], remedy: str = "") -> UnknownNameError:
         """Build the error for ``name``, with the nearest of ``known`` as a suggestion."""
         names = sorted(known)
-        close = get_close_matches(name, names, n=1, cutoff=0.5)
+        close = get_close_matches(name[:LONGEST], names, n=1, cutoff=0.5)
         guess = f" Did you mean {close[0]!r}?" if close else ""
         tail = f" {remedy}" if remedy else ""
-        return cls(f"Unknown {kind} {name!r}.{guess} Available: {', '.join(names) or 'none'}.{tail}")
+        return cls(f"Unknown {kind} {shorten(name)}.{guess} Available: {', '.join(names) or 'none'}.{tail}")
 
 
 class ArchitectureError(GrailError):

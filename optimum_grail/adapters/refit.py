@@ -8,17 +8,18 @@ which is exact. Where it consumes them, ``A`` is itself a consumer: its columns 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup, Port
-from optimum_grail.core.moments import Moments, TargetMoments
+from optimum_grail.core.moments import MomentSums, TargetSums
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.solve import NormalEquations
 from optimum_grail.data.batches import Batch
+from optimum_grail.streams.hooks import given, hooked
+from optimum_grail.streams.probe import real_rows, rows_of
 
 PREFIX = "base_model.model."
 """What PEFT puts before the path of a module."""
@@ -113,8 +114,8 @@ class _Sums:
         key, slots = key_of(path, "lora_A.weight"), reduction.slots * port.span
         self.full = state[key].detach().float()[:, self._strip(len(reduction.assignment))]
         self.start = gathered[key].to(self.full)[:, port.offset : port.offset + slots]
-        self.moments = Moments.zero(slots, self.full.device)
-        self.target = TargetMoments.zero(len(self.full), slots, self.full.device)
+        self.moments = MomentSums.zero(slots, self.full.device)
+        self.target = TargetSums.zero(len(self.full), slots, self.full.device)
         self.mask: Tensor | None = None
 
     def _strip(self, units: int) -> slice:
@@ -122,31 +123,25 @@ class _Sums:
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Add the rows that enter the consumer, padding left out."""
-        features = (args[0] if args else next(iter(kwargs.values()))).detach().float()
-        if self.mask is not None and self.mask.shape == features.shape[:-1]:
-            rows = features[self.mask.to(features.device, torch.bool)]
-        else:
-            rows = features.flatten(0, -2)
+        rows = real_rows(rows_of(given(args, kwargs).detach().float()), self.mask)
         rows = rows[:, self._strip(len(self.reduction.assignment))].to(self.full.device)
         kept = self.reduction.encode_columns(rows, self.port.span)
-        self.moments = self.moments.plus_rows(kept)
-        self.target = self.target.plus_rows(rows @ self.full.T - kept @ self.start.T, kept)
+        self.moments.add_(kept)
+        self.target.add_(rows @ self.full.T - kept @ self.start.T, kept)
 
     def solution(self) -> Tensor:
-        """The refitted strip, ``[r, slots * span]``."""
-        self.moments.check(self.path)
-        whole = Reduction.keep_all(self.moments.gram.shape[0])
-        equations = NormalEquations.of(self.start, self.moments, self.target, whole)
+        """The refitted strip, ``[r, slots * span]``; the sums end with it."""
+        moments = self.moments.taken()
+        moments.check(self.path)
+        whole = Reduction.keep_all(moments.gram.shape[0])
+        equations = NormalEquations.of(self.start, moments, self.target.taken(), whole)
         return equations.fit(RIDGE, "diagonal", "naive", affine=False).at(1.0).weight.cpu()
 
 
 @torch.inference_mode()
 def _one_pass(adapted: nn.Module, sums: Sequence[_Sums], batches: Sequence[Batch]) -> None:
     device = next(adapted.parameters()).device
-    with ExitStack() as hooks:
-        for each in sums:
-            module = adapted.get_submodule(PREFIX + each.path)
-            hooks.callback(module.register_forward_pre_hook(each.hook, with_kwargs=True).remove)
+    with hooked(before=[(adapted.get_submodule(PREFIX + each.path), each.hook) for each in sums]):
         for batch in batches:
             for each in sums:
                 each.mask = batch.inputs.get("attention_mask")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from optimum_grail.core.allocation import Allocation, Resource
+from optimum_grail.core.contracts import Allocation, Resource
 from optimum_grail.core.problem import Need
 from optimum_grail.errors import ConfigError
 

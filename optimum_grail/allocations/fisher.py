@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
 from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.allocations._budgeted import Budgeted
+from optimum_grail.core import papers
 from optimum_grail.core.budget import Budget, WidthClass, minimise
 from optimum_grail.core.problem import Need
 
@@ -24,6 +26,8 @@ class Fisher(Budgeted):
     Args:
         budget: what the sparsity is a fraction of: ``"parameters"``, ``"flops"``, ``"kv-cache"`` or ``"latency"``.
     """
+
+    paper: ClassVar[str | None] = papers.KWON
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -17,8 +17,7 @@ from optimum_grail.config.methods import build_method
 from optimum_grail.config.options import BUDGETS, BY_NAME, DEFAULT_SPARSITY, OPTIONS, OVERRIDES, UNIT_BUDGETS
 from optimum_grail.config.presets import get_preset
 from optimum_grail.config.values import describe_data, format_method, parse_method
-from optimum_grail.core.allocation import Allocation
-from optimum_grail.core.problem import Compensator, Selector
+from optimum_grail.core.contracts import Allocation, Compensator, Selector
 from optimum_grail.errors import ConfigError, GrailError
 
 METHOD = "grail"
@@ -271,7 +270,7 @@ def _checked_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
         warnings.warn(f"GrailConfig keeps unknown keys as they are: {', '.join(unknown)}.", UserWarning, stacklevel=3)
     try:
         return cast(dict[str, Any], json.loads(json.dumps(rest)))
-    except TypeError as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"Unknown keys {', '.join(unknown)} of a GrailConfig must be JSON values: {error}.") from None
 
 
@@ -292,7 +291,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Cannot read the configuration {str(path)!r}: {error}.") from error
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, or nested too deep
         raise ConfigError(f"The configuration {str(path)!r} is not JSON: {error}.") from error
     if not isinstance(value, dict):
         raise ConfigError(f"The configuration {str(path)!r} holds a {type(value).__name__}; expected a JSON object.")

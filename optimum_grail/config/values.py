@@ -13,7 +13,7 @@ from types import MappingProxyType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from optimum_grail.config.presets import get_preset
-from optimum_grail.errors import ConfigError
+from optimum_grail.errors import ConfigError, shorten
 
 Kind = Literal[
     "preset", "fraction", "amount", "share", "count", "seed", "choice", "method", "text", "data", "switch", "flag"
@@ -21,6 +21,10 @@ Kind = Literal[
 """What a value is: ``fraction`` in (0, 1); ``amount`` "auto" or >= 0; ``share`` "auto" or in [0, 1]; ``count`` >= 1;
 ``seed`` >= 0; ``method`` a name with options; ``data`` a source or a live data set; ``switch`` true, false or unset;
 ``flag`` true or false."""
+
+
+LARGEST = 2**63 - 1
+"""Whole numbers go no further: neither tensors nor random generators take larger ones."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,8 @@ class Option:
 
     def refuse(self, value: Any) -> ConfigError:
         """The error for a value outside the accepted range."""
-        return ConfigError(f"{self.name} is {shorten(value)}; expected {self.accepted}.")
-
-
-def shorten(value: Any, limit: int = 80) -> str:
-    """``repr`` of ``value``, cut to ``limit`` characters."""
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+        limit = " and below 2**63" if isinstance(value, Integral) and int(value) > LARGEST else ""
+        return ConfigError(f"{self.name} is {shorten(value)}; expected {self.accepted}{limit}.")
 
 
 def _number(text: str) -> Any:
@@ -91,7 +90,11 @@ def _number(text: str) -> Any:
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether ``value`` is a number that a float can hold."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _fraction(option: Option, value: Any) -> float:
@@ -115,7 +118,7 @@ def _share(option: Option, value: Any) -> float | str:
 def _whole(least: int) -> Callable[[Option, Any], int]:
     def check(option: Option, value: Any) -> int:
         """The whole number, or the refusal of the option."""
-        if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
+        if isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= LARGEST:
             return int(value)
         raise option.refuse(value)
 
@@ -266,7 +269,8 @@ def _read(value: Any, hint: Any) -> tuple[bool, Any]:
     text = value.strip().lower() if isinstance(value, str) else None
     if get_origin(hint) is Literal:
         words = {str(word): word for word in get_args(hint)}
-        return str(value) in words, words.get(str(value))
+        word = value if isinstance(value, str) else shorten(value)
+        return word in words, words.get(word)
     if hint is type(None):
         return value is None or text == "none", None
     if hint is bool:
@@ -274,6 +278,7 @@ def _read(value: Any, hint: Any) -> tuple[bool, Any]:
     if hint in (int, float):
         number = _number(value) if text else value
         accepted = isinstance(number, Integral if hint is int else Real) and not isinstance(number, bool)
+        accepted = accepted and not (isinstance(number, Integral) and abs(int(number)) > LARGEST)
         return accepted, hint(number) if accepted else None
     return hint is not str or isinstance(value, str), value
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from optimum_grail.core.contracts import Selector
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch
@@ -150,7 +151,7 @@ class _Audience:
 
 
 @dataclass(frozen=True)
-class _InOrder:
+class _InOrder(Selector):
     """Drops units in a given order. It looks at no statistics, but a trial is judged by its stream, so the fit has to
     pass data through the blocks even where neither selector nor compensator asks for any."""
 

@@ -55,6 +55,7 @@ class Layout:
         weights: sizes of every module that a group touches, by path.
         block_parameters: parameters inside the repeated blocks (what sparsity is a fraction of).
         total_parameters: parameters of the whole model, tied ones once.
+        sizes: parameters of every block, by path.
     """
 
     stacks: tuple[Stack, ...]
@@ -63,6 +64,7 @@ class Layout:
     weights: Mapping[str, Weights]
     block_parameters: int
     total_parameters: int
+    sizes: Mapping[str, int]
 
     def group(self, name: str) -> ChannelGroup:
         """The group called ``name``.

@@ -47,7 +47,8 @@ def resolve(model: nn.Module, spec: ArchitectureSpec | None = None) -> Layout:
     _check_sharing(model, touched)
     inside = {id(p): p.numel() for stack in stacks for block in stack.blocks for p in _parameters(model, block)}
     total = sum(parameter.numel() for parameter in model.parameters())
-    return Layout(tuple(stacks), tuple(groups), specs, touched, sum(inside.values()), total)
+    sizes = {path: sum(p.numel() for p in _parameters(model, path)) for stack in stacks for path in stack.blocks}
+    return Layout(tuple(stacks), tuple(groups), specs, touched, sum(inside.values()), total, sizes)
 
 
 def _ports(group: ChannelGroup) -> tuple[Port, ...]:

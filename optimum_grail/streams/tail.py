@@ -54,14 +54,20 @@ class Tail:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: nn.Module, layout: Layout, batches: Sequence[Batch]) -> Tail:
+    def of(cls, model: nn.Module, layout: Layout, batches: Sequence[Batch], order: Order | None = None) -> Tail:
         """Run the dense model over ``batches`` and keep what later comparisons need.
+
+        Args:
+            model: the dense model, in eval mode.
+            layout: its stacks.
+            batches: a few.
+            order: of the stacks, if it is known already.
 
         Raises:
             ArchitectureError: the outputs depend on more than what leaves the last blocks; or as :func:`order_of`.
         """
         stacks = layout.blocks
-        order = order_of(model, stacks, batches[0])
+        order = order or order_of(model, stacks, batches[0])
         last: dict[str, list[Tensor]] = {name: [] for name in stacks}
 
         def keeper(name: str) -> Callable[..., None]:

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from optimum_grail.core.allocation import Allocation, Share
 from optimum_grail.core.budget import Budget, WidthClass, check_reachable, finest_step, minimise, predicted, smallest
+from optimum_grail.core.contracts import Allocation, Share
 from optimum_grail.errors import BudgetError
 from optimum_grail.models.layout import Layout
 from optimum_grail.survey.findings import Findings
@@ -124,8 +124,8 @@ def _dropped_first(sharing: Sharing) -> tuple[str, ...]:
         return ()
     firsts = {group.block: group.name for group in reversed(sharing.layout.groups)}
     open_blocks = [path for path in sharing.places if not sharing.protected(path)]
-    if "part_influence" in sharing.method.needs:
-        influence = sharing.findings.of("part_influence")
+    if "part-influence" in sharing.method.needs:
+        influence = sharing.findings.of("part-influence")
         names = {group.name: group.name for group in sharing.layout.groups if group.block in open_blocks}
     else:
         names = {path: firsts[path] for path in open_blocks if path in resource.blocks}

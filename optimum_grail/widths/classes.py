@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from optimum_grail.core.allocation import NOTHING, Allocation
 from optimum_grail.core.budget import Budget, WidthClass, smallest
+from optimum_grail.core.contracts import NOTHING, Allocation
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.errors import BudgetError
 from optimum_grail.models.layout import Layout

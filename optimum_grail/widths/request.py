@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.models.layout import Layout
 
@@ -33,11 +33,11 @@ class Request:
     dense: int | None = None
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], dense: int | None = None) -> Request:
-        """The request of a resolved configuration."""
-        kinds = {kind: settings[flag.strip("-").replace("-", "_")] for kind, flag in FLAGS.items()}
+    def of(cls, config: GrailConfig, dense: int | None = None) -> Request:
+        """The request of a resolved configuration; ``dense`` as in the class."""
+        kinds = {"mlp": config.ffn_sparsity, "heads": config.head_sparsity, "conv": config.channel_sparsity}
         named = {kind: value for kind, value in kinds.items() if value is not None}
-        return cls(settings["sparsity"], named, settings["standalone"], dense)
+        return cls(config.sparsity, named, config.standalone, dense)
 
     def asked(self, layout: Layout) -> float:
         """Parameters of the blocks of ``layout`` that have to go."""

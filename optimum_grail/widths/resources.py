@@ -70,7 +70,12 @@ def _parameters(layout: Layout, request: Request, findings: Findings) -> Resourc
         costs={group.name: group.cost for group in layout.groups},
         total=layout.block_parameters,
         asked=request.asked(layout),
-        blocks={path: float(count) for path, count in findings.of("parameters").items()},
+        blocks={
+            path: float(layout.sizes[path])
+            for stack in layout.stacks
+            if stack.spec.depth_field
+            for path in stack.blocks
+        },
         removed=layout.removed_parameters,
     )
 

@@ -111,7 +111,8 @@ def test_bad_configurations_end_before_the_model_is_loaded(recorder, cli, tmp_pa
 
 def test_existing_output_is_refused_before_the_model_is_loaded(recorder, cli, tmp_path, capsys):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "config.json").write_text("old")
+    for name in ("config.json", "grail_report.json"):
+        (tmp_path / "out" / name).write_text("old")
     assert cli(*words(tmp_path)) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert recorder == []

@@ -35,6 +35,21 @@ from optimum_grail.streams.problems import collector_for, problem_of, to_patches
 
 
 @dataclass(frozen=True)
+class Calls:
+    """What a block is called with, per batch.
+
+    Args:
+        student: in the model as compressed so far.
+        dense: in the model that targets come from; the very same unless an earlier stack changed them.
+        beyond: blocks right behind it that the student lacks, with their calls in that model.
+    """
+
+    student: Sequence[Call]
+    dense: Sequence[Call]
+    beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = ()
+
+
+@dataclass(frozen=True)
 class FitRun:
     """Everything one fit reads.
 
@@ -78,57 +93,67 @@ class FitRun:
     def _plans_(self) -> list[GroupPlan]:
         plans: list[GroupPlan] = []
         left: dict[str, Streams] = {}
-        for stack, captured in self._walk():
-            plans += self._stack_(stack, captured, left)
+        for stack, student, dense in self._walk(left):
+            plans += self._stack_(stack, student, dense, left)
         if self._classifiers and any(not streams.equal for streams in left.values()):
             plans += refit_classifiers_(
                 self.model, self.layout, self._classifiers, self.methods, self.batches, left, self.seed
             )
         return plans
 
-    def _walk(self) -> Iterator[tuple[Stack, Captured | None]]:
-        """The stacks with what they see; those that others feed come when the others have been compressed, so that both
-        streams begin with what is really put in front of them then."""
+    def _walk(self, left: Mapping[str, Streams]) -> Iterator[tuple[Stack, Captured | None, Captured | None]]:
+        """The stacks with what they see in the student and what in the dense model.
+
+        A stack that others feed comes when they have been compressed. If it continues a stack of the same sub-model
+        (stages with downsampling in between), its dense side is the dense model's, and what still drifts is made up
+        for. Else it is fed by another model, and its own target is what the dense stack makes of what reaches it: to
+        take the errors of an image back in a language model would cost the words that have none.
+        """
         if not self.methods.fit_needs or not self.batches:
-            yield from ((stack, None) for stack in self.layout.stacks)
+            yield from ((stack, None, None) for stack in self.layout.stacks)
             return
         stacks = {stack.name: stack for stack in self.layout.stacks}
         order = order_of(self.model, self.layout.blocks, self.batches[0])
-        blocks = {name: stacks[name].blocks for name in order.free}
-        free = capture(self.model, blocks, self.batches, offload=self.offload, order=Order(order.free))
-        for name in order.free:
-            yield stacks[name], free.pop(name)
-        for name in order.fed:
-            yield (
-                stacks[name],
-                capture_fed(self.model, self.layout, stacks[name], self.dropped, self.batches, self.offload),
-            )
+        owners = [stacks[name].owner for name in (*order.free, *order.fed)]
+        fed = enumerate(order.fed, start=len(order.free))
+        continuing = tuple(name for index, name in fed if stacks[name].owner in owners[:index])
+        blocks = {name: stacks[name].blocks for name in (*order.free, *continuing)}
+        known = Order(order.free, continuing)
+        found = capture(self.model, blocks, self.batches, offload=self.offload, order=known)
+        for name in (*order.free, *order.fed):
+            student = dense = found.pop(name, None)
+            if name in order.fed and (dense is None or any(not streams.equal for streams in left.values())):
+                student = capture_fed(self.model, self.layout, stacks[name], self.dropped, self.batches, self.offload)
+            yield stacks[name], student, dense or student
 
     @cached_property
     def _classifiers(self) -> list[ChannelGroup]:
         """The layers to refit last; where there are some, the streams are needed behind the last blocks too."""
         return classifiers_of(self.model, self.layout) if self.methods.refits and self.batches else []
 
-    def _stack_(self, stack: Stack, captured: Captured | None, left: dict[str, Streams]) -> list[GroupPlan]:
+    def _stack_(
+        self, stack: Stack, student: Captured | None, dense: Captured | None, left: dict[str, Streams]
+    ) -> list[GroupPlan]:
         """Compress one stack; ``left`` is told the streams that leave it."""
         kept = [path for path in stack.blocks if path not in self.dropped]
-        if captured is None:
+        if student is None or dense is None:
             return [self._group_(group, group, None) for path in kept for group in self._touched(path, False)]
         batches = Batches.of(self.batches, stack.spec.mask)
-        streams = Streams(captured.hidden, captured.hidden.copy() if self.methods.two_streams else None)
+        streams = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
         left[stack.name] = streams
         plans: list[GroupPlan] = []
-        drifted = False
+        drifted = student is not dense
         for path, beyond in _runs(stack.blocks, self.dropped):
-            calls = [(self.model.get_submodule(item), captured.calls.pop(item)) for item in beyond]
+            skipped = [(self.model.get_submodule(item), dense.calls[item]) for item in beyond]
             if path is None:  # the stack begins with dropped blocks
-                for block, block_calls in calls if streams.dense is not None else ():
+                for block, block_calls in skipped if streams.dense is not None else ():
                     advance(block, block_calls, streams.dense or [])
             else:
                 groups = self._touched(path, drifted, bool(beyond))
                 last = path == kept[-1] and not self._classifiers
+                calls = Calls(student.calls[path], dense.calls[path], skipped)
                 with self.around(path):
-                    plans += self._block_(path, groups, captured.calls.pop(path), streams, batches, last, calls)
+                    plans += self._block_(path, groups, calls, streams, batches, last)
                 drifted = drifted or bool(groups)
             drifted = drifted or bool(beyond)
         return plans
@@ -151,47 +176,39 @@ class FitRun:
         self,
         path: str,
         groups: list[ChannelGroup],
-        calls: Sequence[Call],
+        calls: Calls,
         streams: Streams,
         batches: Batches,
         last: bool,
-        beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = (),
     ) -> list[GroupPlan]:
         block = self.model.get_submodule(path)
         if not groups:
-            return self._pass_through(block, calls, streams, last, beyond)
+            return self._pass_through(block, calls, streams, last)
         wanted = self.methods.wanted if streams.dense is not None else Wanted()
         targets = None
         if streams.dense is not None:
             together = replace(wanted, features=streams.equal)
-            targets = Targets(Probe(block, path, groups, together), calls, streams.dense, beyond)
-        run = BlockRun(block, path, calls, streams, batches, targets)
+            targets = Targets(Probe(block, path, groups, together), calls.dense, streams.dense, calls.beyond)
+        run = BlockRun(block, path, calls.student, streams, batches, targets)
         regional = Regional.before(run, self.methods.selector.tuning_rounds)
         plans = [plan for stage in self._stages(groups) for plan in self._stage_(run, stage, wanted)]
         regional.optimise_([group.consumer.module for group in groups])
         if not last:
-            advance(block, calls, streams.student)
+            advance(block, calls.student, streams.student)
             release()
         return plans
 
-    def _pass_through(
-        self,
-        block: nn.Module,
-        calls: Sequence[Call],
-        streams: Streams,
-        last: bool,
-        beyond: Sequence[tuple[nn.Module, Sequence[Call]]],
-    ) -> list[GroupPlan]:
+    def _pass_through(self, block: nn.Module, calls: Calls, streams: Streams, last: bool) -> list[GroupPlan]:
         """Nothing to do in this block: only move the streams on, both at once while they are still equal."""
         if not last:
             equal = streams.equal
-            advance(block, calls, streams.student)
+            advance(block, calls.student, streams.student)
             if streams.dense is not None:
                 if equal:
                     streams.dense = streams.student.copy()
                 else:
-                    advance(block, calls, streams.dense)
-                for other, other_calls in beyond:
+                    advance(block, calls.dense, streams.dense)
+                for other, other_calls in calls.beyond:
                     advance(other, other_calls, streams.dense)
         return []
 

@@ -23,7 +23,7 @@ from optimum_grail.fit.classifier import classifiers_of
 from optimum_grail.fit.fit import FitRun
 from optimum_grail.fit.methods import Methods
 from optimum_grail.models.layout import Layout, Stack
-from optimum_grail.report.progress import Silent
+from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.streams.blocks import advance
 from optimum_grail.streams.capture import Captured, Order, capture
 from optimum_grail.streams.masking import capture_fed, spare
@@ -47,6 +47,7 @@ class Rehearsal:
         curves: of the survey.
         seed: of the fit.
         offload: keep streams in files of a temporary folder instead of in memory.
+        progress: told once per group of every trial.
     """
 
     model: nn.Module
@@ -56,6 +57,7 @@ class Rehearsal:
     curves: Mapping[str, Curve]
     seed: int
     offload: bool = False
+    progress: Progress = field(default_factory=Silent)
 
     @cached_property
     def few(self) -> list[Batch]:
@@ -89,6 +91,7 @@ class Rehearsal:
         selector = _InOrder({name: curve.order for name, curve in self.curves.items()})
         methods = replace(self.methods, selector=selector)
         order = self.tail.order  # of the dense model: before anything is spared
+        self.progress.start(len(self.layout.groups), "trying on part of the data how to share the cuts")
         with ExitStack() as spared:
             for group in classifiers_of(self.model, self.layout):
                 spared.enter_context(spare(self.model, group.name))
@@ -100,11 +103,12 @@ class Rehearsal:
                 kept,
                 self.few,
                 self.seed,
-                Silent(),
+                self.progress,
                 dropped,
                 offload=self.offload,
                 around=audience.around,
             ).run_()
+            self.progress.finish()
             left = {name: seen.hidden for name, seen in audience.seen.items()}
             parts = [left] if order.fed else [{name: states} for name, states in left.items()]
             return sum(self.tail.loss(part) for part in parts)

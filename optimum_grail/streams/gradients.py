@@ -56,7 +56,7 @@ def mask_gradients(
                 gradients = torch.autograd.grad(loss, list(masks.values()), allow_unused=True, materialize_grads=True)
             for name, gradient in zip(masks, gradients, strict=True):
                 found[name].append(gradient.detach().double())
-            progress.update(1, "gradients")
+            progress.update(1, "measuring gradients")
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 

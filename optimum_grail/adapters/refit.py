@@ -123,7 +123,7 @@ class _Sums:
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Add the rows that enter the consumer, padding left out."""
-        rows = real_rows(rows_of(given(args, kwargs).detach().float()), self.mask)
+        rows = real_rows(rows_of(given(args, kwargs).detach().float(), -1), self.mask)
         rows = rows[:, self._strip(len(self.reduction.assignment))].to(self.full.device)
         kept = self.reduction.encode_columns(rows, self.port.span)
         self.moments.add_(kept)

@@ -16,6 +16,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
+from optimum_grail.commands._interrupt import INTERRUPTED, NOTHING_WRITTEN, interruptible
 from optimum_grail.config.values import Option
 from optimum_grail.errors import GrailError
 
@@ -52,8 +53,13 @@ def session(args: Namespace) -> Iterator[Session]:
     """Run a command's body: prints its JSON, turns errors into one line and an exit code.
 
     Raises:
-        SystemExit: 2 for bad input (a ``GrailError``), 1 for anything else that fails, Ctrl-C included.
+        SystemExit: 2 for bad input (a ``GrailError``), 130 for Ctrl-C, 1 for anything else that fails.
     """
+    with interruptible() as interrupted:
+        yield from _guarded(args, interrupted)
+
+
+def _guarded(args: Namespace, interrupted: Callable[[], bool]) -> Iterator[Session]:
     stdout = sys.stdout
     try:
         with quiet(), warnings.catch_warnings(), redirect_stdout(sys.stderr if args.json else stdout):
@@ -67,8 +73,10 @@ def session(args: Namespace) -> Iterator[Session]:
     except GrailError as error:
         _fail(args, str(error), BAD_INPUT)
     except KeyboardInterrupt as stop:
-        _fail(args, str(stop) or "interrupted; no output folder was written or changed.", FAILURE)
+        _fail(args, str(stop) or NOTHING_WRITTEN, INTERRUPTED)
     except Exception as error:  # the last resort of a program: one line instead of a traceback
+        if interrupted():
+            _fail(args, NOTHING_WRITTEN, INTERRUPTED)
         _fail(args, f"{type(error).__name__}: {error} (--debug shows where)", FAILURE)
 
 

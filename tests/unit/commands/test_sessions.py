@@ -32,7 +32,7 @@ def raises(error):
         (DataError("rows.txt is empty."), 2, "Error: rows.txt is empty.\n"),
         (RuntimeError("odd"), 1, "Error: RuntimeError: odd (--debug shows where)\n"),
         (ValueError("odd"), 1, "Error: ValueError: odd (--debug shows where)\n"),
-        (KeyboardInterrupt(), 1, "Error: interrupted; no output folder was written or changed.\n"),
+        (KeyboardInterrupt(), 130, "Error: interrupted; no output folder was written or changed.\n"),
     ],
 )
 def test_errors_become_one_line_and_a_code(capsys, error, code, message):

@@ -9,6 +9,33 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+NEAR = 0.78
+"""Least likeness (difflib's ratio) of a slip of the pen: one wrong letter of five, not of four."""
+LONGEST = 80
+"""So many characters of a user's word stand in a message."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that ``word`` was probably meant to be, or none; capitals and kinds of dashes are alike."""
+    plain = {_plain(name): name for name in known}
+    found = get_close_matches(_plain(word[:LONGEST]), list(plain), n=1, cutoff=NEAR)
+    return plain[found[0]] if found else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'NAME'?"`` to end a sentence with; empty where none of ``known`` is near."""
+    found = nearest(word, known)
+    return "" if found is None else f" Did you mean {found!r}?"
+
+
+def cut(word: str) -> str:
+    """``word``, or its first characters if it is longer than a message should quote."""
+    return word if len(word) <= LONGEST else word[: LONGEST - 3] + "..."
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("_", "-")
+
 
 class GrailError(ValueError):
     """Base of every error that bad input causes."""
@@ -25,10 +52,9 @@ class UnknownNameError(GrailError):
     def among(cls, kind: str, name: str, known: Iterable[str], remedy: str = "") -> UnknownNameError:
         """Build the error for ``name``, with the nearest of ``known`` as a suggestion."""
         names = sorted(known)
-        close = get_close_matches(name, names, n=1, cutoff=0.5)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
         tail = f" {remedy}" if remedy else ""
-        return cls(f"Unknown {kind} {name!r}.{guess} Available: {', '.join(names) or 'none'}.{tail}")
+        guess = did_you_mean(name, names)
+        return cls(f"Unknown {kind} {cut(name)!r}.{guess} Available: {', '.join(names) or 'none'}.{tail}")
 
 
 class ArchitectureError(GrailError):

@@ -31,7 +31,14 @@ class Balanced(Allocation):
     @property
     def needs(self) -> frozenset[Need]:
         """Error curves; the damage of leaving out each block if whole layers may go."""
-        return frozenset[Need]({"gram", "curves"}) | (frozenset({"drops"}) if self.depth else frozenset())
+        return (
+            super().needs | frozenset[Need]({"gram", "curves"}) | (frozenset({"drops"}) if self.depth else frozenset())
+        )
+
+    @property
+    def drops_layers(self) -> bool:
+        """Whether whole layers may go."""
+        return self.depth
 
     def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
         """Widths of least predicted damage within the budget."""

@@ -50,7 +50,13 @@ class BlockInfluence(Allocation):
     @property
     def needs(self) -> frozenset[Need]:
         """The influence of every block; of every sub-block where those may go."""
-        return frozenset[Need]({"influence"}) | ({"part_influence"} if self.parts == "sub-blocks" else set())
+        parts = frozenset[Need]({"part_influence"} if self.parts == "sub-blocks" else ())
+        return super().needs | frozenset[Need]({"influence"}) | parts
+
+    @property
+    def drops_layers(self) -> bool:
+        """Whether whole layers may go."""
+        return self.drop > 0 and self.parts == "layers"
 
     def dropped(self, influence: Mapping[str, float], sizes: Mapping[str, float], asked: float) -> tuple[str, ...]:
         """As many of the parts of least influence per cost as fit into ``drop`` of what has to go; never all."""

@@ -43,7 +43,7 @@ class Owl(Allocation):
     @property
     def needs(self) -> frozenset[Need]:
         """Weight times activation norm of every column."""
-        return frozenset({"gram", "outliers"})
+        return super().needs | {"gram", "outliers"}
 
     def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
         """Widths of the layers' ratios, all shifted so that the budget is met."""

@@ -37,7 +37,7 @@ class ListCommand(BaseOptimumCLICommand):
             from rich.text import Text
 
             from optimum_grail.architectures import ARCHITECTURES
-            from optimum_grail.config.methods import REGISTRIES, method_options
+            from optimum_grail.config.building import REGISTRIES, method_options
 
             found: dict[str, list[dict[str, Any]]] = {"presets": [_preset(name) for name in PRESETS]}
             for part, registry in REGISTRIES.items():

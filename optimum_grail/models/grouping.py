@@ -20,7 +20,8 @@ def weights_of(model: nn.Module, path: str) -> Weights:
     module = model.get_submodule(path)
     vectors = sum(parameter is not None and parameter.dim() == 1 for parameter in module._parameters.values())
     wide = 0 if is_norm(module) else columns(module, path)
-    return Weights(rows(module, path), wide, taps(module), vectors)
+    itemsize = next((parameter.element_size() for parameter in module.parameters()), 0)
+    return Weights(rows(module, path), wide, taps(module), vectors, itemsize)
 
 
 class GroupBuilder:

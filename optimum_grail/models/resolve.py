@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from torch import nn
@@ -45,9 +45,18 @@ def resolve(model: nn.Module, spec: ArchitectureSpec | None = None) -> Layout:
     touched = {port.module: weights_of(model, port.module) for group in groups for port in _ports(group)}
     _check_overlaps(groups)
     _check_sharing(model, touched)
-    inside = {id(p): p.numel() for stack in stacks for block in stack.blocks for p in _parameters(model, block)}
-    total = sum(parameter.numel() for parameter in model.parameters())
-    return Layout(tuple(stacks), tuple(groups), specs, touched, sum(inside.values()), total)
+    inside = {id(p): p for stack in stacks for block in stack.blocks for p in _parameters(model, block)}
+    sizes = [_size(parameters) for parameters in (inside.values(), model.parameters())]
+    (block_parameters, block_bytes), (total_parameters, total_bytes) = sizes
+    return Layout(
+        tuple(stacks), tuple(groups), specs, touched, block_parameters, total_parameters, block_bytes, total_bytes
+    )
+
+
+def _size(parameters: Iterable[nn.Parameter]) -> tuple[int, int]:
+    """Elements and bytes."""
+    counts = [(parameter.numel(), parameter.nbytes) for parameter in parameters]
+    return sum(numel for numel, _ in counts), sum(size for _, size in counts)
 
 
 def _ports(group: ChannelGroup) -> tuple[Port, ...]:

@@ -95,7 +95,7 @@ class Job:
 
     def _request(self, layout: Layout) -> tuple[Request, Allocation, Accepts]:
         method = self.methods.allocation
-        request = Request.of(self.settings, self.before.blocks)
+        request = Request.of(self.settings, layout, self.before.blocks)
         return request, method, partial(expressible_together, self.model, layout)
 
     def calibration(self, layout: Layout, dataset: Any) -> CalibrationData | None:

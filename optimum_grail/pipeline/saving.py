@@ -13,6 +13,7 @@ from optimum_grail.checkpoints.output import staged_folder
 from optimum_grail.checkpoints.plain_modules import save_compressed
 from optimum_grail.checkpoints.plan_file import save_plan, write_json
 from optimum_grail.checkpoints.remote_code import write_remote_code_
+from optimum_grail.config.recipe import FILE_NAME, stamped
 from optimum_grail.core.plan import Plan
 from optimum_grail.hub.card import write_card
 from optimum_grail.models.layout import Layout
@@ -70,7 +71,7 @@ def save_checkpoint(
             save_compressed(model, folder, layout)
         for companion in companions:
             companion.save_pretrained(folder)
-        write_json(folder / "grail_config.json", config)
+        write_json(folder / FILE_NAME, stamped(config))
         save_plan(plan, folder)
         report.save(folder)
         if can_plot(report):

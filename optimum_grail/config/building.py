@@ -1,0 +1,98 @@
+"""From the spelling of a method to the method: names looked up, options checked against the dataclass's fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from optimum_grail.allocations import ALLOCATIONS
+from optimum_grail.compensators import COMPENSATORS
+from optimum_grail.config.options import OVERRIDES
+from optimum_grail.config.spelling import coerce, parse_method
+from optimum_grail.core.allocation import Allocation
+from optimum_grail.errors import ConfigError, did_you_mean
+from optimum_grail.registry import Registry
+from optimum_grail.selectors import SELECTORS
+
+REGISTRIES: Mapping[str, Registry[Any]] = {
+    "selector": SELECTORS,
+    "compensator": COMPENSATORS,
+    "allocation": ALLOCATIONS,
+}
+
+
+def method_options(entry: Any) -> dict[str, tuple[Any, Any]]:
+    """The options of a method (a frozen dataclass): name to ``(annotation, default)``."""
+    hints = typing.get_type_hints(entry)
+    return {field.name: (hints[field.name], field.default) for field in dataclasses.fields(entry) if field.init}
+
+
+def build_method(part: str, spelling: str | Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
+    """Build the method that ``spelling`` names.
+
+    Args:
+        part: ``"selector"``, ``"compensator"`` or ``"allocation"``.
+        spelling: ``NAME``, ``NAME:key=value,...`` or ``{"name": NAME, key: value}``; words are converted to the types
+            of the method's fields.
+        overrides: options that win over those of ``spelling``.
+
+    Raises:
+        UnknownNameError: no method of that name; the message names the nearest.
+        ConfigError: the method has no such option, or refuses its value; the message names its options.
+    """
+    name, options = parse_method(spelling)
+    entry = REGISTRIES[part].get(name)
+    fields = method_options(entry)
+    options |= overrides
+    for key in options:
+        if key not in fields:
+            guess = did_you_mean(key, fields)
+            raise ConfigError(f"The {part} {name!r} has no option {key!r}.{guess} {_has(name, fields)}")
+    return entry(**{key: _converted(part, name, key, value, fields[key][0]) for key, value in options.items()})
+
+
+def build_allocation(spelling: str | Mapping[str, Any], asked: Mapping[str, Any], given: bool) -> Allocation:
+    """Build the allocation that ``spelling`` names, with the configuration's fields that set options of it.
+
+    Args:
+        spelling: as :func:`build_method` takes it.
+        asked: values of the fields that were set, by name (:data:`optimum_grail.config.options.OVERRIDES`).
+        given: whether the user wrote ``spelling``; a preset's options give way to fields, a user's contradict them.
+
+    Raises:
+        UnknownNameError: no allocation of that name.
+        ConfigError: as :func:`build_method`; an option that contradicts a field; a field that this allocation cannot
+            honour, with the names of those that can.
+    """
+    name, spelled = parse_method(spelling)
+    fields = method_options(ALLOCATIONS.get(name))
+    options = {OVERRIDES["allocation"][field]: (field, value) for field, value in asked.items()}
+    for option, (field, value) in options.items():
+        own = spelled.get(option, value) if given and option in fields else value
+        if str(own).lower() != str(value).lower():
+            raise ConfigError(
+                f"{field}={value} and {option}={own} of the allocation {name!r} contradict each other. Give one."
+            )
+    method: Allocation = build_method(
+        "allocation", spelling, {option: value for option, (_, value) in options.items() if option in fields}
+    )
+    if asked.get("drop_layers", method.drops_layers) != method.drops_layers:
+        able = [other for other, entry in ALLOCATIONS if "depth" in method_options(entry)]
+        raise ConfigError(
+            f"The allocation {name!r} {'drops' if method.drops_layers else 'cannot drop'} whole layers, and "
+            f"drop_layers is {str(asked['drop_layers']).lower()}. Allocations that do either: {', '.join(able)}."
+        )
+    return method
+
+
+def _has(name: str, fields: Mapping[str, Any]) -> str:
+    return f"Options of {name!r}: {', '.join(fields) or 'none'}."
+
+
+def _converted(part: str, name: str, key: str, value: Any, hint: Any) -> Any:
+    try:
+        return coerce(value, hint)
+    except ConfigError as error:
+        raise ConfigError(f"{key} of the {part} {name!r} is {error}") from None

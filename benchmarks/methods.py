@@ -26,7 +26,7 @@ from _experiments import TASKS, Task
 
 from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.checkpoints.processors import load_processors
-from optimum_grail.config.presets import PRESETS
+from optimum_grail.config.presets import presets
 from optimum_grail.evaluation.evaluate import make_metric
 from optimum_grail.report.progress import Silent
 from optimum_grail.selectors import SELECTORS
@@ -62,7 +62,7 @@ FILTERS: Mapping[str, Mapping[str, Any]] = {
     for name in ("none", "grail", "grail-plus")
 }
 METHODS: Mapping[str, Mapping[str, Any]] = {
-    **{f"preset {name}": {"preset": name} for name in PRESETS},
+    **{f"preset {name}": {"preset": name} for name in presets()},
     **OURS,
     **PAIRS,
     **FILTERS,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from optimum_grail.errors import GrailError
     from optimum_grail.report.report import Report
     from optimum_grail.selectors import SELECTORS
+    from optimum_grail.signals import SIGNALS
 
 __version__ = "0.1.0"
 
@@ -64,6 +65,7 @@ __all__ = [
     "SELECTORS",
     "COMPENSATORS",
     "ALLOCATIONS",
+    "SIGNALS",
     "GrailError",
     "__version__",
 ]
@@ -94,6 +96,7 @@ _HOME = {
     "SELECTORS": "selectors",
     "COMPENSATORS": "compensators",
     "ALLOCATIONS": "allocations",
+    "SIGNALS": "signals",
     "GrailError": "errors",
 }
 """Public name to the module, below this package, that defines it."""

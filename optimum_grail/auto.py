@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
+from optimum_grail.checkpoints.headers import refuse_pickles, stored_weights
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.errors import ConfigError
@@ -40,6 +41,7 @@ class GrailAutoModel(_BaseAutoModelClass):
         grail_config: GrailConfig | Mapping[str, Any] | str | Path | None = None,
         tokenizer: Any = None,
         processor: Any = None,
+        allow_pickle: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Load a model: a compressed checkpoint as it is, a dense one compressed as ``grail_config`` says.
@@ -51,18 +53,21 @@ class GrailAutoModel(_BaseAutoModelClass):
                 ``None`` loads without compressing.
             tokenizer: for calibration text; by default the one beside the model.
             processor: for calibration images; by default the one beside the model.
+            allow_pickle: read weights from ``pytorch_model.bin`` where there are no safetensors.
             kwargs: everything that transformers' ``from_pretrained`` takes.
 
         Returns:
             the model, in eval mode; with ``output_loading_info=True`` a pair, as from transformers.
 
         Raises:
-            CheckpointError: ``grail_config`` for a checkpoint that is compressed already, unless it says
+            CheckpointError: pickled weights; or ``grail_config`` for a checkpoint that is compressed already, unless it says
                 ``allow_recompress``.
             ConfigError: a wrong value, or ``grail_config`` together with ``quantization_config``.
             GrailError: as :meth:`GrailCompressor.compress`.
         """
         path = str(pretrained_model_name_or_path)
+        if not allow_pickle and kwargs.get("gguf_file") is None:
+            refuse_pickles(stored_weights(path, kwargs.get("revision"), kwargs.get("token")), path, allowed=False)
         if grail_config is None:
             loaded = super().from_pretrained(path, *model_args, **kwargs)
             _warn_if_dense(loaded, path)

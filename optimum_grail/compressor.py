@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,19 @@ from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.plan import Plan
 from optimum_grail.core.spec import ArchitectureSpec
+from optimum_grail.data.batches import CalibrationData
 from optimum_grail.errors import CheckpointError, GrailError
 from optimum_grail.evaluation.comparison import Comparison
 from optimum_grail.evaluation.forward import compare_forward, measure_forward
-from optimum_grail.fit.methods import Methods
 from optimum_grail.hub.metadata import inherited_from
 from optimum_grail.hub.publish import Upload, push_saved
+from optimum_grail.models.intact import refuse_half_compressed
 from optimum_grail.models.layout import Layout
-from optimum_grail.models.precision import float32_on_cpu
 from optimum_grail.models.stock import refuse_compressed
-from optimum_grail.pipeline.job import Job
+from optimum_grail.pipeline.run import compress_
 from optimum_grail.pipeline.saving import save_checkpoint
-from optimum_grail.pipeline.summary import Outcome, Size
+from optimum_grail.pipeline.setup import Setup
+from optimum_grail.pipeline.summary import Outcome
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import Report
 
@@ -50,7 +52,7 @@ class GrailCompressor:
 
     Raises:
         ConfigError: a wrong configuration value.
-        CheckpointError: the model is compressed already and ``allow_recompress`` is not set.
+        CheckpointError: the model is compressed already and ``allow_recompress`` is not set, or half compressed.
         ArchitectureError, UnknownNameError: no architecture map fits.
     """
 
@@ -78,9 +80,8 @@ class GrailCompressor:
         self._report: Report | None = None
         self._layout: Layout | None = None
         self._folder: Path | None = None
-        self._settings = self.config.resolved().to_dict()
-        selector, compensator, allocation = self.config.methods()
-        self.methods = Methods(selector, compensator, allocation, self._settings["within_block"])
+        self._resolved = self.config.resolved()
+        refuse_half_compressed(model)
         if not self.config.allow_recompress:
             refuse_compressed(model, self.source)
 
@@ -98,6 +99,7 @@ class GrailCompressor:
         revision: str | None = None,
         token: str | bool | None = None,
         base_model: str | None = None,
+        allow_pickle: bool = False,
     ) -> GrailCompressor:
         """Load a model (and, unless given, its tokenizer and processor) for compression.
 
@@ -111,17 +113,17 @@ class GrailCompressor:
             revision: branch, tag or commit of a Hub model.
             token: Hub token.
             base_model: Hub id of the model, for the card, where ``model_or_path`` is not one.
+            allow_pickle: read weights from ``pytorch_model.bin`` where there are no safetensors.
 
         Raises:
-            CheckpointError: the model is missing, corrupt, or compressed already.
+            CheckpointError: the model is missing, corrupt, pickled, or compressed already.
         """
         if isinstance(model_or_path, nn.Module):
             model, source = model_or_path, None
         else:
             source = str(model_or_path)
-            model = load_model(
-                source, dtype=dtype, device=device, trust_remote_code=trust_remote_code, revision=revision, token=token
-            )
+            trusted = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+            model = load_model(source, dtype=dtype, device=device, revision=revision, token=token, **trusted)
             if tokenizer is None and processor is None:
                 tokenizer, processor = load_processors(source, trust_remote_code, revision=revision, token=token)
         named: dict[str, Any] = {"tokenizer": tokenizer, "processor": processor, "revision": revision}
@@ -164,37 +166,20 @@ class GrailCompressor:
         if save_directory is not None:
             check_output(save_directory, overwrite, source=self.source if Path(self.source).exists() else None)
         progress = progress or Silent()
-        job = Job(self.model, self.methods, self._settings, progress, self.spec, self.tokenizer, self.processor)
-        layout = job.prepare_()
-        comparison = Comparison.prepare(self.model, eval_dataset, self.tokenizer, self.processor, self._settings)
-        data = job.calibration(layout, self.config.dataset if calibration_dataset is None else calibration_dataset)
-        job.notes += comparison.warnings(data)
-        with job.timed("evaluation"), float32_on_cpu(self.model):
-            dense = comparison.measure(self.model, "dense", progress)
-            before = measure_forward(self.model, data)
-        widths = job.allocate(layout, data, job.survey(layout, data))
-        self.plan = job.fit_(layout, data, widths)
-        left, standalone = job.finish_(layout, widths.dropped)
-        with job.timed("evaluation"), float32_on_cpu(self.model):
-            results = comparison.results(dense, self.model, progress)
-            forward = compare_forward(before, measure_forward(self.model, data))
-        self._layout = left
+        comparison = Comparison.prepare(self.model, eval_dataset, self.tokenizer, self.processor, self._resolved)
+        watch = _BeforeAndAfter(comparison, progress)
+        setup = Setup(self._resolved, self.spec, self.tokenizer, self.processor, progress)
+        run = compress_(self.model, setup, calibration_dataset, watch)
+        self.plan, self._layout = run.plan, run.left
         self._report = Outcome(
             source=self.source,
             base_model=self.base_model,
             revision=self.revision,
-            config=self._settings,
-            layout=layout,
-            before=job.before,
-            after=Size.of(self.model, left, job.precision.main),
-            plan=self.plan,
-            widths=widths,
-            data=data,
-            evaluation=results,
-            forward=forward,
-            standalone=standalone,
-            notes=(*job.notes, *widths.notes),
-            seconds=job.seconds,
+            config=self._resolved,
+            run=run,
+            notes=comparison.warnings(run.data),
+            evaluation=watch.results,
+            forward=watch.forward,
         ).report(self.model)
         if save_directory is not None:
             self.save_pretrained(save_directory, overwrite=overwrite)
@@ -226,7 +211,7 @@ class GrailCompressor:
             self._layout,
             self.plan,
             self.report,
-            self._settings,
+            self._resolved.to_dict(),
             tuple(item for item in (self.processor, self.tokenizer) if item is not None),
             overwrite=overwrite,
             inherited=inherited_from(self.source, revision=self.revision) or inherited_from(self.base_model),
@@ -292,3 +277,23 @@ class GrailCompressor:
             overwrite=overwrite,
             progress=progress,
         )
+
+
+@dataclass
+class _BeforeAndAfter:
+    """The watch of a run: the metric and a forward pass, of the dense and of the compressed model."""
+
+    comparison: Comparison
+    progress: Progress
+    results: tuple[dict[str, Any], ...] = ()
+    forward: Mapping[str, Any] = field(default_factory=dict)
+
+    def dense(self, model: nn.Module, data: CalibrationData | None) -> None:
+        """Measure what the compressed model is compared with."""
+        self._metric = self.comparison.measure(model, "dense", self.progress)
+        self._pass = measure_forward(model, data)
+
+    def compressed(self, model: nn.Module, data: CalibrationData | None) -> None:
+        """Measure and compare."""
+        self.results = self.comparison.results(self._metric, model, self.progress)
+        self.forward = compare_forward(self._pass, measure_forward(model, data))

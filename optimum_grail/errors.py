@@ -8,11 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
+from typing import Any
 
+LONGEST = 1000
+"""Characters of a message; the middle of a longer one is left out, so that its beginning and its remedy are read."""
 NEAR = 0.78
 """Least likeness (difflib's ratio) of a slip of the pen: one wrong letter of five, not of four."""
-LONGEST = 80
-"""So many characters of a user's word stand in a message."""
+
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple = 2, 4, 4, 4
+_SHORT.maxstring = _SHORT.maxother = 200
+
+
+def shorten(value: Any, limit: int = 80) -> str:
+    """``repr`` of ``value``, whatever its size and depth, in at most ``limit`` characters."""
+    if isinstance(value, int) and abs(value) >= 10**limit:
+        return f"a number of more than {limit} digits"  # Python itself refuses to write very long ones
+    text = _SHORT.repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -28,17 +42,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return "" if found is None else f" Did you mean {found!r}?"
 
 
-def cut(word: str) -> str:
-    """``word``, or its first characters if it is longer than a message should quote."""
-    return word if len(word) <= LONGEST else word[: LONGEST - 3] + "..."
-
-
 def _plain(word: str) -> str:
     return word.lower().replace("_", "-")
 
 
 class GrailError(ValueError):
-    """Base of every error that bad input causes."""
+    """Base of every error that bad input causes; ``message`` is cut to :data:`LONGEST` characters."""
+
+    def __init__(self, message: str) -> None:
+        if len(message) > LONGEST:
+            message = f"{message[: LONGEST // 2]} [...] {message[-LONGEST // 3 :]}"
+        super().__init__(message)
 
 
 class ConfigError(GrailError):
@@ -54,7 +68,7 @@ class UnknownNameError(GrailError):
         names = sorted(known)
         tail = f" {remedy}" if remedy else ""
         guess = did_you_mean(name, names)
-        return cls(f"Unknown {kind} {cut(name)!r}.{guess} Available: {', '.join(names) or 'none'}.{tail}")
+        return cls(f"Unknown {kind} {shorten(name)}.{guess} Available: {', '.join(names) or 'none'}.{tail}")
 
 
 class ArchitectureError(GrailError):

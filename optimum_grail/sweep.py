@@ -20,13 +20,16 @@ from torch import nn
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.data.batches import CalibrationData
+from optimum_grail.data.content import content_key
+from optimum_grail.data.request import DataRequest
 from optimum_grail.errors import GrailError, OutputError
-from optimum_grail.fit.methods import Methods
+from optimum_grail.models.intact import evaluating, refuse_half_compressed
 from optimum_grail.models.precision import Precision, float32_on_cpu
 from optimum_grail.models.resolve import resolve
+from optimum_grail.models.size import Size
 from optimum_grail.models.stock import refuse_compressed
-from optimum_grail.pipeline.job import Job
-from optimum_grail.pipeline.summary import Size
+from optimum_grail.pipeline.run import Unwatched, compress_
+from optimum_grail.pipeline.setup import Setup
 from optimum_grail.report.environment import hardware, versions
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.survey.cache import StatisticsCache
@@ -85,7 +88,7 @@ class Sweep:
         progress: told what is going on.
 
     Raises:
-        CheckpointError: the model is compressed already.
+        CheckpointError: the model is compressed already, or a failed run has left it half compressed.
         OutputError: ``stats_cache`` cannot be made.
     """
 
@@ -100,9 +103,10 @@ class Sweep:
     source: str = ""
     stats_cache: str | Path | None = None
     progress: Progress = field(default_factory=Silent)
-    _data: dict[str, CalibrationData] = field(default_factory=dict)
+    _data: dict[str, tuple[Any, CalibrationData]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        refuse_half_compressed(self.model)
         refuse_compressed(self.model, self.source or type(self.model).__name__)
         self._cache = StatisticsCache.of(self.model, self.stats_cache)
 
@@ -147,55 +151,50 @@ class Sweep:
 
     def _dense(self) -> dict[str, Any]:
         size = Size.of(self.model, resolve(self.model, self.spec), Precision.of(self.model).main)
-        return {"parameters": size.parameters, "bytes": size.bytes, "result": self._measured(self.model.eval())}
-
-    def _job(self, config: GrailConfig, model: nn.Module) -> Job:
-        settings = config.resolved().to_dict()
-        methods = Methods(*config.methods(), within_block=settings["within_block"])
-        return Job(model, methods, settings, self.progress, self.spec, self.tokenizer, self.processor, self._cache)
+        with evaluating(self.model), float32_on_cpu(self.model):
+            return {"parameters": size.parameters, "bytes": size.bytes, "result": self._measured(self.model)}
 
     def _row(self, cell: Cell) -> dict[str, Any]:
         """Compress a copy, measure it."""
         start = time.perf_counter()
-        config = GrailConfig(**cell.config)
-        job = self._job(config, copy.deepcopy(self.model))
-        layout = job.prepare_()
-        data = self._calibration(job, config, layout)
-        widths = job.allocate(layout, data, job.survey(layout, data))
-        job.fit_(layout, data, widths)
-        left, standalone = job.finish_(layout, widths.dropped)
-        after = Size.of(job.model, left, job.precision.main)
+        config = GrailConfig(**cell.config).resolved()
+        setup = Setup(config, self.spec, self.tokenizer, self.processor, self.progress, self._cache)
+        request = DataRequest.of(config, self.dataset)
+        key = content_key(request)
+        _, known = self._data.get(key, (None, None))
+        watch = _Result(self._measured)
+        run = compress_(copy.deepcopy(self.model), setup, known or request.dataset, watch)
+        if run.data is not None:
+            self._data[key] = (request.dataset, run.data)
         return {
             "method": cell.method,
             "size": cell.size,
-            "parameters": after.parameters,
-            "bytes": after.bytes,
-            "sparsity": 1 - after.blocks / max(job.before.blocks, 1),
-            "result": self._measured(job.model),
-            "calibration": None if data is None else {"sha256": data.sha256, "tokens": data.tokens},
-            "standalone": standalone,
-            "dropped": list(widths.dropped),
-            "notes": [*job.notes, *widths.notes],
-            "stage_seconds": dict(job.seconds),
+            "parameters": run.after.parameters,
+            "bytes": run.after.bytes,
+            "sparsity": 1 - run.after.blocks / max(run.before.blocks, 1),
+            "result": watch.result,
+            "calibration": None if run.data is None else {"sha256": run.data.sha256, "tokens": run.data.tokens},
+            "standalone": run.standalone,
+            "dropped": list(run.widths.dropped),
+            "notes": list(run.notes),
+            "stage_seconds": dict(run.seconds),
             "seconds": time.perf_counter() - start,
         }
 
-    def _calibration(self, job: Job, config: GrailConfig, layout: Any) -> CalibrationData | None:
-        """The data, read for the first cell that asks for it."""
-        columns = ("text_column", "image_column", "label_column")
-        fields = ("dataset", "dataset_config_name", "split", *columns, "num_samples", "seqlen", "batch_size", "seed")
-        key = repr([getattr(config, name) for name in fields])
-        source = self._data.get(key, config.dataset if self.dataset is None else self.dataset)
-        data = job.calibration(layout, source)
-        if data is not None:
-            self._data[key] = data
-        return data
-
     def _measured(self, model: nn.Module) -> dict[str, Any]:
-        if self.measure is None:
-            return {}
-        with float32_on_cpu(model):
-            return dict(self.measure(model))
+        return {} if self.measure is None else dict(self.measure(model))
+
+
+@dataclass
+class _Result(Unwatched):
+    """Keeps what was measured of the compressed model; the dense one is measured once for all cells."""
+
+    measure: Callable[[nn.Module], dict[str, Any]]
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    def compressed(self, model: nn.Module, data: CalibrationData | None) -> None:
+        """Measure."""
+        self.result = self.measure(model)
 
 
 def damage(result: Mapping[str, Any], row: Mapping[str, Any]) -> float:
@@ -207,8 +206,8 @@ def damage(result: Mapping[str, Any], row: Mapping[str, Any]) -> float:
 
 def _resolved(cell: Cell) -> dict[str, Any]:
     """What decides a cell's outcome: where streams are kept does not."""
-    settings = GrailConfig(**cell.config).resolved().to_dict()
-    return {key: value for key, value in settings.items() if value is not None and key != "offload_streams"}
+    fields = GrailConfig(**cell.config).resolved().to_dict()
+    return {key: value for key, value in fields.items() if value is not None and key != "offload_streams"}
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:

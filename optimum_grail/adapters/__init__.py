@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optimum_grail.adapters.refit import PREFIX, convert_state, key_of
+from optimum_grail.checkpoints.headers import refuse_pickles, stored_weights
 from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.checkpoints.output import staged_folder
 from optimum_grail.checkpoints.plan_file import load_reductions
@@ -21,11 +24,12 @@ from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch
+from optimum_grail.data.request import DataRequest, Recipient
+from optimum_grail.data.sources import load_calibration
 from optimum_grail.errors import ArchitectureError, CheckpointError
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import cast_
 from optimum_grail.models.resolve import resolve
-from optimum_grail.pipeline.calibrate import calibration_data
 from optimum_grail.report.progress import Progress
 from optimum_grail.report.report import Report
 
@@ -67,9 +71,11 @@ def convert_adapter(
     from peft import get_peft_model_state_dict  # seconds, which only those who have an adapter shall wait
 
     config = _adapter_config(adapter)
+    if os.path.isdir(adapter):  # of the Hub's, peft reads pickles as tensors only, and safetensors first
+        refuse_pickles(stored_weights(adapter), adapter, allowed=False)
     reductions = load_reductions(checkpoint)
     written = GrailConfig.from_pretrained(checkpoint)
-    fields = {**written.to_dict(), **settings, "label_column": None}
+    written.update(**settings, label_column=None)
     report = Report.load(checkpoint)
     source = base_model if base_model is not None else report.model
     with staged_folder(output, overwrite) as folder:
@@ -83,9 +89,10 @@ def convert_adapter(
         batches: Sequence[Batch] = ()
         if _adapted_consumers(before, touched):
             cast_(dense, torch.float32)
-            own = None if dense.can_generate() else fields.get("dataset")
-            given = own if dataset is None else dataset
-            batches = calibration_data(dense, layout, given, fields, tokenizer, processor, progress).batches
+            own = None if dense.can_generate() else written.dataset
+            request = dataclasses.replace(DataRequest.of(written), dataset=own if dataset is None else dataset)
+            recipient = Recipient.of(dense, layout, tokenizer, processor)
+            batches = load_calibration(recipient, request, progress=progress).batches
         state = _moved(convert_state(adapted, before, touched, reductions, batches), moves)
         config.base_model_name_or_path = str(checkpoint)
         config.revision = None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup, Port
-from optimum_grail.core.moments import Moments, TargetMoments
+from optimum_grail.core.moments import MomentSums, TargetSums
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.solve import NormalEquations
 from optimum_grail.data.batches import Batch
@@ -113,8 +113,8 @@ class _Sums:
         key, slots = key_of(path, "lora_A.weight"), reduction.slots * port.span
         self.full = state[key].detach().float()[:, self._strip(len(reduction.assignment))]
         self.start = gathered[key].to(self.full)[:, port.offset : port.offset + slots]
-        self.moments = Moments.zero(slots, self.full.device)
-        self.target = TargetMoments.zero(len(self.full), slots, self.full.device)
+        self.moments = MomentSums.zero(slots, self.full.device)
+        self.target = TargetSums.zero(len(self.full), slots, self.full.device)
         self.mask: Tensor | None = None
 
     def _strip(self, units: int) -> slice:
@@ -129,14 +129,15 @@ class _Sums:
             rows = features.flatten(0, -2)
         rows = rows[:, self._strip(len(self.reduction.assignment))].to(self.full.device)
         kept = self.reduction.encode_columns(rows, self.port.span)
-        self.moments = self.moments.plus_rows(kept)
-        self.target = self.target.plus_rows(rows @ self.full.T - kept @ self.start.T, kept)
+        self.moments.add_(kept)
+        self.target.add_(rows @ self.full.T - kept @ self.start.T, kept)
 
     def solution(self) -> Tensor:
-        """The refitted strip, ``[r, slots * span]``."""
-        self.moments.check(self.path)
-        whole = Reduction.keep_all(self.moments.gram.shape[0])
-        equations = NormalEquations.of(self.start, self.moments, self.target, whole)
+        """The refitted strip, ``[r, slots * span]``; the sums end with it."""
+        moments = self.moments.taken()
+        moments.check(self.path)
+        whole = Reduction.keep_all(moments.gram.shape[0])
+        equations = NormalEquations.of(self.start, moments, self.target.taken(), whole)
         return equations.fit(RIDGE, "diagonal", "naive", affine=False).at(1.0).weight.cpu()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimum_grail.core.allocation import Allocation
+from optimum_grail.core.contracts import Allocation
 from optimum_grail.registry import Registry
 
 ALLOCATIONS: Registry[type[Allocation]] = Registry(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.allocations._ratios import blocks_of, by_ratio
-from optimum_grail.core.allocation import Allocation
+from optimum_grail.core import papers
 from optimum_grail.core.budget import Budget, WidthClass
+from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.problem import Need
 from optimum_grail.errors import ConfigError
 
@@ -36,6 +37,7 @@ class BlockInfluence(Allocation):
     temperature: float = 0.1
     drop: float = 0.0
     parts: Literal["layers", "sub-blocks"] = "layers"
+    paper: ClassVar[str | None] = papers.MODEGPT
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,8 +52,7 @@ class BlockInfluence(Allocation):
     @property
     def needs(self) -> frozenset[Need]:
         """The influence of every block; of every sub-block where those may go."""
-        parts = frozenset[Need]({"part_influence"} if self.parts == "sub-blocks" else ())
-        return super().needs | frozenset[Need]({"influence"}) | parts
+        return super().needs | {"influence"} | ({"part-influence"} if self.parts == "sub-blocks" else set())
 
     @property
     def drops_layers(self) -> bool:

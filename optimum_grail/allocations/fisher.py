@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
 from optimum_grail.allocations import ALLOCATIONS
-from optimum_grail.core.allocation import Allocation
+from optimum_grail.core import papers
 from optimum_grail.core.budget import Budget, WidthClass, minimise
+from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.problem import Need
 
 
@@ -21,6 +23,8 @@ class Fisher(Allocation):
     Kwon et al. 2022, "A Fast Post-Training Pruning Framework for Transformers", sec. 4.1 (the mask search of their
     algorithm 1: heads and filters in two rankings, every split of the budget tried). No layer loses all of a kind.
     """
+
+    paper: ClassVar[str | None] = papers.KWON
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from optimum_grail.allocations import ALLOCATIONS
-from optimum_grail.core.allocation import Allocation
+from optimum_grail.core import papers
 from optimum_grail.core.budget import Budget, WidthClass, minimise
+from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.problem import Need
 
 
@@ -24,10 +26,12 @@ class Flap(Allocation):
     the widths come from the exact search, which also fills what one threshold leaves over.
     """
 
+    paper: ClassVar[str | None] = papers.FLAP
+
     @property
     def needs(self) -> frozenset[Need]:
         """The standardised scores."""
-        return super().needs | {"gram", "fluctuation"}
+        return super().needs | {"fluctuation"}
 
     def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
         """Widths at the threshold that meets the budget."""

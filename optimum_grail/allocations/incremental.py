@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.allocations._ratios import by_ratio
-from optimum_grail.core.allocation import Allocation
+from optimum_grail.core import papers
 from optimum_grail.core.budget import Budget, WidthClass
+from optimum_grail.core.contracts import Allocation
 from optimum_grail.errors import ConfigError
 
 
@@ -27,6 +29,7 @@ class Incremental(Allocation):
     """
 
     first: float = 0.5
+    paper: ClassVar[str | None] = papers.SLIMGPT
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,18 +8,19 @@ from types import MappingProxyType
 from typing import ClassVar, Literal
 
 from optimum_grail.allocations import ALLOCATIONS
-from optimum_grail.allocations.balanced import Balanced
+from optimum_grail.allocations._curved import Curved
+from optimum_grail.core import papers
 from optimum_grail.core.problem import Need
 from optimum_grail.errors import ConfigError
 
 CURVES: Mapping[str, Need] = MappingProxyType(
-    {"forward": "curves", "bent": "bent_curves", "gradient": "gradient_curves", "error": "error_curves"}
+    {"forward": "curves", "bent": "bent-curves", "gradient": "gradient-curves", "error": "error-curves"}
 )
 
 
 @ALLOCATIONS.register
 @dataclass(frozen=True)
-class Knapsack(Balanced):
+class Knapsack(Curved):
     """A width of its own for every group, where the predicted damage of the whole model is least.
 
     The checkpoint then needs the per-layer table (``import optimum_grail`` before loading).
@@ -32,7 +33,7 @@ class Knapsack(Balanced):
     """
 
     sensitivity: Literal["forward", "bent", "gradient", "error"] = "forward"
-    tied: ClassVar[bool] = False
+    paper: ClassVar[str | None] = papers.ZIPLM
 
     def __post_init__(self) -> None:
         super().__post_init__()

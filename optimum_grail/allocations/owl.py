@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.allocations._ratios import blocks_of, by_ratio
-from optimum_grail.core.allocation import Allocation
 from optimum_grail.core.budget import Budget, WidthClass
+from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.problem import Need
 from optimum_grail.errors import ConfigError
+
+PAPER = """@inproceedings{yin2024owl,
+  title     = {Outlier Weighed Layerwise Sparsity ({OWL}): A Missing Secret Sauce for Pruning {LLMs} to High Sparsity},
+  author    = {Yin, Lu and others},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2024},
+  note      = {arXiv:2310.05175}
+}"""
 
 
 @ALLOCATIONS.register
@@ -32,18 +41,18 @@ class Owl(Allocation):
 
     outlier: float = 5.0
     limit: float = 0.08
+    paper: ClassVar[str | None] = PAPER
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, most in (("outlier", float("inf")), ("limit", 0.5)):
-            value = getattr(self, name)
+        for name, value, most in (("outlier", self.outlier, float("inf")), ("limit", self.limit, 0.5)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < most:
                 raise ConfigError(f"{name} is {value!r}; expected a positive number below {most}.")
 
     @property
     def needs(self) -> frozenset[Need]:
         """Weight times activation norm of every column."""
-        return super().needs | {"gram", "outliers"}
+        return super().needs | {"outliers"}
 
     def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
         """Widths of the layers' ratios, all shifted so that the budget is met."""

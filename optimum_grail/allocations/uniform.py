@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 
 from optimum_grail.allocations import ALLOCATIONS
-from optimum_grail.core.allocation import Allocation
 from optimum_grail.core.budget import Budget, WidthClass, check_reachable, minimise, smallest
+from optimum_grail.core.contracts import Allocation
 
 
 @ALLOCATIONS.register

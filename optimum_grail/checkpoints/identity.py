@@ -29,6 +29,14 @@ def commit_of(model: str, revision: str | None = None) -> str | None:
     return Path(path).parent.name if isinstance(path, str) else revision
 
 
+def local_folder(model: str, revision: str | None = None) -> Path | None:
+    """The folder of a model, or its snapshot in the Hub's cache; ``None`` if there is none with a ``config.json``."""
+    if hub_id(model) is None:
+        return Path(model) if Path(model, "config.json").is_file() else None
+    path = try_to_load_from_cache(model, "config.json", revision=revision)
+    return Path(path).parent if isinstance(path, str) else None
+
+
 def check_base_model(name: str) -> str:
     """``name`` if it can be a model on the Hub; a bare name is allowed here, since its user calls it one.
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from optimum_grail.errors import ArchitectureError, CheckpointError, ConfigError, GrailError
+from optimum_grail.checkpoints.headers import Stored, refuse_pickles, stored_weights
+from optimum_grail.checkpoints.skeleton import build_skeleton, check_numbers, check_size
+from optimum_grail.errors import ArchitectureError, CheckpointError, ConfigError, GrailError, shorten
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -21,19 +24,18 @@ def load_config(
     Raises:
         CheckpointError: missing, out of reach or unreadable.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
-    folder = Path(path).expanduser()
-    if not folder.exists() and (folder.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") > 1):
-        raise CheckpointError(f"The model path {str(path)!r} does not exist. Check the spelling of the path.")
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise CheckpointError(f"{str(path)!r} holds no config.json, so it is no model folder. Name the right folder.")
+    folder = _folder(path)
+    place: dict[str, Any] = {"revision": revision or "main", "token": token}
     try:
-        return AutoConfig.from_pretrained(
-            str(path), trust_remote_code=trust_remote_code, revision=revision or "main", token=token
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if folder.exists():
+        values, _ = PreTrainedConfig.get_config_dict(str(path), **place)
+        check_numbers(values, stored_weights(path, revision, token) if os.path.isdir(folder) else None, path)
+        return AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code, **place)
+    except (GrailError, MemoryError):
+        raise
+    except Exception as error:  # every configuration class has its own ways to fail on wrong values
+        if os.path.isdir(folder):
             raise CheckpointError(
                 f"config.json in {str(path)!r} cannot be used ({_reason(error)}). Restore the file, or update "
                 "transformers if the model is newer."
@@ -42,6 +44,21 @@ def load_config(
             f"{str(path)!r} is neither a local folder nor a model that the Hub gives ({_reason(error)}). "
             "Check the id, the network, and HF_TOKEN if the model is private."
         ) from error
+
+
+def _folder(path: str | Path) -> Path:
+    """Where a local model would be.
+
+    Raises:
+        CheckpointError: it can only be meant as a path and there is none, or it holds no config.json.
+    """
+    folder = Path(os.path.expanduser(path))
+    is_path = folder.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") > 1
+    if not os.path.exists(folder) and (is_path or os.path.islink(folder)):  # os.path: no name is too long for it
+        raise CheckpointError(f"The model path {shorten(str(path), 200)} does not exist. Check the spelling of the path.")
+    if os.path.exists(folder) and not os.path.isfile(folder / "config.json"):
+        raise CheckpointError(f"{str(path)!r} holds no config.json, so it is no model folder. Name the right folder.")
+    return folder
 
 
 def model_class(config: Any, trust_remote_code: bool = False) -> Any:
@@ -55,20 +72,20 @@ def model_class(config: Any, trust_remote_code: bool = False) -> Any:
     """
     import transformers
 
-    names = getattr(config, "architectures", None) or []
+    names = getattr(config, "architectures", None)
     where = getattr(config, "name_or_path", "") or "the model"
-    if not names:
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise ArchitectureError(
             f"config.json of {where!r} names no class in 'architectures'. Add it, for example [\"LlamaForCausalLM\"]."
         )
     found = getattr(transformers, names[0], None)
-    if found is not None:
+    if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
         return found
     for auto, target in (getattr(config, "auto_map", None) or {}).items():
         if trust_remote_code and isinstance(target, str) and target.rpartition(".")[2] == names[0]:
             return getattr(transformers, auto)
     raise ArchitectureError(
-        f"transformers {transformers.__version__} has no class {names[0]!r}, which {where!r} names. "
+        f"transformers {transformers.__version__} has no model class {shorten(names[0])}, which {where!r} names. "
         "Update transformers, or pass --trust-remote-code if the repository brings the class."
     )
 
@@ -81,6 +98,7 @@ def load_model(
     trust_remote_code: bool = False,
     revision: str | None = None,
     token: str | bool | None = None,
+    allow_pickle: bool = False,
 ) -> Any:
     """Load the class named in the configuration, in eval mode.
 
@@ -91,9 +109,11 @@ def load_model(
         trust_remote_code: let transformers run code of the repository.
         revision: branch, tag or commit on the Hub.
         token: Hub token.
+        allow_pickle: read weights from ``pytorch_model.bin`` where there are no safetensors.
 
     Raises:
-        CheckpointError: missing, out of reach, corrupt, or without some of the model's weights.
+        CheckpointError: missing, out of reach, corrupt, pickled, or without some of the model's weights; or config.json
+            asks for far more than is stored.
         ArchitectureError: the class is unknown.
         ConfigError: an unknown dtype, or a device that is not there.
     """
@@ -103,7 +123,11 @@ def load_model(
     place = _device(device)
     config = load_config(path, trust_remote_code, revision, token)
     kind = model_class(config, trust_remote_code)
+    stored = stored_weights(path, revision, token)
+    refuse_pickles(stored, path, allow_pickle)
+    _weigh(kind, config, stored, path)
     arguments: dict[str, Any] = {"dtype": wanted, "revision": revision or "main", "token": token}
+    arguments["use_safetensors"] = None if allow_pickle else True
     if trust_remote_code:
         arguments["trust_remote_code"] = True
     try:
@@ -120,6 +144,22 @@ def load_model(
     _refuse_misfit(path, sorted(report["mismatched_keys"]))  # ignored above only to be told which
     _refuse_missing(path, sorted(report["missing_keys"]))
     return model.to(place).eval()
+
+
+def _weigh(kind: Any, config: Any, stored: Stored | None, path: str | Path) -> None:
+    """Build the model without storage and compare it with what is stored; a class of the repository's own is trusted."""
+    from transformers import PreTrainedModel
+
+    if not issubclass(kind, PreTrainedModel):
+        return
+    try:
+        skeleton = build_skeleton(kind, config, stored, path)
+    except (GrailError, MemoryError):
+        raise
+    except Exception:  # loading fails for the same reason and says it, or knows how to build it all the same
+        return
+    if stored is not None and stored.bytes:
+        check_size(skeleton, stored, path)
 
 
 def _refuse_misfit(path: str | Path, misfits: list[tuple[str, Any, Any]]) -> None:
@@ -153,4 +193,7 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def _reason(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    """The first line of ``error``, not too much of it; the next one too where it only announces that."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
+    return text if len(text) <= 300 else f"{text[:300]}..."

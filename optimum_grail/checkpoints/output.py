@@ -4,39 +4,45 @@ from __future__ import annotations
 
 import errno
 import shutil
-import uuid
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count, islice
 from pathlib import Path
 
+from optimum_grail.checkpoints.files import MANIFEST, REPORT, strangers, write_manifest, written_files
+from optimum_grail.checkpoints.work_folders import WorkFolder, remove_abandoned
 from optimum_grail.errors import OutputError
 
-CHECKPOINT_FILES = (
-    "config.json",
-    "grail_config.json",
-    "grail_layers.json",
-    "grail_report.json",
-    "adapter_config.json",
-)
-"""An existing folder is replaced only if it holds one of these: it then is a checkpoint and not, say, a home folder."""
+PREFIX = ".grail-"
+"""Of the work folders beside an output; in one, ``new/NAME`` is what is written and ``old/NAME`` what it replaces."""
 
 
 def check_output(path: str | Path, overwrite: bool = False, *, source: str | Path | None = None) -> Path:
     """Find out before any long work whether ``path`` can be written; nothing is left behind.
 
+    What a killed run left in the same place is removed, and what it was about to replace is put back.
+
     Args:
         path: the folder to be.
-        overwrite: whether an existing checkpoint there may be replaced.
+        overwrite: whether what an earlier run wrote there may be replaced.
         source: a folder that must survive: the model that is being compressed.
 
     Returns:
         ``path``, absolute and without links.
 
     Raises:
-        OutputError: it is a file; it exists, is not empty and ``overwrite`` is false; it is no checkpoint; it is, or
-            holds, ``source``; or its parent cannot be written.
+        OutputError: it is a file; it exists, is not empty and ``overwrite`` is false; it holds anything that no run
+            wrote; it is, or holds, ``source``; or its parent cannot be written.
     """
-    target = Path(path).expanduser().resolve()
+    try:
+        target = Path(path).expanduser().resolve()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            target.lstat()
+        remove_abandoned(target.parent, PREFIX, _put_back_)
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, links in a circle, no home, a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"The output {str(path)[:200]!r} cannot be a folder: {reason}. Choose another one.") from None
     if target.exists() and not target.is_dir():
         raise OutputError(f"The output {str(path)!r} is a file; expected a folder. Choose another one.")
     if source is not None and Path(source).exists() and Path(source).resolve().is_relative_to(target):
@@ -55,10 +61,18 @@ def _check_replaceable(target: Path, path: str | Path, overwrite: bool) -> None:
             f"The output {str(path)!r} exists and is not empty. Choose another folder, or pass --overwrite "
             "(overwrite=True) to replace it."
         )
-    if not any((target / name).is_file() for name in CHECKPOINT_FILES):
+    known = written_files(target)
+    if known is None:
         raise OutputError(
-            f"The output {str(path)!r} exists and does not look like a checkpoint (no {', '.join(CHECKPOINT_FILES)}), "
-            "so it is not replaced. Remove it yourself or choose another folder."
+            f"The output {str(path)!r} exists and nothing in it says that optimum-grail wrote it (no {MANIFEST}, no "
+            f"{REPORT}), so it is not replaced. Remove it yourself or choose another folder."
+        )
+    others = strangers(target, known)
+    if others:
+        names = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        raise OutputError(
+            f"The output {str(path)!r} holds what no run wrote, which replacing it would delete: {names}. Move that "
+            "away, or choose another folder."
         )
 
 
@@ -68,10 +82,8 @@ def _nearest_folder(path: Path) -> Path:
 
 
 def _check_writable(folder: Path, path: str | Path) -> None:
-    probe = folder / _name("probe")
     try:
-        probe.mkdir()
-        probe.rmdir()
+        WorkFolder(folder, PREFIX).remove()
     except OSError as error:
         raise OutputError(
             f"The output {str(path)!r} cannot be written: {error.strerror} in {str(folder)!r}. "
@@ -79,33 +91,33 @@ def _check_writable(folder: Path, path: str | Path) -> None:
         ) from error
 
 
-def _name(stem: str) -> str:
-    return f".{stem}.{uuid.uuid4().hex[:12]}.tmp"
-
-
 @contextmanager
 def staged_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield an empty folder beside ``path`` that becomes ``path`` when the block ends well.
+    """Yield an empty folder, called as ``path`` is, that becomes ``path`` when the block ends well.
 
-    Whatever ends the block otherwise (an error, Ctrl-C, a full disk), the staging folder is removed and what was at
-    ``path`` before stays as it was.
+    Whatever ends the block otherwise (an error, Ctrl-C, a full disk), that folder is removed and what was at ``path``
+    before stays as it was. The names of the files are written to ``grail_files.json`` beside them.
 
     Args:
         path: the folder to be.
-        overwrite: whether an existing checkpoint there may be replaced.
+        overwrite: whether what an earlier run wrote there may be replaced.
 
     Raises:
-        OutputError: as :func:`check_output`, or the disk is full; the message says how much is free.
+        OutputError: as :func:`check_output`; the disk is full, and the message says how much is free; or somebody
+            filled ``path`` during the block, and the message says under which name the result is kept instead.
     """
     target = check_output(path, overwrite)
-    staging = target.parent / _name(target.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = WorkFolder(target.parent, PREFIX)
+    staging = work.path / "new" / target.name
     try:
         staging.mkdir(parents=True)
         yield staging
-        _publish_(staging, target)
+        _finish_(staging)
+        _publish_(work, target, overwrite)
     except BaseException as error:
         written = _size(staging)
-        shutil.rmtree(staging, ignore_errors=True)
+        _end_(work)
         if _is_full(error):
             free = shutil.disk_usage(_nearest_folder(target.parent)).free
             raise OutputError(
@@ -113,25 +125,66 @@ def staged_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
                 "are free now that they are removed again. Free some space or choose a folder on another disk."
             ) from error
         raise
+    _end_(work)
 
 
-def _publish_(staging: Path, target: Path) -> None:
-    """Put ``staging`` at ``target``, readable as the umask says; what was there comes back if that fails."""
+def _finish_(staging: Path) -> None:
+    """Name the files in the manifest and make them readable as the umask says."""
+    write_manifest(staging)
     mode = staging.stat().st_mode & 0o666
     for file in staging.rglob("*"):
         if file.is_file():
             file.chmod(mode)  # safetensors writes files that only their owner may read
-    if not target.exists():
-        staging.rename(target)
-        return
-    old = target.parent / _name(f"{target.name}.old")
-    target.rename(old)
+
+
+def _publish_(work: WorkFolder, target: Path, overwrite: bool) -> None:
+    """Put what was written at ``target``; if that cannot be, keep it under another name and say so."""
+    staging, old = work.path / "new" / target.name, work.path / "old" / target.name
     try:
+        with suppress(OSError):
+            target.rmdir()  # an empty folder is nothing to ask about
+        if target.exists():
+            _check_replaceable(target, target, overwrite)
+            old.parent.mkdir()
+            target.rename(old)
         staging.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    except (OSError, OutputError) as error:
+        reason = error if isinstance(error, OutputError) else f"{target}: {error.strerror}."
+        raise OutputError(
+            f"The result could not be put in its place. {reason} {_kept(work, staging, target)}"
+        ) from error
+
+
+def _kept(work: WorkFolder, staging: Path, target: Path) -> str:
+    """Move a finished folder to a free name beside ``target``; a sentence that tells where it is."""
+    for place in (target.with_name(f"{target.name}-{number}") for number in islice(count(2), 100)):
+        if not place.exists():
+            with suppress(OSError):
+                staging.rename(place)
+                return f"The finished result is kept in {str(place)!r}."
+    work.keep()
+    return f"The finished result is kept in {str(staging)!r}."
+
+
+def _end_(work: WorkFolder) -> None:
+    if _put_back_(work.path):
+        work.remove()
+    else:
+        work.keep()
+
+
+def _put_back_(folder: Path) -> bool:
+    """Put back what a run had taken away to replace it, unless the new one is there; whether the rest may go."""
+    for old in folder.glob("old/*"):
+        target = folder.parent / old.name
+        if not target.exists():
+            old.rename(target)
+            warnings.warn(f"{str(target)!r} is put back: the run that was to replace it did not end.", stacklevel=3)
+        elif written_files(target) is None:
+            return False
+        else:
+            old.rename(folder / "superseded")  # half removed, it must not be taken for the whole
+    return True
 
 
 def _size(folder: Path) -> int:

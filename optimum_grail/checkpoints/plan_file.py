@@ -10,16 +10,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from optimum_grail.checkpoints.files import EARLIER_PLAN_TENSORS, PLAN_TENSORS
 from optimum_grail.core.plan import Plan
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.errors import CheckpointError
 
 PLAN_FILE = "grail_plan.json"
-PLAN_TENSORS = "grail_plan.safetensors"
 
 
 def save_plan(plan: Plan, folder: str | Path) -> None:
-    """Write ``grail_plan.json`` (units kept, diagnostics) and ``grail_plan.safetensors`` (units, order, curve)."""
+    """Write ``grail_plan.json`` (units kept, diagnostics) and ``grail_plan.tensors`` (units, order, curve)."""
     tensors: dict[str, torch.Tensor] = {}
     groups: dict[str, Any] = {}
     for name, item in plan.items():
@@ -41,12 +41,13 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
 
 
 def load_reductions(folder: str | Path) -> dict[str, Reduction]:
-    """How every group shrank, by group name, from a folder that :func:`save_plan` wrote.
+    """How every group shrank, by group name, from a folder that :func:`save_plan` of this or an earlier version wrote.
 
     Raises:
         CheckpointError: there is no plan, or it is corrupt.
     """
-    path = Path(folder) / PLAN_TENSORS
+    path, earlier = Path(folder) / PLAN_TENSORS, Path(folder) / EARLIER_PLAN_TENSORS
+    path = earlier if earlier.is_file() and not path.is_file() else path
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -126,6 +126,9 @@ def add_loading_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--device", metavar="DEVICE", help="Torch device, for example cpu or cuda:0; by default chosen."
     )
+    parser.add_argument(
+        "--allow-pickle", action="store_true", help="Read weights from pytorch_model.bin where no safetensors are."
+    )
     add_trust_flag(parser)
 
 

@@ -20,7 +20,7 @@ from optimum_grail.commands._shared import (
     session,
 )
 from optimum_grail.config.options import BUDGETS, BY_NAME, OPTIONS, OVERRIDES
-from optimum_grail.config.presets import PRESETS
+from optimum_grail.config.presets import presets
 from optimum_grail.config.spelling import parse_method
 
 EXAMPLES = """\
@@ -91,6 +91,7 @@ class CompressCommand(BaseOptimumCLICommand):
                 dtype=args.dtype,
                 device=args.device,
                 trust_remote_code=args.trust_remote_code,
+                allow_pickle=args.allow_pickle,
                 base_model=args.base_model,
             )
             progress = RichProgress()
@@ -119,7 +120,8 @@ def settings(args: Namespace, file: Mapping[str, Any]) -> dict[str, Any]:
         replaced |= {name for name, option in fields.items() if option in spelled}
     kept = {key: value for key, value in file.items() if key not in replaced}
     preset = str(flags.get("preset", file.get("preset")))
-    shadowed = [key for key in PRESETS[preset].values if kept.get(key) is not None] if preset in PRESETS else []
+    known = presets()
+    shadowed = [key for key in known[preset].values if kept.get(key) is not None] if preset in known else []
     if shadowed and preset != file.get("preset"):
         sys.stderr.write(f"Warning: {args.config} sets {', '.join(shadowed)}, which wins over --preset {preset}.\n")
     return {**kept, **flags}

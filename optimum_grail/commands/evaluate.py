@@ -111,12 +111,12 @@ def _metric(args: Mapping[str, Any]) -> dict[str, Any]:
     if parent:
         Report.load(parent)  # there is one, then: told before the long work
     names = [flag[2:].replace("-", "_") for flag in (*COLUMNS, *SIZES)]
-    chosen = {name: args[name] for name in (*names, "split", "dtype", "device", "trust_remote_code")}
+    chosen = {name: args[name] for name in (*names, "split", "dtype", "device", "trust_remote_code", "allow_pickle")}
     columns = {"config_name": args["dataset_config_name"], **chosen}
     result = evaluate_path(args["model"], args["dataset"], args["metric"], **columns)
     if not parent:
         return result
-    places = {name: args[name] for name in ("device", "trust_remote_code")}
+    places = {name: args[name] for name in ("device", "trust_remote_code", "allow_pickle")}
     row = note_derived(parent, args["model"], result, label=args["label"], **places)
     return {**result, "bytes": row["bytes"], "added_to": str(parent)}
 
@@ -124,6 +124,6 @@ def _metric(args: Mapping[str, Any]) -> dict[str, Any]:
 def _tasks(args: Mapping[str, Any]) -> dict[str, Any]:
     from optimum_grail.evaluation.lm_eval import evaluate_tasks
 
-    places = {name: args[name] for name in ("dtype", "device", "trust_remote_code", "batch_size")}
+    places = {name: args[name] for name in ("dtype", "device", "trust_remote_code", "allow_pickle", "batch_size")}
     names = [task for task in args["tasks"].split(",") if task]
     return evaluate_tasks(args["model"], names, limit=args["num_samples"], **places)

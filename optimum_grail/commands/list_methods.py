@@ -10,7 +10,8 @@ from typing import Any
 from optimum.commands.base import BaseOptimumCLICommand
 
 from optimum_grail.commands._shared import add_output_flags, describe, session
-from optimum_grail.config.presets import PRESETS
+from optimum_grail.config.presets import presets
+from optimum_grail.core.preset import Preset
 
 TOPICS = ("presets", "selectors", "compensators", "allocations", "architectures")
 EXAMPLES = """\
@@ -39,7 +40,7 @@ class ListCommand(BaseOptimumCLICommand):
             from optimum_grail.architectures import ARCHITECTURES
             from optimum_grail.config.building import REGISTRIES, method_options
 
-            found: dict[str, list[dict[str, Any]]] = {"presets": [_preset(name) for name in PRESETS]}
+            found: dict[str, list[dict[str, Any]]] = {"presets": [_preset(preset) for preset in presets().values()]}
             for part, registry in REGISTRIES.items():
                 found[f"{part}s"] = [_method(name, entry, method_options(entry)) for name, entry in registry]
             found["architectures"] = [_architecture(name, spec) for name, spec in ARCHITECTURES]
@@ -54,10 +55,9 @@ class ListCommand(BaseOptimumCLICommand):
                 out.console.print(table)
 
 
-def _preset(name: str) -> dict[str, Any]:
-    preset = PRESETS[name]
+def _preset(preset: Preset) -> dict[str, Any]:
     return {
-        "name": name,
+        "name": preset.name,
         "summary": preset.summary,
         "paper": preset.paper,
         "needs": preset.needs,
@@ -72,7 +72,7 @@ def _method(name: str, entry: Any, options: dict[str, tuple[Any, Any]]) -> dict[
     return {
         "name": name,
         "summary": summary_of(entry),
-        "needs": ", ".join(needs).replace("_", " ") or "no data",
+        "needs": ", ".join(needs).replace("-", " ") or "no data",
         "options": {key: default for key, (_, default) in options.items()},
     }
 

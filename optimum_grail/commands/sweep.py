@@ -78,6 +78,7 @@ class SweepCommand(BaseOptimumCLICommand):
             args = self.args
             from optimum_grail.checkpoints.loading import load_model
             from optimum_grail.checkpoints.processors import load_processors
+            from optimum_grail.config.config import GrailConfig
             from optimum_grail.data.rows import check_path
             from optimum_grail.evaluation.comparison import Comparison
             from optimum_grail.report.progress import RichProgress
@@ -90,10 +91,12 @@ class SweepCommand(BaseOptimumCLICommand):
                 if isinstance(source, str):
                     check_path(source)
             trusted = args.trust_remote_code
-            model = load_model(args.model, dtype=args.dtype, device=args.device, trust_remote_code=trusted)
+            trust = {"trust_remote_code": trusted, "allow_pickle": args.allow_pickle}
+            model = load_model(args.model, dtype=args.dtype, device=args.device, **trust)
             tokenizer, processor = load_processors(args.model, trusted)
             progress = RichProgress()
-            comparison = Comparison.prepare(model, args.eval_dataset, tokenizer, processor, base, args.eval_samples)
+            config = GrailConfig(**base)
+            comparison = Comparison.prepare(model, args.eval_dataset, tokenizer, processor, config, args.eval_samples)
             processors = {"tokenizer": tokenizer, "processor": processor}
             common = {"source": args.model, "stats_cache": args.stats_cache, "progress": progress}
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimum_grail.core.problem import Compensator
+from optimum_grail.core.contracts import Compensator
 from optimum_grail.registry import Registry
 
 COMPENSATORS: Registry[type[Compensator]] = Registry(

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.compensators._told import told
+from optimum_grail.core import papers
+from optimum_grail.core.contracts import Compensator
 from optimum_grail.core.problem import Compensation, GroupProblem, Need
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
@@ -15,7 +17,7 @@ from optimum_grail.core.solve import NormalEquations
 
 @COMPENSATORS.register
 @dataclass(frozen=True)
-class Bias:
+class Bias(Compensator):
     """``b' = b + W_D μ_D``, columns untouched (FLAP, An et al. 2024): the output keeps its mean.
 
     Where the consumer owns no bias nothing can be added and this is plain pruning.
@@ -28,6 +30,12 @@ class Bias:
     affine: bool | None = None
     refits_whole_groups: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+    paper: ClassVar[str | None] = papers.FLAP
+
+    @property
+    def wants_bias(self) -> bool:
+        """Where ``affine`` is asked for outright."""
+        return self.affine is True
 
     def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:
         """Plain pruning or folding with the bias that keeps the output's mean."""

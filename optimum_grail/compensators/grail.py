@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.compensators._told import told
+from optimum_grail.core.contracts import Compensator
+from optimum_grail.core.preset import SOLVE, Preset
 from optimum_grail.core.problem import Compensation, GroupProblem, Need
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.solve import Anchor, NormalEquations
@@ -16,7 +18,7 @@ from optimum_grail.errors import ConfigError
 
 @COMPENSATORS.register
 @dataclass(frozen=True)
-class Grail:
+class Grail(Compensator):
     """``B = G Eᵀ (E G Eᵀ + λI)⁻¹``, ``W' = W B`` (GRAIL, eq. 2): self target, zero anchor, all rows, no gate, no bias.
 
     Args:
@@ -33,6 +35,17 @@ class Grail:
     anchor: Anchor = "zero"
     refits_whole_groups: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset(
+            name="grail",
+            summary="GRAIL as published: Wanda scores, every consumer refitted to the full features by ridge "
+            "regression.",
+            paper="Tang et al. 2026 (GRAIL)",
+            selector="wanda",
+            compensator="grail",
+            cost=SOLVE,
+        ),
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.ridge, (int, float)) or not 0 <= self.ridge < math.inf:

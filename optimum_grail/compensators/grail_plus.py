@@ -9,6 +9,9 @@ from typing import ClassVar, Literal
 
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.compensators._norm import renormalised
+from optimum_grail.core import papers
+from optimum_grail.core.contracts import Compensator
+from optimum_grail.core.preset import Preset
 from optimum_grail.core.problem import Compensation, GroupProblem, Need
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
@@ -31,7 +34,7 @@ class Candidate:
 
 @COMPENSATORS.register
 @dataclass(frozen=True)
-class GrailPlus:
+class GrailPlus(Compensator):
     """Fit ``y* = W s + τ d`` from the kept features, anchored at plain pruning; ridge and ``τ`` by held-out rows.
 
     Plain pruning stands in the contest, so a group never leaves it for something worse on held-out rows; a BatchNorm
@@ -54,6 +57,20 @@ class GrailPlus:
     tau: float | Literal["auto"] = "auto"
     affine: bool | None = None
     refits_whole_groups: ClassVar[bool] = True
+    paper: ClassVar[str | None] = papers.LIAR
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset(
+            name="grail-plus",
+            summary="Greedy exact elimination, consumers refitted to the dense residual stream, one width per kind "
+            "chosen by measured damage. The default.",
+            paper="ours, on Tang et al. 2026 (GRAIL)",
+            selector="obs",
+            compensator="grail-plus",
+            allocation="balanced",
+            within_block="sequential",
+            cost="four forward passes and short ones per layer, elimination and solves per layer",
+        ),
+    )
 
     def __post_init__(self) -> None:
         if self.target not in ("residual", "dense", "self"):
@@ -66,10 +83,15 @@ class GrailPlus:
             raise ConfigError(f"tau is {self.tau!r}; expected 'auto' or a number from 0 to 1.")
 
     @property
+    def wants_bias(self) -> bool:
+        """Where ``affine`` is asked for outright."""
+        return self.affine is True
+
+    @property
     def needs(self) -> frozenset[Need]:
         """Second moments and their held-out part; the drift unless the target is the student itself."""
         drift: dict[str, frozenset[Need]] = {"residual": frozenset({"drift"}), "dense": frozenset({"dense"})}
-        return frozenset[Need]({"gram", "held_out"}) | drift.get(self.target, frozenset())
+        return frozenset[Need]({"gram", "held-out"}) | drift.get(self.target, frozenset())
 
     def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:
         """The readout that wins on the held-out rows, refitted on all rows."""

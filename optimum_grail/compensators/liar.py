@@ -8,6 +8,9 @@ from typing import ClassVar
 
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.compensators._told import told
+from optimum_grail.core import papers
+from optimum_grail.core.contracts import Compensator
+from optimum_grail.core.preset import SOLVE, Preset
 from optimum_grail.core.problem import Compensation, GroupProblem, Need
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.solve import NormalEquations
@@ -16,7 +19,7 @@ from optimum_grail.errors import ConfigError
 
 @COMPENSATORS.register
 @dataclass(frozen=True)
-class Liar:
+class Liar(Compensator):
     """``x_D ≈ Q x_P + p`` by least squares; ``W' = W_P + W_D Q``, ``b' = b + W_D p`` (LIAR, Wang et al. 2024).
 
     Where the consumer owns no bias, ``Q`` is fitted without ``p``.
@@ -35,10 +38,29 @@ class Liar:
     affine: bool | None = None
     refits_whole_groups: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+    paper: ClassVar[str | None] = papers.LIAR
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset(
+            name="liar",
+            summary="What is dropped is interpolated from what is kept, by weights and bias. Takes any mask: here "
+            "Wanda's.",
+            paper="Wang et al. 2024 (LIAR)",
+            selector="wanda",
+            compensator="liar",
+            within_block="sequential",
+            cost=SOLVE,
+            works="everywhere; with a bias term where consumers own one (affine=True adds them to a LLaMA)",
+        ),
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.ridge, (int, float)) or not 0 <= self.ridge < math.inf:
             raise ConfigError(f"liar ridge is {self.ridge!r}; expected a number of at least 0, for example 1e-6.")
+
+    @property
+    def wants_bias(self) -> bool:
+        """Where ``affine`` is asked for outright."""
+        return self.affine is True
 
     def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:
         """The readout that interpolates what is missing."""

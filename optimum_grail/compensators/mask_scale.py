@@ -10,6 +10,8 @@ from torch import Tensor
 
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.compensators._told import told
+from optimum_grail.core import papers
+from optimum_grail.core.contracts import Compensator
 from optimum_grail.core.problem import Compensation, GroupProblem, Need
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
@@ -22,7 +24,7 @@ LARGEST = 10.0
 
 @COMPENSATORS.register
 @dataclass(frozen=True)
-class MaskScale:
+class MaskScale(Compensator):
     """``W'_u = a_u W_u`` for the kept units ``u``, ``a`` by least squares on the dense residual stream's target.
 
     Mask tuning of Kwon et al. 2022 (sec. 4.3): with ``N`` the Gram of the units' outputs and ``r`` the cross moments of
@@ -40,6 +42,7 @@ class MaskScale:
     damp: float = 1.0
     refits_whole_groups: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"gram", "drift"})
+    paper: ClassVar[str | None] = papers.KWON
 
     def __post_init__(self) -> None:
         if not isinstance(self.damp, (int, float)) or not 0 <= self.damp < float("inf"):

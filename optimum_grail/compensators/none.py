@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from optimum_grail.compensators import COMPENSATORS
+from optimum_grail.core.contracts import Compensator
 from optimum_grail.core.problem import Compensation, GroupProblem, Need
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
@@ -13,7 +14,7 @@ from optimum_grail.core.reduction import Reduction
 
 @COMPENSATORS.register
 @dataclass(frozen=True)
-class NoCompensation:
+class NoCompensation(Compensator):
     """Leave the consumer's kept columns as they are (folding: sum the columns of a cluster)."""
 
     refits_whole_groups: ClassVar[bool] = False

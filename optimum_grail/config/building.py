@@ -11,7 +11,8 @@ from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.config.options import OVERRIDES
 from optimum_grail.config.spelling import coerce, parse_method
-from optimum_grail.core.allocation import Allocation
+from optimum_grail.core.contracts import Allocation, Compensator, Selector
+from optimum_grail.core.needs import check_needs
 from optimum_grail.errors import ConfigError, did_you_mean
 from optimum_grail.registry import Registry
 from optimum_grail.selectors import SELECTORS
@@ -21,6 +22,7 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "compensator": COMPENSATORS,
     "allocation": ALLOCATIONS,
 }
+CONTRACTS: Mapping[str, Any] = {"selector": Selector, "compensator": Compensator, "allocation": Allocation}
 
 
 def method_options(entry: Any) -> dict[str, tuple[Any, Any]]:
@@ -39,18 +41,28 @@ def build_method(part: str, spelling: str | Mapping[str, Any], overrides: Mappin
         overrides: options that win over those of ``spelling``.
 
     Raises:
-        UnknownNameError: no method of that name; the message names the nearest.
-        ConfigError: the method has no such option, or refuses its value; the message names its options.
+        UnknownNameError: no method of that name, or the method asks for what nothing measures; the message names the
+            nearest.
+        ConfigError: the method has no such option, or refuses its value; the message names its options. Or what is
+            registered under the name keeps no contract of the package.
     """
     name, options = parse_method(spelling)
     entry = REGISTRIES[part].get(name)
+    contract = CONTRACTS[part]
+    if not (isinstance(entry, type) and issubclass(entry, contract)):
+        raise ConfigError(
+            f"The {part} {name!r} is registered as {entry!r}; expected a class derived from "
+            f"optimum_grail.core.contracts.{contract.__name__}."
+        )
     fields = method_options(entry)
     options |= overrides
     for key in options:
         if key not in fields:
             guess = did_you_mean(key, fields)
             raise ConfigError(f"The {part} {name!r} has no option {key!r}.{guess} {_has(name, fields)}")
-    return entry(**{key: _converted(part, name, key, value, fields[key][0]) for key, value in options.items()})
+    method = entry(**{key: _converted(part, name, key, value, fields[key][0]) for key, value in options.items()})
+    check_needs(part, name, method.needs)
+    return method
 
 
 def build_allocation(spelling: str | Mapping[str, Any], asked: Mapping[str, Any], given: bool) -> Allocation:

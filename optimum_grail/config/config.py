@@ -17,8 +17,7 @@ from optimum_grail.config.options import BUDGETS, BY_NAME, DEFAULT_SPARSITY, OPT
 from optimum_grail.config.presets import get_preset
 from optimum_grail.config.recipe import FILE_NAME, METHOD, read_recipe, split_keys, stamped
 from optimum_grail.config.spelling import describe_data, format_method, parse_method
-from optimum_grail.core.allocation import Allocation
-from optimum_grail.core.problem import Compensator, Selector
+from optimum_grail.core.contracts import Allocation, Compensator, Selector
 from optimum_grail.errors import ConfigError, GrailError
 
 LIVE = ("tokenizer", "processor")

@@ -13,7 +13,7 @@ import yaml
 from packaging.version import InvalidVersion, Version
 
 from optimum_grail.config.options import BY_NAME
-from optimum_grail.errors import ConfigError, cut, did_you_mean
+from optimum_grail.errors import ConfigError, did_you_mean, shorten
 from optimum_grail.report.report import FILE_NAME as REPORT
 
 METHOD = "grail"
@@ -122,7 +122,7 @@ def split_keys(values: Mapping[str, Any], live: tuple[str, ...] = ()) -> tuple[d
     method = rest.pop("quant_method", METHOD)
     if method != METHOD:
         raise ConfigError(
-            f"quant_method is {method!r}; a GrailConfig has 'grail'. This is another method's configuration."
+            f"quant_method is {shorten(method)}; a GrailConfig has 'grail'. This is another method's configuration."
         )
     written = [rest.pop(key, None) for key in (STAMP, "version")]
     newer = next((word for word in written if _is_newer(word)), None)
@@ -130,7 +130,7 @@ def split_keys(values: Mapping[str, Any], live: tuple[str, ...] = ()) -> tuple[d
     unknown = sorted(set(rest) - CARRIED)
     if unknown and newer is None:
         raise ConfigError(
-            f"Unknown key {cut(unknown[0])!r} in a grail configuration.{did_you_mean(unknown[0], BY_NAME)} "
+            f"Unknown key {shorten(unknown[0])} in a grail configuration.{did_you_mean(unknown[0], BY_NAME)} "
             "`optimum-cli grail compress --help` lists the fields."
         )
     if unknown:
@@ -144,7 +144,7 @@ def split_keys(values: Mapping[str, Any], live: tuple[str, ...] = ()) -> tuple[d
 
 
 def _some(keys: Any) -> str:
-    names = [cut(str(key)) for key in keys]
+    names = [str(key)[:80] for key in keys]
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 

@@ -5,27 +5,15 @@ Nothing heavy is imported, because every ``optimum-cli`` call reads this file.
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from optimum_grail.errors import ConfigError
+from optimum_grail.errors import ConfigError, shorten
 
 LARGEST = 2**63 - 1
-"""Whole numbers above are refused: nothing is that large, and computing with them fails elsewhere."""
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 200
-_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 20
-
-
-def shorten(value: Any, limit: int = 80) -> str:
-    """``repr`` of ``value``, cut to ``limit`` characters."""
-    if isinstance(value, int) and abs(value) > LARGEST:
-        return "a number of more than 18 digits"
-    text = _SHORT.repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+"""Whole numbers go no further: neither tensors nor random generators take larger ones."""
 
 
 def number(text: str) -> Any:
@@ -128,7 +116,8 @@ def _read(value: Any, hint: Any) -> tuple[bool, Any]:
     text = value.strip().lower() if isinstance(value, str) else None
     if get_origin(hint) is Literal:
         words = {str(word): word for word in get_args(hint)}
-        return str(value) in words, words.get(str(value))
+        word = value if isinstance(value, str) else shorten(value)
+        return word in words, words.get(word)
     if hint is type(None):
         return value is None or text == "none", None
     if hint is bool:

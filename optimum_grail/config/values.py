@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from optimum_grail.config.presets import get_preset
-from optimum_grail.config.spelling import is_number, number, parse_method, shorten
-from optimum_grail.errors import ConfigError
+from optimum_grail.config.spelling import LARGEST, is_number, number, parse_method
+from optimum_grail.errors import ConfigError, shorten
 
 Kind = Literal[
     "preset",
@@ -100,7 +100,8 @@ class Option:
 
     def refuse(self, value: Any) -> ConfigError:
         """The error for a value outside the accepted range."""
-        return ConfigError(f"{self.name} is {shorten(value)}; expected {self.accepted}.")
+        limit = " and below 2**63" if isinstance(value, Integral) and int(value) > LARGEST else ""
+        return ConfigError(f"{self.name} is {shorten(value)}; expected {self.accepted}{limit}.")
 
 
 def _is_real(value: Any) -> bool:
@@ -146,7 +147,7 @@ def _size(option: Option, value: Any) -> int:
 def _patterns(option: Option, value: Any) -> str:
     """Patterns joined by slashes, as the allocations take them."""
     words = value if isinstance(value, list | tuple) else [value]
-    whole = all(isinstance(word, str | int) and not isinstance(word, bool) for word in words)
+    whole = all(isinstance(word, str) or (isinstance(word, int) and is_number(word)) for word in words)
     patterns = [part.strip() for word in words for part in str(word).split("/")] if whole else []
     if not patterns or not all(patterns):
         raise option.refuse(value)

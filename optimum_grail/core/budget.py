@@ -32,7 +32,7 @@ class WidthClass:
         damage: float64, predicted damage at each of ``widths``, or ``None`` when nothing was measured.
         block: path of the block that owns the first of its groups.
         place: position of that block in its stack, and the number of blocks there.
-        signals: what else was measured (see :data:`optimum_grail.core.problem.Need`), one row per group.
+        signals: what else was measured, by the signal's name, one row per group.
     """
 
     name: str

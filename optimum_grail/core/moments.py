@@ -6,7 +6,7 @@ loses digits beyond about 1e5 rows).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -55,20 +55,12 @@ class Moments:
     @classmethod
     def of(cls, rows: Tensor) -> Moments:
         """Moments of ``rows``, shape ``[N, F]``, any float dtype."""
-        return cls.zero(rows.shape[1], rows.device).plus_rows(rows)
-
-    def plus_rows(self, rows: Tensor) -> Moments:
-        """These moments with ``rows`` added; the sums are updated in place to save memory, so drop the old value."""
-        for chunk in rows.detach().split(CHUNK_ROWS):
-            chunk = chunk.float()
-            self.gram.add_(chunk.T @ chunk)
-            self.total.add_(chunk.sum(0, dtype=torch.float64))
-        return replace(self, count=self.count + len(rows))
+        sums = MomentSums.zero(rows.shape[1], rows.device)
+        sums.add_(rows)
+        return sums.taken()
 
     def __add__(self, other: Moments) -> Moments:
-        offset = self.offset
-        if offset is not None and other.offset is not None:
-            offset = offset + other.offset
+        offset = _plus(self.offset, other.offset)
         return Moments(self.count + other.count, self.total + other.total, self.gram + other.gram, offset)
 
     @property
@@ -95,6 +87,41 @@ class Moments:
             )
 
 
+@dataclass
+class MomentSums:
+    """:class:`Moments` in the making: they grow in place, so that no batch costs another matrix.
+
+    Args:
+        count: number of rows so far.
+        total: float64, ``[F]``.
+        gram: float64, ``[F, F]``.
+    """
+
+    count: int
+    total: Tensor
+    gram: Tensor
+
+    @classmethod
+    def zero(cls, width: int, device: torch.device | str = "cpu") -> MomentSums:
+        """No rows yet of ``width`` features."""
+        total = torch.zeros(width, dtype=torch.float64, device=device)
+        return cls(0, total, total.new_zeros(width, width))
+
+    def add_(self, rows: Tensor) -> None:
+        """Add ``rows``, shape ``[N, F]``, any float dtype."""
+        for chunk in rows.detach().split(CHUNK_ROWS):
+            chunk = chunk.float()
+            self.gram.add_(chunk.T @ chunk)
+            self.total.add_(chunk.sum(0, dtype=torch.float64))
+        self.count += len(rows)
+
+    def taken(self) -> Moments:
+        """The sums as a value; they are handed over instead of copied, and nothing can be added afterwards."""
+        moments = Moments(self.count, self.total, self.gram)
+        del self.total, self.gram
+        return moments
+
+
 @dataclass(frozen=True)
 class TargetMoments:
     """Sums over the *drift* ``d = y* - W s``: what the consumer should output beyond what it does output.
@@ -118,14 +145,12 @@ class TargetMoments:
         total = torch.zeros(outputs, dtype=torch.float64, device=device)
         return cls(total, total.new_zeros(outputs, width), total.new_zeros(()))
 
-    def plus_rows(self, drift: Tensor, rows: Tensor) -> TargetMoments:
-        """These moments with drift ``[N, O]`` on features ``rows`` ``[N, F]`` added in place; drop the old value."""
-        for d, s in zip(drift.detach().split(CHUNK_ROWS), rows.detach().split(CHUNK_ROWS), strict=True):
-            d, s = d.float(), s.float()
-            self.cross.add_(d.T @ s)
-            self.total.add_(d.sum(0, dtype=torch.float64))
-            self.energy.add_(d.square().sum(dtype=torch.float64))
-        return self
+    @classmethod
+    def of(cls, drift: Tensor, rows: Tensor) -> TargetMoments:
+        """Moments of the drift ``[N, O]`` on the features ``rows`` ``[N, F]``, any float dtypes."""
+        sums = TargetSums.zero(drift.shape[1], rows.shape[1], rows.device)
+        sums.add_(drift, rows)
+        return sums.taken()
 
     def check(self, name: str) -> None:
         """Refuse a drift that no solve can use.
@@ -141,6 +166,48 @@ class TargetMoments:
 
     def __add__(self, other: TargetMoments) -> TargetMoments:
         return TargetMoments(self.total + other.total, self.cross + other.cross, self.energy + other.energy)
+
+
+@dataclass
+class TargetSums:
+    """:class:`TargetMoments` in the making: they grow in place.
+
+    Args:
+        total: float64, ``[O]``.
+        cross: float64, ``[O, F]``.
+        energy: float64 scalar tensor.
+    """
+
+    total: Tensor
+    cross: Tensor
+    energy: Tensor
+
+    @classmethod
+    def zero(cls, outputs: int, width: int, device: torch.device | str = "cpu") -> TargetSums:
+        """No rows yet of ``outputs`` consumer outputs and ``width`` features."""
+        total = torch.zeros(outputs, dtype=torch.float64, device=device)
+        return cls(total, total.new_zeros(outputs, width), total.new_zeros(()))
+
+    def add_(self, drift: Tensor, rows: Tensor) -> None:
+        """Add the drift ``[N, O]`` on the features ``rows`` ``[N, F]``, any float dtypes."""
+        for d, s in zip(drift.detach().split(CHUNK_ROWS), rows.detach().split(CHUNK_ROWS), strict=True):
+            d, s = d.float(), s.float()
+            self.cross.add_(d.T @ s)
+            self.total.add_(d.sum(0, dtype=torch.float64))
+            self.energy.add_(d.square().sum(dtype=torch.float64))
+
+    def taken(self) -> TargetMoments:
+        """The sums as a value; they are handed over instead of copied, and nothing can be added afterwards."""
+        moments = TargetMoments(self.total, self.cross, self.energy)
+        del self.total, self.cross, self.energy
+        return moments
+
+
+def _plus(one: TargetMoments | None, other: TargetMoments | None) -> TargetMoments | None:
+    """The sum, where ``None`` stands for a drift of zero."""
+    if one is None or other is None:
+        return one or other
+    return one + other
 
 
 @dataclass(frozen=True)
@@ -166,7 +233,5 @@ class Statistics:
 
     @property
     def target(self) -> TargetMoments | None:
-        """Drift of all rows."""
-        if self.fit_target is None or self.held_target is None:
-            return self.fit_target
-        return self.fit_target + self.held_target
+        """Drift of all rows; ``None`` for the self target."""
+        return _plus(self.fit_target, self.held_target)

@@ -1,48 +1,18 @@
-"""What selectors and compensators see, and what they are: values in, values out, no ``nn.Module``."""
+"""What selectors and compensators see and return: values, no ``nn.Module``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from optimum_grail.core.moments import Statistics
+from optimum_grail.core.needs import Need as Need
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.errors import StatisticsError
-
-Need = Literal[
-    "gram",
-    "held_out",
-    "drift",
-    "dense",
-    "mask_gradients",
-    "block_gradients",
-    "curves",
-    "bent_curves",
-    "gradient_curves",
-    "error_curves",
-    "fluctuation",
-    "information",
-    "outliers",
-    "influence",
-    "part_influence",
-    "drops",
-    "positions",
-    "latency",
-]
-"""What a method asks the calibration for.
-
-Of the fit: second moments, their held-out part, the residual stream's drift, the dense consumer output, gradients of
-the dense model's loss by a mask on the units, gradients of the block's own output by the consumer's weight.
-
-Of the survey of the dense model: error curves with sensitivities, measured by short forward passes or estimated from
-gradients; per unit FLAP's standardised fluctuation, or its Fisher information; per feature the weight times activation
-norm that outliers are counted on; per block its influence ``1 - cos(input, output)``, the same of each sub-block, and
-the damage of leaving the block out; how often each module's weight is used per sample (for FLOPs); the latency of each
-width."""
 
 
 @dataclass(frozen=True)
@@ -116,28 +86,6 @@ class Selection:
         order = scores.flip(0).argsort(stable=True).cpu()
         order = len(scores) - 1 - order
         return cls(Reduction.prune(len(scores), order[len(scores) - keep :]), order)
-
-
-class Selector(Protocol):
-    """Chooses what stays. A frozen dataclass whose fields are its options."""
-
-    needs: ClassVar[frozenset[Need]]
-
-    def __call__(self, problem: GroupProblem, keep: int) -> Selection:
-        """Reduce ``problem`` to ``keep`` units."""
-
-
-class Compensator(Protocol):
-    """Computes the consumer's new weight. A frozen dataclass whose fields are its options."""
-
-    refits_whole_groups: ClassVar[bool]
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """What the calibration has to gather."""
-
-    def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:
-        """The readout of ``problem`` after ``reduction``."""
 
 
 @dataclass(frozen=True)

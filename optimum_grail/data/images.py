@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from PIL.Image import Image
 
+    from optimum_grail.data.foreign import Processor
+
 _PATH_COLUMNS = ("image", "img", "image_path", "path", "file_name", "file")
 _CHUNK = 64
 
@@ -101,7 +103,7 @@ def read_images(rows: Dataset, column: str, indices: Sequence[int]) -> Iterator[
         yield open_image(value, where)
 
 
-def image_processor(processor: Any, what: str) -> Any:
+def image_processor(processor: Processor | None, what: str) -> Processor:
     """The image processor in ``processor``, which may be one or a processor of several kinds of input (CLIP).
 
     Raises:
@@ -118,7 +120,7 @@ def image_processor(processor: Any, what: str) -> Any:
     return found
 
 
-def encode_images(images: Sequence[Image], processor: Any) -> dict[str, Tensor]:
+def encode_images(images: Sequence[Image], processor: Processor) -> dict[str, Tensor]:
     """Model inputs for images: ``pixel_values`` float32 ``[N, 3, height, width]`` and what else the processor gives.
 
     The PIL backends of transformers work without torchvision; a batch costs one call of the processor.
@@ -127,7 +129,7 @@ def encode_images(images: Sequence[Image], processor: Any) -> dict[str, Tensor]:
     return {key: value for key, value in encoded.items() if isinstance(value, Tensor) and len(value) == len(images)}
 
 
-def image_samples(images: Sequence[Image], processor: Any) -> list[dict[str, Tensor]]:
+def image_samples(images: Sequence[Image], processor: Processor) -> list[dict[str, Tensor]]:
     """One sample per image (``pixel_values`` float32 ``[3, height, width]``)."""
     samples: list[dict[str, Tensor]] = []
     for start in range(0, len(images), _CHUNK):
@@ -137,7 +139,7 @@ def image_samples(images: Sequence[Image], processor: Any) -> list[dict[str, Ten
 
 
 def pair_samples(
-    images: Sequence[Image], texts: Sequence[dict[str, Tensor]], processor: Any
+    images: Sequence[Image], texts: Sequence[dict[str, Tensor]], processor: Processor
 ) -> list[dict[str, Tensor]]:
     """One sample per image-text pair: the text's inputs and the image's side by side."""
     return [{**text, **image} for text, image in zip(texts, image_samples(images, processor), strict=True)]

@@ -14,8 +14,10 @@ from optimum_grail.errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from optimum_grail.data.foreign import Config
 
-def class_numbers(rows: Dataset, column: str, config: Any, picked: Sequence[int]) -> Tensor:
+
+def class_numbers(rows: Dataset, column: str, config: Config | None, picked: Sequence[int]) -> Tensor:
     """The classes of some rows, int64 ``[rows]``.
 
     Labels are class numbers, or names in the model's ``id2label``; where a dataset names its classes and the model

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from optimum_grail.data.batches import LABELS
 from optimum_grail.data.files import LOADERS, SPLIT_ALIASES, local_arguments
 from optimum_grail.errors import DataError
+
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource
 
 _NO_INPUTS = ("labels", "args", "kwargs")
 _INPUT_KEYS = ("input_ids", "pixel_values", "inputs_embeds")
@@ -39,7 +42,7 @@ class Rows:
 
 
 def read_rows(
-    dataset: Any,
+    dataset: DataSource,
     *,
     config_name: str | None = None,
     split: str | None = None,
@@ -165,7 +168,7 @@ def _reading(name: str, local: bool) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _read_memory(dataset: Any, strings: str) -> Rows:
+def _read_memory(dataset: DataSource, strings: str) -> Rows:
     from datasets import Dataset
 
     if isinstance(dataset, (Mapping, bytes)) or not isinstance(dataset, Iterable):

@@ -13,6 +13,8 @@ from optimum_grail.errors import DataError, StatisticsError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from optimum_grail.data.foreign import Config
+
 CACHE_BYTES = 2**30
 """Default budget for the key-value cache while writing: 1 GiB."""
 
@@ -129,7 +131,7 @@ def _banned_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | 
     return banned
 
 
-def _ids(config: Any) -> list[int]:
+def _ids(config: Config | None) -> list[int]:
     found: list[int] = []
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(config, name, None)

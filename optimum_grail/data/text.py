@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from optimum_grail.data.foreign import Config
+
 MAX_SEQLEN = 2048
 """Longest default window; longer ones only on request, since memory grows with them."""
 
@@ -31,7 +33,7 @@ _ROW_BLOCKS = 1024
 _CUT = re.compile(r"(?<=\S)(?=[^\S\n]*\n)")
 
 
-def default_seqlen(config: Any, tokenizer: PreTrainedTokenizerBase | None, seqlen: int | None = None) -> int:
+def default_seqlen(config: Config | None, tokenizer: PreTrainedTokenizerBase | None, seqlen: int | None = None) -> int:
     """The length of a text sample: ``seqlen``, or min(2048, the model's positions, the tokenizer's limit).
 
     Args:
@@ -60,7 +62,7 @@ def default_seqlen(config: Any, tokenizer: PreTrainedTokenizerBase | None, seqle
     return min(limits)
 
 
-def model_positions(config: Any) -> int | None:
+def model_positions(config: Config | None) -> int | None:
     """``max_position_embeddings`` of the (text) configuration, or None where the model states no limit."""
     from transformers import PretrainedConfig
 

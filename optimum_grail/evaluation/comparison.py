@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.data.batches import CalibrationData, overlap
 from optimum_grail.data.rows import Rows
 from optimum_grail.errors import DataError
@@ -67,7 +68,7 @@ class Comparison:
         dataset: Any,
         tokenizer: Any,
         processor: Any,
-        options: Mapping[str, Any],
+        config: GrailConfig,
         limit: int | None = None,
     ) -> Comparison:
         """Read the data and check that it fits the model, before any long work.
@@ -77,7 +78,7 @@ class Comparison:
             dataset: any form that calibration data takes; ``None``: nothing will be measured.
             tokenizer: for text.
             processor: for images.
-            options: options of the metric that are not ``None`` (``seqlen``, columns).
+            config: its ``seqlen`` and columns are the metric's too, where it has them.
             limit: measure on the first so many rows (windows of text) only.
 
         Raises:
@@ -86,12 +87,13 @@ class Comparison:
         if dataset is None:
             return cls()
         name = default_metric(model)
-        chosen = {key: value for key, value in options.items() if key in OPTIONS[name]}
+        fields = {"seqlen": config.seqlen, "text_column": config.text_column, "image_column": config.image_column}
+        chosen = {key: value for key, value in fields.items() if key in OPTIONS[name]}
         metric = make_metric(name, chosen | ({} if limit is None else {"num_samples": limit}))
         rows = metric.read(dataset)
-        config = getattr(model, "config", None)
-        metric.check(type(model), config, tokenizer, processor, rows)
-        return cls(name, metric, rows, tokenizer, processor, config)
+        described = getattr(model, "config", None)
+        metric.check(type(model), described, tokenizer, processor, rows)
+        return cls(name, metric, rows, tokenizer, processor, described)
 
     def warnings(self, data: CalibrationData | None) -> tuple[str, ...]:
         """A warning if calibration and evaluation share rows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,10 +13,13 @@ from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.errors import ConfigError, StatisticsError
 from optimum_grail.evaluation.metrics import METRICS, Metric
 
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource
+
 
 def evaluate_path(
     model_path: str | Path,
-    dataset: Any,
+    dataset: DataSource,
     metric: str,
     *,
     text_column: str | None = None,
@@ -32,6 +35,7 @@ def evaluate_path(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
     progress: bool = True,
 ) -> dict[str, float | int | str]:
     """Measure a model of a folder or of the Hub; everything that can be wrong is checked before weights are read.
@@ -53,6 +57,7 @@ def evaluate_path(
         dtype: ``auto`` is the checkpoint's, on CPU never less than float32.
         device: a GPU if there is one by default.
         trust_remote_code: let transformers run code of the repository.
+        allow_pickle: read weights from ``pytorch_model.bin`` where there are no safetensors.
         progress: show bars on stderr.
 
     Returns:
@@ -82,7 +87,8 @@ def evaluate_path(
     rows = measure.read(dataset, config_name=config_name, split=split)
     tokenizer, processor = load_processors(model_path, trust_remote_code)
     measure.check(kind, config, tokenizer, processor, rows)
-    model = load_model(model_path, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    trust = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+    model = load_model(model_path, dtype=dtype, device=device, **trust)
     if dtype == "auto" and model.device.type == "cpu" and not getattr(model, "is_quantized", False):
         model.float()
     result = measure(model, tokenizer, processor, rows, progress=progress)

@@ -26,6 +26,7 @@ def evaluate_tasks(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> dict[str, Any]:
     """Run lm-eval's tasks on a causal language model of a folder or of the Hub, dense or compressed.
 
@@ -38,6 +39,7 @@ def evaluate_tasks(
         dtype: ``auto`` is the checkpoint's, on CPU never less than float32.
         device: a GPU if there is one by default.
         trust_remote_code: let transformers run code of the repository.
+        allow_pickle: read weights from ``pytorch_model.bin`` where there are no safetensors.
 
     Returns:
         ``model``, ``lm_eval`` (its version), and ``tasks``: per task its metrics, standard errors and ``documents``.
@@ -56,7 +58,8 @@ def evaluate_tasks(
     tokenizer, _ = load_processors(model_path, trust_remote_code)
     if tokenizer is None:
         raise DataError(f"{str(model_path)!r} has no tokenizer, which tasks need. Put its files into the folder.")
-    model = load_model(model_path, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    trust = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+    model = load_model(model_path, dtype=dtype, device=device, **trust)
     with float32_on_cpu(model):
         wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size or 1)
         try:

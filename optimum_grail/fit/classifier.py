@@ -78,7 +78,7 @@ def refit_classifiers_(
     Returns:
         what was done with each that saw enough rows, the readouts left out (the model has them).
     """
-    collectors = [collector_for(model, group, "held_out" in methods.needs) for group in groups]
+    collectors = [collector_for(model, group, "held-out" in methods.needs) for group in groups]
     masks = Batches.of(batches, next((stack.spec.mask for stack in layout.stacks if stack.spec.mask), None)).masks
     for index, batch in enumerate(batches):
         student = {name: stream.student[index] for name, stream in streams.items()}

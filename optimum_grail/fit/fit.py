@@ -149,7 +149,7 @@ class FitRun:
             together = replace(wanted, features=streams.equal)
             targets = Targets(Probe(block, path, groups, together), calls, streams.dense, beyond)
         run = BlockRun(block, path, calls, streams, batches, targets)
-        regional = Regional.before(run, self.methods.regional_rounds)
+        regional = Regional.before(run, self.methods.selector.tuning_rounds)
         plans = [plan for stage in self._stages(groups) for plan in self._stage_(run, stage, wanted)]
         regional.optimise_([group.consumer.module for group in groups])
         if not last:
@@ -191,7 +191,7 @@ class FitRun:
         producers really put out.
         """
         gradients: Mapping[str, Tensor] = {}
-        if "block_gradients" in self.methods.needs:
+        if "block-gradients" in self.methods.needs:
             gradients = block_gradients(run, stage, self.model)
         ahead: dict[str, Selection] = {}
         if not self.methods.selector.needs:
@@ -199,7 +199,7 @@ class FitRun:
         folded = [group for group in stage if group.name in ahead and not ahead[group.name].reduction.is_selection]
         unfolded = copy.deepcopy(run.block) if folded else None
         shapes = [self._fold_(group, ahead[group.name].reduction) if group in folded else group for group in stage]
-        collectors = [collector_for(self.model, shape, "held_out" in self.methods.needs) for shape in shapes]
+        collectors = [collector_for(self.model, shape, "held-out" in self.methods.needs) for shape in shapes]
         run.measure(collectors, replace(wanted, features=True), unfolded)
         release()
         return [

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from optimum_grail.core.allocation import Allocation
-from optimum_grail.core.problem import Compensator, Need, Selector
+from optimum_grail.config.config import GrailConfig
+from optimum_grail.core.contracts import Allocation, Compensator, Selector
+from optimum_grail.core.problem import Need
 from optimum_grail.streams.probe import Wanted
+from optimum_grail.survey.survey import signals_of
 
 WithinBlock = Literal["sequential", "joint"]
 
@@ -29,6 +31,16 @@ class Methods:
     allocation: Allocation
     within_block: WithinBlock = "sequential"
 
+    @classmethod
+    def of(cls, config: GrailConfig) -> Methods:
+        """The methods of a resolved configuration.
+
+        Raises:
+            UnknownNameError: no method of that name.
+            ConfigError: the method has no such option, or refuses its value.
+        """
+        return cls(*config.methods(), within_block=config.within_block)
+
     @property
     def needs(self) -> frozenset[Need]:
         """Everything any of them asks for."""
@@ -42,23 +54,19 @@ class Methods:
     @property
     def reads_labels(self) -> bool:
         """Whether any of them asks for gradients of the model's loss."""
-        return bool(self.needs & {"mask_gradients", "information"})
+        signals = signals_of(self.allocation.needs).values()
+        return "mask-gradients" in self.needs or any(signal.labels for signal in signals)
 
     @property
     def fit_needs(self) -> frozenset[Need]:
         """What the fit itself has to measure: nothing for the allocation, and no gradients of the dense model."""
-        return (self.selector.needs | self.compensator.needs) - {"mask_gradients"}
+        return (self.selector.needs | self.compensator.needs) - {"mask-gradients"}
 
     @property
     def wanted(self) -> Wanted:
         """What is compared between the two streams: the consumer's output, or the residual stream behind it."""
         dense = "dense" in self.compensator.needs
         return Wanted(output=dense, stream=not dense)
-
-    @property
-    def regional_rounds(self) -> int:
-        """Rounds of regional optimisation after each block (Wanda++); 0 for selectors without that option."""
-        return int(getattr(self.selector, "rounds", 0))
 
     @property
     def two_streams(self) -> bool:

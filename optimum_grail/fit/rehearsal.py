@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from optimum_grail.core.contracts import Selector
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.plan import GroupPlan
 from optimum_grail.core.problem import GroupProblem, Need, Selection
@@ -133,7 +134,7 @@ class _Trial(FitRun):
 
 
 @dataclass(frozen=True)
-class _InOrder:
+class _InOrder(Selector):
     """Drops units in a given order. It looks at no statistics, but a trial is judged by its stream, so the fit has to
     pass data through the blocks even where neither selector nor compensator asks for any."""
 

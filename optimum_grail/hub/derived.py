@@ -24,6 +24,7 @@ def note_derived(
     label: str | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> dict[str, Any]:
     """Add a row about ``derived`` to the report of ``parent``, render the card again, and return the row.
 
@@ -37,6 +38,7 @@ def note_derived(
         label: what to call it; by default its folder's name.
         device: where the passes are timed; a GPU if there is one by default.
         trust_remote_code: let transformers run code of the checkpoints.
+        allow_pickle: read pickled weights of ``derived`` where it has no others.
 
     Raises:
         CheckpointError: there is no report in ``parent``, or one of the models is corrupt.
@@ -51,7 +53,7 @@ def note_derived(
         "value": result[metric.headline],
         "protocol": result.get("protocol", ""),
         "bytes": sum(file.stat().st_size for pattern in WEIGHTS for file in Path(derived).glob(pattern)),
-        "seconds": _seconds(report, (parent, derived), device, trust_remote_code),
+        "seconds": _seconds(report, (parent, derived), device, trust_remote_code, allow_pickle),
     }
     key = ("name", "metric", "dataset")
     others = [old for old in report.derived if any(old.get(word) != row[word] for word in key)]
@@ -61,12 +63,13 @@ def note_derived(
 
 
 def _seconds(
-    report: Report, folders: Sequence[str | Path], device: str | None, trust_remote_code: bool
+    report: Report, folders: Sequence[str | Path], device: str | None, trust_remote_code: bool, allow_pickle: bool
 ) -> dict[str, float]:
     """Time of one pass of the compressed and of the derived model; empty where the report knows no inputs."""
     if not report.forward.get("inputs"):
         return {}
-    models = [load_model(path, device=device, trust_remote_code=trust_remote_code) for path in folders]
+    trust = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+    models = [load_model(path, device=device, **trust) for path in folders]
     inputs = [example_inputs(report.forward["inputs"], model) for model in models]
     compressed, other = take_turns(models, inputs)
     return {"compressed": compressed, "derived": other}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -16,6 +16,13 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not re-exported
 
+from optimum_grail.checkpoints.files import (
+    MODEL_WEIGHTS,
+    WRITTEN,
+    matches,
+    present_name,
+    written_files,
+)
 from optimum_grail.errors import CheckpointError, HubError
 from optimum_grail.hub.card import public
 from optimum_grail.hub.metadata import CARD, without_folders
@@ -25,7 +32,7 @@ from optimum_grail.report.report import Report
 
 DESCRIBED = ("config.json", "grail_config.json")
 """Files whose ``grail_config`` may name paths of the author's disk."""
-OURS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "grail_*", "modeling_grail.py")
+OURS = (*MODEL_WEIGHTS, "grail_*", "modeling_grail.py")
 """Files of an earlier version that would be wrong beside a new one: the same commit removes them."""
 COMMITTED_NOT = "Nothing was committed."
 
@@ -42,6 +49,7 @@ class Upload:
         revision: branch to commit to; created if it is not there.
         create_pr: open a pull request instead of committing.
         tags: more tags for the card.
+        include: patterns (``*.gguf``, ``onnx/*``) of files to publish beside those that a run wrote.
     """
 
     repo_id: str
@@ -51,6 +59,7 @@ class Upload:
     revision: str | None = None
     create_pr: bool = False
     tags: Sequence[str] = ()
+    include: Sequence[str] = ()
 
     def check(self) -> None:
         """What can be wrong before anything is sent.
@@ -76,10 +85,10 @@ class Upload:
 
 
 def push_folder(folder: str | Path, upload: Upload) -> CommitInfo:
-    """Publish a checkpoint that ``save_pretrained`` wrote: all its files in one commit. The folder is not changed.
+    """Publish a checkpoint that ``save_pretrained`` wrote: its files in one commit. The folder is not changed.
 
     Paths of the author's disk in report and configuration are cut to their last part on the way, and the card names
-    the repository where it said "this folder". Hidden files stay at home.
+    the repository where it said "this folder". Which files these are, :func:`files_of` says; others stay at home.
 
     Args:
         folder: the checkpoint.
@@ -89,19 +98,20 @@ def push_folder(folder: str | Path, upload: Upload) -> CommitInfo:
         what the Hub says of the commit: ``commit_url``, ``oid``, ``pr_url``.
 
     Raises:
-        CheckpointError: the folder is no checkpoint of this package.
+        CheckpointError: the folder is no checkpoint of this package, or as :func:`files_of`.
         HubError: no token, or the Hub refused, failed or broke off; nothing was committed, and the message says what
             to do.
     """
     path = Path(folder)
     report = _report_of(path)
+    files = files_of(path, upload.include)
     upload.check()
     api = HfApi(token=upload.token)
     with _explained(f"The complete checkpoint is still in {str(path)!r}; repeat", path, upload):
         repo_id = api.create_repo(upload.repo_id, private=upload.private, exist_ok=True).repo_id
         if upload.revision and not upload.create_pr and not upload.revision.startswith("refs/"):
             api.create_branch(repo_id, branch=upload.revision, exist_ok=True)
-        additions = _additions(path, report, repo_id, upload.tags)
+        additions = _additions(files, report, repo_id, upload.tags)
         stale = _stale(api, repo_id, upload.revision, {item.path_in_repo for item in additions})
         return api.create_commit(
             repo_id,
@@ -142,17 +152,50 @@ def _report_of(folder: Path) -> Report:
     return Report.load(folder)
 
 
-def _additions(folder: Path, report: Report, repo_id: str, tags: Sequence[str]) -> list[CommitOperationAdd]:
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+def files_of(folder: str | Path, include: Sequence[str] = ()) -> dict[str, Path]:
+    """What of a checkpoint is published: the files that a run wrote, under their names on the Hub.
+
+    These are the ones that its manifest names, and whatever else is called as a run calls its files. Hidden files and
+    what lies in hidden folders are never among them.
+
+    Args:
+        folder: the checkpoint.
+        include: patterns of further files, as paths within the folder; ``*`` crosses folders.
+
+    Raises:
+        CheckpointError: the folder is no checkpoint of this package; a pattern fits nothing; or a file is a link that
+            leads nowhere or out of the folder.
+    """
+    root = Path(folder)
+    _report_of(root)
+    paths = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if not path.is_dir()}
+    visible = {name: path for name, path in paths.items() if not name.startswith(".") and "/." not in name}
+    for pattern in include:
+        if not any(fnmatch(name, pattern) for name in visible):
+            raise CheckpointError(f"include={pattern!r} fits no file in {str(root)!r}. Check the spelling.")
+    written = written_files(root) or set()
+    found = {
+        present_name(name): path
+        for name, path in visible.items()
+        if name in written or matches(name, WRITTEN) or any(fnmatch(name, pattern) for pattern in include)
+    }
+    for name, path in found.items():
+        if not (path.is_file() and path.resolve().is_relative_to(root.resolve())):
+            raise CheckpointError(
+                f"{name!r} in {str(root)!r} is a link out of the folder, or leads nowhere; what lies elsewhere is not "
+                "published. Put a copy in its place."
+            )
+    return found
+
+
+def _additions(
+    files: Mapping[str, Path], report: Report, repo_id: str, tags: Sequence[str]
+) -> list[CommitOperationAdd]:
     changed = {REPORT: public(report).to_json().encode()}
     if CARD in files:
         changed[CARD] = _card(files[CARD], repo_id, tags).encode()
     changed |= {name: _described(files[name]) for name in DESCRIBED if name in files}
-    return [
-        CommitOperationAdd(name, changed.get(name, str(path)))
-        for name, path in files.items()
-        if not any(part.startswith(".") for part in Path(name).parts)
-    ]
+    return [CommitOperationAdd(name, changed.get(name, str(path))) for name, path in files.items()]
 
 
 def _stale(api: HfApi, repo_id: str, revision: str | None, new: set[str]) -> list[CommitOperationDelete]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -10,7 +14,32 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.models.stock import config_of
 
 
-def add_biases_(model: nn.Module, layout: Layout) -> int:
+@dataclass(frozen=True)
+class AddedBiases:
+    """What :func:`add_biases_` changed.
+
+    Args:
+        modules: the layers that had no bias.
+        flags: configs and their bias flags that were off.
+    """
+
+    modules: Sequence[nn.Linear]
+    flags: Sequence[tuple[Any, str]]
+
+    @property
+    def count(self) -> int:
+        """Number of parameters added; 0 if all biases were there."""
+        return sum(module.out_features for module in self.modules)
+
+    def remove_(self) -> None:
+        """Take the biases out again; right as long as they are zero."""
+        for module in self.modules:
+            module.register_parameter("bias", None)
+        for config, flag in self.flags:
+            setattr(config, flag, False)
+
+
+def add_biases_(model: nn.Module, layout: Layout) -> AddedBiases:
     """Set the config's bias flags and give every linear layer that they cover a zero bias; outputs stay the same.
 
     Costs and parameter counts of ``layout`` are those before: resolve again afterwards.
@@ -20,7 +49,7 @@ def add_biases_(model: nn.Module, layout: Layout) -> int:
         layout: its layout.
 
     Returns:
-        the number of parameters added (0 if all biases were there).
+        what was changed, to be undone.
 
     Raises:
         ConfigError: no group of the model has a bias flag.
@@ -31,13 +60,16 @@ def add_biases_(model: nn.Module, layout: Layout) -> int:
             f"The stock config of {type(model).__name__} has no flag for biases, so affine=True cannot be stored. Use "
             "affine=False."
         )
-    added = 0
+    modules: list[nn.Linear] = []
+    flags: list[tuple[Any, str]] = []
     for group in flagged:
-        config = config_of(model, group.owner)
-        setattr(config, str(layout.specs[group.name].bias_flag), True)  # type: ignore[union-attr]
+        config, flag = config_of(model, group.owner), str(layout.specs[group.name].bias_flag)  # type: ignore[union-attr]
+        if not getattr(config, flag):
+            setattr(config, flag, True)
+            flags.append((config, flag))
         for port in (*group.producers, group.consumer):
             module = model.get_submodule(port.module)
             if isinstance(module, nn.Linear) and module.bias is None:
                 module.bias = nn.Parameter(torch.zeros_like(module.weight[:, 0]), module.weight.requires_grad)
-                added += module.out_features
-    return added
+                modules.append(module)
+    return AddedBiases(modules, flags)

@@ -57,6 +57,7 @@ class Layout:
         weights: sizes of every module that a group touches, by path.
         block_parameters: parameters inside the repeated blocks (what sparsity is a fraction of).
         total_parameters: parameters of the whole model, tied ones once.
+        sizes: parameters of every block, by path.
         block_bytes: bytes of the parameters inside the repeated blocks, in the dtypes they have.
         total_bytes: the same for the whole model.
     """
@@ -67,6 +68,7 @@ class Layout:
     weights: Mapping[str, Weights]
     block_parameters: int
     total_parameters: int
+    sizes: Mapping[str, int]
     block_bytes: int
     total_bytes: int
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 from torch import nn
@@ -46,17 +46,18 @@ def resolve(model: nn.Module, spec: ArchitectureSpec | None = None) -> Layout:
     _check_overlaps(groups)
     _check_sharing(model, touched)
     inside = {id(p): p for stack in stacks for block in stack.blocks for p in _parameters(model, block)}
-    sizes = [_size(parameters) for parameters in (inside.values(), model.parameters())]
-    (block_parameters, block_bytes), (total_parameters, total_bytes) = sizes
+    whole = list(model.parameters())
     return Layout(
-        tuple(stacks), tuple(groups), specs, touched, block_parameters, total_parameters, block_bytes, total_bytes
+        stacks=tuple(stacks),
+        groups=tuple(groups),
+        specs=specs,
+        weights=touched,
+        block_parameters=sum(parameter.numel() for parameter in inside.values()),
+        total_parameters=sum(parameter.numel() for parameter in whole),
+        sizes={path: sum(p.numel() for p in _parameters(model, path)) for stack in stacks for path in stack.blocks},
+        block_bytes=sum(parameter.nbytes for parameter in inside.values()),
+        total_bytes=sum(parameter.nbytes for parameter in whole),
     )
-
-
-def _size(parameters: Iterable[nn.Parameter]) -> tuple[int, int]:
-    """Elements and bytes."""
-    counts = [(parameter.numel(), parameter.nbytes) for parameter in parameters]
-    return sum(numel for numel, _ in counts), sum(size for _, size in counts)
 
 
 def _ports(group: ChannelGroup) -> tuple[Port, ...]:

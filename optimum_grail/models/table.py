@@ -7,11 +7,10 @@ a config, of ``grail_layers.json``. It comes from files anyone may have written,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from reprlib import Repr
 from typing import Any
 
 from optimum_grail.core.groups import ChannelGroup
-from optimum_grail.errors import CheckpointError
+from optimum_grail.errors import CheckpointError, shorten
 from optimum_grail.models.layout import Layout, Stack
 
 Table = dict[str, dict[str, int]]
@@ -35,12 +34,12 @@ def read_table(holder: Any, where: str) -> Mapping[Any, Any]:
     if holder is None:
         return {}
     if not isinstance(holder, Mapping):
-        raise CheckpointError(f"{where} is {_show(holder)}; expected a dictionary. {_REMEDY}")
+        raise CheckpointError(f"{where} is {shorten(holder)}; expected a dictionary. {_REMEDY}")
     table = holder.get("layers")
     if table is None:
         return {}
     if not isinstance(table, Mapping):
-        raise CheckpointError(f"{where}['layers'] is {_show(table)}; expected a dictionary of layers. {_REMEDY}")
+        raise CheckpointError(f"{where}['layers'] is {shorten(table)}; expected a dictionary of layers. {_REMEDY}")
     return table
 
 
@@ -63,19 +62,19 @@ def check_table(layout: Layout, stack: Stack, table: Mapping[Any, Any], where: s
     units: dict[str, int] = {}
     blocks = dict(zip(stack.layers, stack.blocks, strict=True))
     for layer, row in table.items():
-        place = f"{where}['layers'][{_show(layer)}]"
+        place = f"{where}['layers'][{shorten(layer)}]"
         if not isinstance(layer, str) or layer not in blocks:
             raise CheckpointError(f"{place}: no such layer; expected one of {_some(stack.layers)}. {_REMEDY}")
         if not isinstance(row, Mapping):
-            raise CheckpointError(f"{place} is {_show(row)}; expected a dictionary of widths. {_REMEDY}")
+            raise CheckpointError(f"{place} is {shorten(row)}; expected a dictionary of widths. {_REMEDY}")
         groups = layout.of_block(blocks[layer])
         known = [field for group in groups for field, _ in group.fields]
         for field, value in row.items():
             if field not in known:
-                raise CheckpointError(f"{place}[{_show(field)}]: no such width; expected {_some(known)}. {_REMEDY}")
+                raise CheckpointError(f"{place}[{shorten(field)}]: no such width; expected {_some(known)}. {_REMEDY}")
             if type(value) is not int or value < 0:
                 raise CheckpointError(
-                    f"{place}[{_show(field)}] is {_show(value)}; expected a width: an integer, 0 or above. {_REMEDY}"
+                    f"{place}[{shorten(field)}] is {shorten(value)}; expected a width: an integer, 0 or above. {_REMEDY}"
                 )
         for group in groups:
             if any(field in row for field, _ in group.fields):
@@ -91,10 +90,10 @@ def _units(group: ChannelGroup, row: Mapping[str, int], place: str) -> int:
     units = row.get(field, -1) // per_unit
     if units < group.fewest or any(row.get(name) != width for name, width in entries(group, units).items()):
         ratio = ", ".join(f"{name} = {count} x units" for name, count in group.fields)
-        raise CheckpointError(f"{place}: {_show(dict(row))} does not fit {group.name}; expected {ratio}. {_REMEDY}")
+        raise CheckpointError(f"{place}: {shorten(dict(row))} does not fit {group.name}; expected {ratio}. {_REMEDY}")
     if units > group.units:
         raise CheckpointError(
-            f"{place}[{field!r}] is {_show(row[field])}, above the {group.units * per_unit} of {group.name}. {_REMEDY}"
+            f"{place}[{field!r}] is {shorten(row[field])}, above the {group.units * per_unit} of {group.name}. {_REMEDY}"
         )
     return units
 
@@ -109,18 +108,8 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         double = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {_show(double)} stands twice")
+        raise ValueError(f"the key {shorten(double)} stands twice")
     return found
-
-
-_SHORT = Repr()
-_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxlong = 2, 4, 4, 50, 30
-
-
-def _show(value: Any) -> str:
-    """A value of whatever size and depth in a few words."""
-    text = _SHORT.repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _some(names: Any) -> str:

@@ -14,19 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.core.problem import Need
-from optimum_grail.data.batches import PROBE_FRACTION, Batch
+from optimum_grail.data.batches import Batch, CalibrationData
 from optimum_grail.errors import OutputError
 from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.rehearsal import REHEARSED_FRACTION
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.precision import Precision
+from optimum_grail.signals import Work
 from optimum_grail.streams.capture import first, on_device
 from optimum_grail.streams.problems import view_of
-from optimum_grail.survey.survey import STATISTICS, SURVEYED
+from optimum_grail.survey.survey import cost_of, signals_of
 
 STUDENT_PASSES = 2.5
 """Student forwards per block: half of one for the attention's statistics, one for the FFN's, one to move on."""
 RATE_SIZE = 768
+HEADROOM = 0.8
+"""Share of the free memory that a run may plan with."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,27 @@ class Estimate:
             )
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What a run will need.
+
+    Args:
+        cost: time and memory.
+        samples: calibration samples.
+        tokens: of text, without padding.
+        data: the calibration data, where it had to be read for this.
+    """
+
+    cost: Estimate
+    samples: int
+    tokens: int
+    data: CalibrationData | None = None
+
+    def line(self) -> str:
+        """One line for people."""
+        return self.cost.line(self.samples, self.tokens)
+
+
 def _span(seconds: float) -> str:
     if seconds < 2:
         return "a few seconds"  # setting up takes longer than the arithmetic that was counted
@@ -97,8 +121,10 @@ def estimate(
     )
     solve = sum(4.0 * width**3 for width in widths.values())
     fit = forward * (STUDENT_PASSES + methods.two_streams) + gram + target * methods.two_streams + 4 * solve
-    survey = _survey(methods.needs, len(layout.groups), forward, gram, solve)
-    if "curves" in methods.needs and methods.allocation.rivals():
+    signals = signals_of(methods.allocation.needs).values()
+    blocks = sum(len(stack.blocks) for stack in layout.stacks)
+    survey = cost_of(signals, Work(forward, gram, solve, len(layout.groups), blocks, len(batches)))
+    if any(signal.finds == "curves" for signal in signals) and methods.allocation.rivals():
         survey += (1 + len(methods.allocation.rivals())) * fit / REHEARSED_FRACTION
     copies = 2 if methods.two_streams else 1
     statistics = max(
@@ -114,18 +140,6 @@ def estimate(
     memory = statistics + block + (0 if offload else 2 * streams)
     rate = matmul_rate(next(model.parameters()).device)
     return Estimate((fit + survey) / rate, int(memory), forward, gram, int(streams) if offload else 0)
-
-
-def _survey(needs: frozenset[Need], groups: int, forward: float, gram: float, solve: float) -> float:
-    """Operations of the survey: a pass over all data, and short passes over a part of it for every group."""
-    if not needs & SURVEYED:
-        return 0.0
-    cost = forward
-    if needs & STATISTICS:
-        cost += gram
-    if needs & {"curves", "gradient_curves"}:
-        cost += 3 * solve
-    return cost + forward * (groups / 2 / PROBE_FRACTION if "curves" in needs else 3 / PROBE_FRACTION)
 
 
 def matmul_rate(device: torch.device | str = "cpu", repeats: int = 4) -> float:
@@ -147,6 +161,21 @@ def available_memory(device: torch.device) -> int | None:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return None
+
+
+def choose_dtype_(model: nn.Module, cost: Estimate, native: Precision) -> str | None:
+    """Keep float32 streams if they fit the free memory, else compute in the checkpoint's dtype and say so.
+
+    The drift of the residual stream is a small difference of large numbers: bfloat16 would drown it.
+    """
+    free = available_memory(next(model.parameters()).device)
+    if free is None or cost.memory < HEADROOM * free or native.main == torch.float32:
+        return None
+    native.restore_(model)
+    return (
+        f"Float32 streams need {cost.memory / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: computed in "
+        f"{native.main} instead. Fewer samples (--num-samples) or tokens (--seqlen) would fit."
+    )
 
 
 def _features(model: nn.Module, layout: Layout, name: str) -> int:

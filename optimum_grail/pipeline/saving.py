@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from torch import nn
 from transformers import PreTrainedModel
 
+from optimum_grail.checkpoints.files import carry_over
+from optimum_grail.checkpoints.identity import local_folder
 from optimum_grail.checkpoints.output import staged_folder
 from optimum_grail.checkpoints.plain_modules import save_compressed
 from optimum_grail.checkpoints.plan_file import save_plan, write_json
@@ -45,6 +47,8 @@ def save_checkpoint(
 ) -> None:
     """Write weights, companions, ``grail_config.json``, plan, report, plot (with matplotlib) and card.
 
+    Small files of the model's folder that transformers does not write (a licence, ``modules.json``) come along.
+
     Args:
         directory: the folder to be.
         model: the compressed model, its config already describing it.
@@ -76,4 +80,7 @@ def save_checkpoint(
         report.save(folder)
         if can_plot(report):
             plot_errors(report, folder / PLOT)
+        source = local_folder(report.model, report.revision)
+        if source is not None:
+            carry_over(source, folder)
         write_card(report, folder, inherited=inherited)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optimum_grail.config.config import GrailConfig
+from optimum_grail.data.request import DataRequest
 from optimum_grail.errors import CheckpointError, ConfigError
 
 FILE_NAME = "recovery.json"
@@ -49,10 +51,17 @@ class Recipe:
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate is {self.learning_rate!r}; expected a positive number, such as 1e-3.")
 
-    def settings(self, written: dict[str, Any]) -> dict[str, Any]:
-        """The compression's settings about data with this recipe's own in their place; it needs no labels."""
-        own = {"num_samples": self.num_samples, "seed": self.seed, "batch_size": None, "label_column": None}
-        return {**written, **own, **({} if self.seqlen is None else {"seqlen": self.seqlen})}
+    def data(self, written: GrailConfig, dataset: Any) -> DataRequest:
+        """What the compression asked of its data, with ``dataset`` and this recipe's own in its place; no labels."""
+        return dataclasses.replace(
+            DataRequest.of(written),
+            dataset=dataset,
+            label_column=None,
+            num_samples=self.num_samples,
+            seqlen=written.seqlen if self.seqlen is None else self.seqlen,
+            batch_size=None,
+            seed=self.seed,
+        )
 
     def note(self, folder: Path, **origin: str) -> None:
         """Write the recipe into a working folder, or check that the one there is the same.

@@ -15,18 +15,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
+from optimum_grail.checkpoints.files import MODEL_WEIGHTS, matches, present_name, written_files
 from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.checkpoints.output import check_output, staged_folder
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.data.batches import Batch, make_batches
+from optimum_grail.data.request import SELF, DataRequest, Recipient
 from optimum_grail.data.selfgen import generate_self_text
-from optimum_grail.data.sources import SELF
+from optimum_grail.data.sources import load_calibration
 from optimum_grail.evaluation.comparison import Comparison
 from optimum_grail.hub.card import write_card
 from optimum_grail.models.precision import Precision, cast_
 from optimum_grail.models.resolve import resolve
-from optimum_grail.pipeline.calibrate import calibration_data
 from optimum_grail.recovery.distil import adapted, mean_divergence, samples_of, train_
 from optimum_grail.recovery.recipe import Recipe
 from optimum_grail.report.progress import Progress, Silent
@@ -88,7 +89,7 @@ def recover(
     """
     recipe, progress = recipe or Recipe(), progress or Silent()
     target = check_output(output, overwrite, source=checkpoint)
-    report, written = Report.load(checkpoint), GrailConfig.from_pretrained(checkpoint).to_dict()
+    report, written = Report.load(checkpoint), GrailConfig.from_pretrained(checkpoint)
     dense = base_model or report.model
     teacher = dense if isinstance(dense, PreTrainedModel) else load_model(dense, device=device)
     student = load_model(checkpoint, device=device)
@@ -103,7 +104,7 @@ def recover(
         if model.device.type == "cpu":
             cast_(model, torch.float32)
     run = _Run(teacher.eval(), student.eval(), tokenizer, processor, recipe, work, progress)
-    merged, found = _train(run, _batches(run, source, recipe.settings(written)), comparison)
+    merged, found = _train(run, _batches(run, recipe.data(written, source)), comparison)
     precision.restore_(merged)
     name = source if isinstance(source, str) else type(source).__name__
     report = _noted(report, found, {"dataset": name, **dataclasses.asdict(recipe)})
@@ -141,18 +142,18 @@ def _train(run: _Run, batches: tuple[Batch, ...], comparison: Comparison) -> tup
     return merged, {**found, "seconds": time.perf_counter() - start}
 
 
-def _batches(run: _Run, source: Any, settings: Mapping[str, Any]) -> tuple[Batch, ...]:
+def _batches(run: _Run, request: DataRequest) -> tuple[Batch, ...]:
     """What is trained and measured on; text that the dense model writes is kept for a resumed run."""
     layout = resolve(run.student)
     if not run.student.can_generate():
-        return calibration_data(
-            run.student, layout, source, settings, run.tokenizer, run.processor, run.progress
-        ).batches
+        recipient = Recipient.of(run.student, layout, run.tokenizer, run.processor)
+        return load_calibration(recipient, request, progress=run.progress).batches
     path = run.folder / TEXT_FILE
     if not path.is_file():
-        data = calibration_data(run.teacher, layout, source, settings, run.tokenizer, run.processor, run.progress)
+        recipient = Recipient.of(run.teacher, layout, run.tokenizer, run.processor)
+        data = load_calibration(recipient, request, progress=run.progress)
         text = torch.cat([batch.inputs["input_ids"] for batch in data.batches])
-        if source != SELF:
+        if not request.own:
             text = _answered(run, text)
         save_file({"text": text}, str(path))
     rows = [{"input_ids": row} for row in load_file(path)["text"]]
@@ -184,9 +185,11 @@ def _noted(report: Report, found: Mapping[str, Any], settings: Mapping[str, Any]
 def _save(checkpoint: str | Path, target: Path, overwrite: bool, merged: PreTrainedModel, report: Report) -> None:
     """The checkpoint's files, with other weights, report and card."""
     with staged_folder(target, overwrite) as folder:
-        shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
-        for file in (*folder.glob("model*.safetensors"), *folder.glob("model*.safetensors.index.json")):
-            file.unlink()
+        for name in written_files(Path(checkpoint)) or ():
+            if not matches(name, MODEL_WEIGHTS):
+                place = folder / present_name(name)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(Path(checkpoint) / name, place)
         merged.save_pretrained(folder)
         report.save(folder)
         write_card(report, folder)

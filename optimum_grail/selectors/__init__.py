@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimum_grail.core.problem import Selector
+from optimum_grail.core.contracts import Selector
 from optimum_grail.registry import Registry
 
 SELECTORS: Registry[type[Selector]] = Registry(

@@ -7,14 +7,23 @@ from typing import ClassVar
 
 import torch
 
+from optimum_grail.core.contracts import Selector
+from optimum_grail.core.preset import Preset
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.selectors import SELECTORS
 from optimum_grail.selectors._surgeon import check_positive
 
+PAPER = """@article{xu2025comp,
+  title   = {Lightweight and Post-Training Structured Pruning for On-Device Large Lanaguage Models},
+  author  = {Xu, Zihuai and Xu, Yang and Xu, Hongli and Liao, Yunming and Yao, Zhiwei and Xie, Zuan},
+  journal = {arXiv preprint arXiv:2501.15255},
+  year    = {2025}
+}"""
+
 
 @SELECTORS.register
 @dataclass(frozen=True)
-class Comp:
+class Comp(Selector):
     """Keep the units whose loss would condition the consumer's map worst.
 
     COMP (Xu et al. 2025) removes whole layers, then neurons by "a matrix condition-based metric", then tunes a mask.
@@ -32,6 +41,21 @@ class Comp:
 
     damping: float = 1e-2
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+    paper: ClassVar[str | None] = PAPER
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset(
+            name="comp",
+            summary="Attention and FFNs of least influence go first, then units that the consumers' conditioning does "
+            "not need; what stays is rescaled.",
+            paper="Xu et al. 2025 (COMP), after its abstract",
+            selector="comp",
+            compensator="mask-scale",
+            allocation="block-influence:drop=0.5,parts=sub-blocks",
+            within_block="sequential",
+            cost="three forward passes, one inverse per layer",
+            works="everywhere; convolutions lose filters only",
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_positive("comp", "damping", self.damping)

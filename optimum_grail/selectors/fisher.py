@@ -8,6 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from optimum_grail.core import papers
+from optimum_grail.core.contracts import Selector
+from optimum_grail.core.preset import Preset
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.selectors import SELECTORS
 from optimum_grail.selectors._gradients import gradients
@@ -16,7 +19,7 @@ from optimum_grail.selectors._surgeon import by_removal
 
 @SELECTORS.register
 @dataclass(frozen=True)
-class Fisher:
+class Fisher(Selector):
     """Remove the units of least ``Σ_b (∂L_b/∂m)²``, then rearrange by the group's whole Fisher matrix.
 
     Kwon et al. 2022, "A Fast Post-Training Pruning Framework for Transformers", sec. 4.1-4.2, with the authors' greedy
@@ -28,7 +31,22 @@ class Fisher:
     """
 
     rearrange: bool = True
-    needs: ClassVar[frozenset[Need]] = frozenset({"mask_gradients"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"mask-gradients"})
+    paper: ClassVar[str | None] = papers.KWON
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset(
+            name="fisher",
+            summary="Units of least Fisher information go, wherever they are, then rearranged; kept ones rescaled to "
+            "the dense model's residual stream.",
+            paper="Kwon et al. 2022",
+            selector="fisher",
+            compensator="mask-scale",
+            allocation="fisher",
+            within_block="sequential",
+            needs="calibration data; labels (--label-column), or the model's own predictions",
+            cost="two backward passes, two forward passes, one small solve per layer",
+        ),
+    )
 
     def __call__(self, problem: GroupProblem, keep: int) -> Selection:
         """Reduce ``problem`` to ``keep`` units."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
+from optimum_grail.core import papers
+from optimum_grail.core.contracts import Selector
 from optimum_grail.core.fluctuation import Metric, fluctuation
+from optimum_grail.core.preset import Preset
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.errors import ConfigError
 from optimum_grail.selectors import SELECTORS
@@ -13,7 +16,7 @@ from optimum_grail.selectors import SELECTORS
 
 @SELECTORS.register
 @dataclass(frozen=True)
-class Flap:
+class Flap(Selector):
     """Keep the units of largest standardised fluctuation (FLAP, An et al. 2024).
 
     Args:
@@ -26,6 +29,29 @@ class Flap:
 
     metric: Metric = "wifv"
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+    paper: ClassVar[str | None] = papers.FLAP
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset(
+            name="flap",
+            summary="Units that fluctuate least go, ranked over the whole model; their means go into biases.",
+            paper="An et al. 2024 (FLAP)",
+            selector="flap",
+            compensator="bias:affine=true",
+            allocation="flap",
+            cost="two forward passes",
+            works="where consumers own biases or the stock config can give them some",
+        ),
+        Preset(
+            name="flap+grail",
+            summary="FLAP's selection and widths; consumers refitted by ridge regression, which brings the means back "
+            "by itself.",
+            paper="Tang et al. 2026 (GRAIL)",
+            selector="flap",
+            compensator="grail",
+            allocation="flap",
+            cost="two forward passes, one solve per layer",
+        ),
+    )
 
     def __post_init__(self) -> None:
         if self.metric not in get_args(Metric):

@@ -10,15 +10,25 @@ import torch
 from torch import Tensor
 
 from optimum_grail.core.clustering import kmeans, ward
+from optimum_grail.core.contracts import Selector
+from optimum_grail.core.preset import Preset
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.errors import ConfigError
 from optimum_grail.selectors import SELECTORS
 
+PAPER = """@inproceedings{wang2025folding,
+  title     = {Forget the Data and Fine-Tuning! Just Fold the Network to Compress},
+  author    = {Wang, Dong and {\\v{S}}iki{\\'c}, Haris and Thiele, Lothar and Saukh, Olga},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2025},
+  note      = {arXiv:2502.10216}
+}"""
+
 
 @SELECTORS.register
 @dataclass(frozen=True)
-class Folding:
+class Folding(Selector):
     """Cluster the units by their weights; producers become cluster means, consumers' columns are summed.
 
     Model folding (Wang et al. 2025) by k-means, or by Ward's criterion as its recipe for language models. A unit is a
@@ -35,6 +45,18 @@ class Folding:
     method: Literal["kmeans", "ward"] = "kmeans"
     features: Literal["both", "producer", "consumer"] = "both"
     needs: ClassVar[frozenset[Need]] = frozenset()
+    paper: ClassVar[str | None] = PAPER
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset(
+            name="folding",
+            summary="Similar units are merged instead of dropped, their consumers' columns summed.",
+            paper="Wang et al. 2025 (model folding)",
+            selector="folding",
+            compensator="none",
+            needs="no data",
+            cost="one distance matrix per layer",
+        ),
+    )
 
     def __post_init__(self) -> None:
         if self.method not in ("kmeans", "ward"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from optimum_grail.core import papers
+from optimum_grail.core.contracts import Selector
 from optimum_grail.core.elimination import damped_inverse_
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.selectors import SELECTORS
@@ -13,7 +15,7 @@ from optimum_grail.selectors._surgeon import check_positive
 
 @SELECTORS.register
 @dataclass(frozen=True)
-class Leverage:
+class Leverage(Selector):
     """Keep the units of largest ridge leverage ``Σ_h [G (G + λI)⁻¹]_hh`` (MoDeGPT, Lin et al. 2025, type I).
 
     Looks at the features alone, not at the weights that read them.
@@ -27,6 +29,7 @@ class Leverage:
 
     ridge: float = 1e-2
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+    paper: ClassVar[str | None] = papers.MODEGPT
 
     def __post_init__(self) -> None:
         check_positive("leverage", "ridge", self.ridge)

@@ -8,14 +8,24 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from optimum_grail.core.contracts import Selector
+from optimum_grail.core.preset import SOLVE, Preset
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.errors import ConfigError
 from optimum_grail.selectors import SELECTORS
 
+PAPER = """@inproceedings{li2017pruning,
+  title     = {Pruning Filters for Efficient {ConvNets}},
+  author    = {Li, Hao and Kadav, Asim and Durdanovic, Igor and Samet, Hanan and Graf, Hans Peter},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2017},
+  note      = {arXiv:1608.08710}
+}"""
+
 
 @SELECTORS.register
 @dataclass(frozen=True)
-class Magnitude:
+class Magnitude(Selector):
     """Keep the units of largest weight norm.
 
     Args:
@@ -30,6 +40,26 @@ class Magnitude:
     p: int = 1
     side: Literal["producer", "consumer", "coupled"] = "producer"
     needs: ClassVar[frozenset[Need]] = frozenset()
+    paper: ClassVar[str | None] = PAPER
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset(
+            name="magnitude",
+            summary="Plain pruning by weight norm; nothing is refitted.",
+            paper="Li et al. 2017",
+            selector="magnitude",
+            compensator="none",
+            needs="no data",
+            cost="seconds",
+        ),
+        Preset(
+            name="magnitude+grail",
+            summary="Pruning by weight norm, every consumer refitted to the full features by ridge regression.",
+            paper="Tang et al. 2026 (GRAIL)",
+            selector="magnitude",
+            compensator="grail",
+            cost=SOLVE,
+        ),
+    )
 
     def __post_init__(self) -> None:
         if self.p not in (1, 2):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from optimum_grail.core import papers
+from optimum_grail.core.contracts import Selector
 from optimum_grail.core.elimination import damped_inverse_, eliminate
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.core.surgeon import block_costs, diagonal_blocks
@@ -14,7 +16,7 @@ from optimum_grail.selectors._surgeon import by_elimination, check_positive
 
 @SELECTORS.register
 @dataclass(frozen=True)
-class Obs:
+class Obs(Selector):
     """Remove one unit at a time, always the one whose loss the others can make up for best.
 
     The criterion is the error that a least-squares readout leaves (ZipLM, Kurtic et al. 2023, eq. 3-5), centred where
@@ -32,6 +34,7 @@ class Obs:
     damping: float = 1e-3
     greedy: bool = True
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+    paper: ClassVar[str | None] = papers.ZIPLM
 
     def __post_init__(self) -> None:
         check_positive("obs", "damping", self.damping)

@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from optimum_grail.core.contracts import Selector
+from optimum_grail.core.preset import SURGEON, Preset
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.core.surgeon import block_costs, columns_of, diagonal_blocks, eliminate_in_groups, mean_damped
 from optimum_grail.errors import ConfigError
@@ -38,9 +40,19 @@ class Support:
     loss: float
 
 
+PAPER = """@inproceedings{meng2024osscar,
+  title     = {{OSSCAR}: One-Shot Structured Pruning in Vision and Language Models with Combinatorial Optimization},
+  author    = {Meng, Xiang and Ibrahim, Shibal and Behdin, Kayhan and Hazimeh, Hussein and Ponomareva, Natalia and
+               Mazumder, Rahul},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2024},
+  note      = {arXiv:2403.12983}
+}"""
+
+
 @SELECTORS.register
 @dataclass(frozen=True)
-class Osscar:
+class Osscar(Selector):
     """Remove the cheapest units step by step, then swap units while the loss drops (OSSCAR, Meng et al. 2024).
 
     A swap takes out the ``m`` kept units of least removal cost and puts in the ``m`` dropped ones of largest gain
@@ -61,6 +73,18 @@ class Osscar:
     step: int | None = None
     rounds: int = 20
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+    paper: ClassVar[str | None] = PAPER
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset(
+            name="osscar",
+            summary="Elimination in steps, then swaps that lower the loss, weights updated.",
+            paper="Meng et al. 2024 (OSSCAR)",
+            selector="osscar",
+            compensator=SURGEON,
+            within_block="sequential",
+            cost="one forward pass, one elimination and some 20 solves per layer",
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_positive("osscar", "damping", self.damping)

@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from optimum_grail.core.contracts import Selector
+from optimum_grail.core.preset import Preset
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.errors import ConfigError
 from optimum_grail.selectors import SELECTORS
@@ -25,9 +27,18 @@ LEAST_DISTANCE = 1e-3
 """Spectra nearer than this count as this near: rewards stay finite."""
 
 
+PAPER = """@inproceedings{sengupta2025prunenet,
+  title     = {You Only Prune Once: Designing Calibration-Free Model Compression With Policy Learning},
+  author    = {Sengupta, Ayan and Chaudhary, Siddhant and Chakraborty, Tanmoy},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2025},
+  note      = {arXiv:2501.15296}
+}"""
+
+
 @SELECTORS.register
 @dataclass(frozen=True)
-class Prunenet:
+class Prunenet(Selector):
     """Keep the units that a learned policy scores highest.
 
     PruneNet (Sengupta et al. 2025): a policy looks at each unit's weights and is trained by REINFORCE; the reward of a
@@ -49,6 +60,19 @@ class Prunenet:
     episodes: int = 20
     policy: str | None = None
     needs: ClassVar[frozenset[Need]] = frozenset()
+    paper: ClassVar[str | None] = PAPER
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset(
+            name="prunenet",
+            summary="A policy learned on the spectra of the weights decides what stays.",
+            paper="Sengupta et al. 2025 (PruneNet)",
+            selector="prunenet",
+            compensator="none",
+            needs="no data",
+            cost="seconds of training per layer; a saved policy serves every ratio",
+            works="everywhere; the paper prunes feed-forward layers only (--ffn-sparsity)",
+        ),
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.episodes, int) or isinstance(self.episodes, bool) or self.episodes < 0:

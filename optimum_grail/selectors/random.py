@@ -8,13 +8,14 @@ from typing import ClassVar
 
 import torch
 
+from optimum_grail.core.contracts import Selector
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.selectors import SELECTORS
 
 
 @SELECTORS.register
 @dataclass(frozen=True)
-class Random:
+class Random(Selector):
     """Keep units at random, reproducibly for a seed and a group's name."""
 
     needs: ClassVar[frozenset[Need]] = frozenset()

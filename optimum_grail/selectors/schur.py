@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from optimum_grail.core.contracts import Selector
 from optimum_grail.core.elimination import damped_inverse_
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.core.surgeon import columns_of, diagonal_blocks
@@ -21,7 +22,7 @@ ROUNDING = 1e-12
 
 @SELECTORS.register
 @dataclass(frozen=True)
-class Schur:
+class Schur(Selector):
     """Keep the units with the largest Schur complement, centred where the consumer owns a bias.
 
     Looks at the features alone, not at the weights that read them.

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from optimum_grail.core import papers
+from optimum_grail.core.contracts import Selector
+from optimum_grail.core.preset import GREEDY, SURGEON, Preset
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.core.surgeon import eliminate_in_groups, mean_damped
 from optimum_grail.errors import ConfigError
@@ -15,7 +18,7 @@ from optimum_grail.selectors._surgeon import by_elimination, check_positive
 
 @SELECTORS.register
 @dataclass(frozen=True)
-class Slimgpt:
+class Slimgpt(Selector):
     """Remove units by their surgeon's cost, with an exact update between groups (SlimGPT, Ling et al. 2024, sec. 3).
 
     Heads (units of several features) go one at a time, by exact costs of their blocks. Channels go in groups of
@@ -33,6 +36,29 @@ class Slimgpt:
     damping: float = 1e-2
     share: float = 0.125
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+    paper: ClassVar[str | None] = papers.SLIMGPT
+    presets: ClassVar[tuple[Preset, ...]] = (
+        Preset(
+            name="slimgpt",
+            summary="Surgeon's pruning in groups that get smaller, weights updated; deeper layers lose more.",
+            paper="Ling et al. 2024 (SlimGPT)",
+            selector="slimgpt",
+            compensator=SURGEON,
+            allocation="incremental",
+            within_block="sequential",
+            cost=GREEDY,
+        ),
+        Preset(
+            name="slimgpt+grail",
+            summary="SlimGPT's selection and widths, GRAIL's readout.",
+            paper="Tang et al. 2026 (GRAIL)",
+            selector="slimgpt",
+            compensator="grail",
+            allocation="incremental",
+            within_block="sequential",
+            cost=GREEDY,
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_positive("slimgpt", "damping", self.damping)

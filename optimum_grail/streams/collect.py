@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
-from optimum_grail.core.moments import Moments, Statistics, TargetMoments
+from optimum_grail.core.moments import Moments, MomentSums, Statistics, TargetMoments, TargetSums
 from optimum_grail.streams.probe import Record, features_of, rows_of
 
 Split = Literal["fit", "held", "halves"]
@@ -56,9 +56,9 @@ class Collector:
     norm: nn.BatchNorm2d | None
     view: str
     held_out: bool
-    moments: dict[str, Moments] = field(default_factory=dict)
-    targets: dict[str, TargetMoments] = field(default_factory=dict)
-    offsets: dict[str, TargetMoments] = field(default_factory=dict)
+    moments: dict[str, MomentSums] = field(default_factory=dict)
+    targets: dict[str, TargetSums] = field(default_factory=dict)
+    offsets: dict[str, TargetSums] = field(default_factory=dict)
 
     def add(
         self, student: Record, dense: Record | None, mask: Tensor | None, split: Split, unfolded: Record | None = None
@@ -92,36 +92,43 @@ class Collector:
     ) -> None:
         rows = _real(features, mask)
         if part not in self.moments:
-            self.moments[part] = Moments.zero(rows.shape[1], rows.device)
-        self.moments[part] = self.moments[part].plus_rows(rows)
+            self.moments[part] = MomentSums.zero(rows.shape[1], rows.device)
+        self.moments[part].add_(rows)
         for sums, gap in ((self.targets, drift), (self.offsets, offset)):
             if gap is not None:
                 gaps = _real(gap, mask)
                 if part not in sums:
-                    sums[part] = TargetMoments.zero(gaps.shape[1], rows.shape[1], rows.device)
-                sums[part] = sums[part].plus_rows(gaps, rows)
+                    sums[part] = TargetSums.zero(gaps.shape[1], rows.shape[1], rows.device)
+                sums[part].add_(gaps, rows)
 
     def statistics(self) -> Statistics:
-        """The sums so far.
+        """The sums, handed over: a collector is emptied by it.
 
         Raises:
             StatisticsError: no rows, or activations that are not finite.
         """
-        fit = self._moments("fit") or Moments.zero(0)
+        fit, fit_target = self._taken("fit")
+        held, held_target = self._taken("held")
+        fit = fit or Moments.zero(0)
         fit.check(self.group.name)
-        held = self._moments("held")
         if held is not None and held.count == 0:  # every sample is too short to be halved
-            held = None
-            self.targets.pop("held", None)
-        if held is not None:
-            held.check(self.group.name)
-        for target in self.targets.values():
-            target.check(self.group.name)
-        return Statistics(fit, held, self.targets.get("fit"), self.targets.get("held"))
+            held = held_target = None
+        for found in (held, fit_target, held_target):
+            if found is not None:
+                found.check(self.group.name)
+        return Statistics(fit, held, fit_target, held_target)
 
-    def _moments(self, part: str) -> Moments | None:
-        moments = self.moments.get(part)
-        return None if moments is None else replace(moments, offset=self.offsets.get(part))
+    def _taken(self, part: str) -> tuple[Moments | None, TargetMoments | None]:
+        """The sums of one part, which are no more here afterwards."""
+        moments, target, offset = (
+            self.moments.pop(part, None),
+            self.targets.pop(part, None),
+            self.offsets.pop(part, None),
+        )
+        found = None if moments is None else moments.taken()
+        if found is not None and offset is not None:
+            found = replace(found, offset=offset.taken())
+        return found, None if target is None else target.taken()
 
 
 def _gap(target: Tensor | None, now: Tensor | None) -> Tensor | None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 import weakref
 from collections.abc import Iterable, MutableSequence
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from optimum_grail.checkpoints.work_folders import WorkFolder, remove_abandoned
 from optimum_grail.errors import OutputError
 
+PREFIX = "optimum-grail-"
 _NUMBERS = count()
 
 
@@ -27,10 +29,7 @@ class _File:
             path.write_bytes(_bytes(tensor.detach().cpu().contiguous()))
         except OSError as error:
             path.unlink(missing_ok=True)
-            raise OutputError(
-                f"The calibration streams could not be kept in {path.parent}: {error.strerror or error}. Name another "
-                "folder with the environment variable TMPDIR, or leave --offload-streams out."
-            ) from error
+            raise _unwritable(path.parent, error) from error
         weakref.finalize(self, path.unlink, missing_ok=True)
 
     def read(self) -> Tensor:
@@ -54,14 +53,15 @@ class OffloadedStates(MutableSequence[Tensor]):
 
     Args:
         states: tensors to begin with.
-        folder: where the files go; by default a new temporary folder, which disappears with the last copy.
+        folder: where the files go; by default a new temporary folder, which disappears with the last copy. Those of
+            processes that were killed are removed first.
 
     Raises:
         OutputError: the folder cannot be written to, or somebody else removed what was in it.
     """
 
-    def __init__(self, states: Iterable[Tensor] = (), folder: TemporaryDirectory[str] | None = None) -> None:
-        self._folder = folder or TemporaryDirectory(prefix="optimum-grail-", ignore_cleanup_errors=True)
+    def __init__(self, states: Iterable[Tensor] = (), folder: WorkFolder | None = None) -> None:
+        self._folder = folder or _new_folder()
         self._files: list[_File] = []
         self.extend(states)
 
@@ -92,7 +92,23 @@ class OffloadedStates(MutableSequence[Tensor]):
         return self._files[index] is other._files[index]
 
     def _write(self, state: Tensor) -> _File:
-        return _File(Path(self._folder.name) / f"{next(_NUMBERS)}.bin", state)
+        return _File(self._folder.path / f"{next(_NUMBERS)}.bin", state)
+
+
+def _new_folder() -> WorkFolder:
+    place = tempfile.gettempdir()
+    remove_abandoned(place, PREFIX)
+    try:
+        return WorkFolder(place, PREFIX)
+    except OSError as error:
+        raise _unwritable(Path(place), error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"The calibration streams could not be kept in {folder}: {error.strerror or error}. Name another folder with "
+        "the environment variable TMPDIR, or leave --offload-streams out."
+    )
 
 
 States = list[Tensor] | OffloadedStates

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,20 +15,70 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from optimum_grail.data.batches import LABELS, Batch, digest
 from optimum_grail.errors import OutputError
+from optimum_grail.models.layout import Layout
+from optimum_grail.report.environment import versions
+from optimum_grail.survey.signature import signature
 
 Tensors = Mapping[str, Tensor]
 _KEY = "key"
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A hash of a model's class, and of names, types, shapes and values of its parameters and buffers."""
-    digest = hashlib.sha256(type(model).__qualname__.encode())
+    """A hash of everything that decides what a model puts out: names, types, shapes and values of its parameters and
+    buffers, its configuration, and the classes and settings of its modules."""
+    state = hashlib.sha256(json.dumps([_config(model), repr(model), _sources(model)]).encode())
     for name, tensor in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def _config(model: nn.Module) -> Any:
+    """Where the model came from is no part of it; how it attends is."""
+    if not isinstance(model, PreTrainedModel):
+        return None
+    values = {key: value for key, value in model.config.to_dict().items() if key != "_name_or_path"}
+    return json.loads(json.dumps([values, model.config._attn_implementation], sort_keys=True, default=str))
+
+
+def _sources(model: nn.Module) -> dict[str, str]:
+    """Of every class of modules a hash of the file it stands in, or of its methods if there is none."""
+    found = {}
+    for kind in {type(module) for module in model.modules()}:
+        try:
+            found[f"{kind.__module__}.{kind.__qualname__}"] = _hashed(inspect.getsourcefile(kind) or "")
+        except (OSError, TypeError):
+            found[f"{kind.__module__}.{kind.__qualname__}"] = signature(kind)
+    return dict(sorted(found.items()))
+
+
+@functools.cache
+def _hashed(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def dependencies(model: nn.Module, layout: Layout, batches: Sequence[Batch]) -> dict[str, Any]:
+    """JSON values: what every measurement of a dense model depends on beside the model itself.
+
+    Args:
+        model: as it is measured: with biases added, in the dtype and on the device of the run.
+        layout: of ``model``; the architecture maps are part of it.
+        batches: calibration batches; their inputs, labels and order count.
+    """
+    data = [batch.inputs | ({} if batch.labels is None else {LABELS: batch.labels}) for batch in batches]
+    first = next(model.parameters())
+    return {
+        "layout": signature(layout),
+        "data": digest(data),
+        "splits": [batch.split for batch in batches],
+        "dtype": str(first.dtype),
+        "device": first.device.type,
+        "versions": versions(),
+    }
 
 
 @dataclass

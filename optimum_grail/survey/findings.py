@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -35,30 +34,13 @@ class Curve:
         return self.sensitivity * self.errors[len(self.errors) - 1 - widths]
 
 
-def bent(errors: Tensor, points: Sequence[tuple[float, float]]) -> Tensor:
-    """Damage at every error: straight lines from nothing through ``points``, and on along the mean slope.
-
-    Args:
-        errors: float64, ascending from 0.
-        points: ``(error, damage)``, errors ascending; a damage below an earlier one counts as that one.
-    """
-    xs, ys = [0.0], [0.0]
-    for error, damage in points:
-        if error > xs[-1]:
-            xs.append(error)
-            ys.append(max(damage, ys[-1]))
-    beyond = (errors - xs[-1]).clamp(min=0) * (ys[-1] / max(xs[-1], 1e-300))
-    return torch.from_numpy(numpy.interp(errors.cpu().numpy(), xs, ys)) + beyond.cpu()
-
-
 @dataclass(frozen=True)
 class Findings:
     """Everything a survey found out.
 
     Args:
         curves: by group; empty if no allocation asked for them.
-        signals: what else was asked for, by its name (see :data:`optimum_grail.core.problem.Need`), then by group,
-            module or block, whatever it describes.
+        signals: what else was asked for, by the signal's name, then by group, module or block, whatever it describes.
     """
 
     curves: Mapping[str, Curve] = field(default_factory=dict)

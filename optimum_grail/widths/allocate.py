@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from optimum_grail.core.allocation import Allocation, Share
 from optimum_grail.core.budget import Budget, WidthClass, check_reachable, finest_step, minimise, predicted, smallest
+from optimum_grail.core.contracts import Allocation, Share
 from optimum_grail.errors import BudgetError
 from optimum_grail.models.layout import Layout
 from optimum_grail.survey.findings import Findings
@@ -125,8 +125,8 @@ def _dropped_first(sharing: Sharing) -> tuple[str, ...]:
     if sharing.request.sparsity is None:
         return ()
     firsts = {group.block: group.name for group in reversed(sharing.layout.groups)}
-    if "part_influence" in sharing.method.needs:
-        influence = sharing.findings.of("part_influence")
+    if "part-influence" in sharing.method.needs:
+        influence = sharing.findings.of("part-influence")
         names = {group.name: group.name for group in sharing.layout.groups if group.name not in sharing.protected}
     else:
         names = {path: firsts[path] for path in sharing.places if sharing.may_go(path) and path in resource.blocks}

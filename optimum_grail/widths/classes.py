@@ -10,10 +10,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from optimum_grail.core.allocation import Allocation
 from optimum_grail.core.budget import Budget, WidthClass, smallest
+from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.groups import ChannelGroup
-from optimum_grail.errors import BudgetError
+from optimum_grail.errors import BudgetError, shorten
 from optimum_grail.models.layout import Layout
 from optimum_grail.survey.findings import Findings
 from optimum_grail.widths.request import FLAGS, Accepts, Request
@@ -223,7 +223,7 @@ def protected_groups(layout: Layout, method: Allocation) -> frozenset[str]:
         if not named:
             names = list(dict.fromkeys(name for g in layout.groups for name in (g.block, g.name)))
             raise BudgetError(
-                f"protect names {pattern!r}, but no layer and nothing that shrinks in one is called that. Names are, "
+                f"protect names {shorten(pattern)}, but no layer and nothing that shrinks in one is called that. Names are, "
                 f"for example, {', '.join(names[:3])}; their first words may be left out, and * stands for anything."
             )
         found |= named

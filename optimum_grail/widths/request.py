@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.errors import BudgetError
 from optimum_grail.models.layout import Layout
@@ -38,22 +38,23 @@ class Request:
     size: tuple[str, int] | None = None
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], layout: Layout, dense: int) -> Request:
+    def of(cls, config: GrailConfig, layout: Layout, dense: int) -> Request:
         """The request of a resolved configuration for the model of ``layout``, whose blocks had ``dense`` parameters.
 
         Raises:
             BudgetError: a size that the model has already, or that is less than what lies outside its blocks.
         """
-        kinds = {kind: settings[flag.strip("-").replace("-", "_")] for kind, flag in FLAGS.items()}
+        kinds = {"mlp": config.ffn_sparsity, "heads": config.head_sparsity, "conv": config.channel_sparsity}
         named = {kind: value for kind, value in kinds.items() if value is not None}
-        if (target := settings["target_parameters"]) is not None:
-            gone = _gone("target_parameters", target, layout.total_parameters, layout.block_parameters)
+        sparsity, size = config.sparsity, None
+        if config.target_parameters is not None:
+            size = ("target_parameters", config.target_parameters)
+            gone = _gone(*size, layout.total_parameters, layout.block_parameters)
             sparsity = 1 - (layout.block_parameters - gone) / dense
-            return cls(sparsity, named, settings["standalone"], dense, ("target_parameters", target))
-        if (target := settings["target_bytes"]) is not None:
-            gone = _gone("target_bytes", target, layout.total_bytes, layout.block_bytes)
-            return cls(gone / layout.block_bytes, named, settings["standalone"], dense, ("target_bytes", target))
-        return cls(settings["sparsity"], named, settings["standalone"], dense)
+        elif config.target_bytes is not None:
+            size = ("target_bytes", config.target_bytes)
+            sparsity = _gone(*size, layout.total_bytes, layout.block_bytes) / layout.block_bytes
+        return cls(sparsity, named, config.standalone, dense, size)
 
     @property
     def words(self) -> str:

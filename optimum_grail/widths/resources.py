@@ -71,7 +71,7 @@ def _parameters(layout: Layout, request: Request, findings: Findings) -> Resourc
         costs={group.name: group.cost for group in layout.groups},
         total=layout.block_parameters,
         asked=request.asked(layout),
-        blocks={path: float(count) for path, count in findings.of("parameters").items()},
+        blocks={path: float(count) for path, count in _droppable(layout).items()},
         removed=layout.removed_parameters,
     )
 
@@ -90,7 +90,7 @@ def _bytes(layout: Layout, request: Request, findings: Findings) -> Resource:
         costs={group.name: round(removed({group.name: group.units - 1})) for group in layout.groups},
         total=layout.block_bytes,
         asked=(request.sparsity or 0.0) * layout.block_bytes,
-        blocks={path: mean * float(count) for path, count in findings.of("parameters").items()},
+        blocks={path: mean * float(count) for path, count in _droppable(layout).items()},
         removed=removed,
     )
 
@@ -166,3 +166,8 @@ def _nanoseconds(seconds: Tensor) -> tuple[int, ...]:
 
 def _blocks(layout: Layout) -> list[str]:
     return [path for stack in layout.stacks for path in stack.blocks]
+
+
+def _droppable(layout: Layout) -> dict[str, int]:
+    """Parameters of the blocks that may go altogether: where the config can say how many there are."""
+    return {path: layout.sizes[path] for stack in layout.stacks if stack.spec.depth_field for path in stack.blocks}

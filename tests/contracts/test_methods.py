@@ -46,7 +46,7 @@ def problem_of(span: int, name: str = "layers.0.mlp", seed: int = 0) -> GroupPro
     for count in (200, 50):
         rows = torch.randn(count, width, generator=draw) @ mixing + 1
         drift = rows[:, :1] / 5 + torch.randn(count, OUTPUTS, generator=draw) / 10
-        parts.append((Moments.of(rows), TargetMoments.zero(OUTPUTS, width).plus_rows(drift, rows)))
+        parts.append((Moments.of(rows), TargetMoments.of(drift, rows)))
     (fit, fit_target), (held, held_target) = parts
     weight = torch.randn(OUTPUTS, width, generator=draw, dtype=torch.float64)
     producers = (torch.randn(UNITS, 5 * span, generator=draw, dtype=torch.float64),)
@@ -229,3 +229,23 @@ def test_an_allocation_with_everything_left_prunes_nothing(allocation: Any) -> N
     items = classes()
     whole = sum(item.cost * item.units for item in items)
     assert allocation()(items, Budget(whole, whole)) == {item.name: item.units for item in items}
+
+
+def test_what_keeps_no_contract_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Stranger:
+        needs = frozenset({"gram"})
+
+        def __call__(self, problem: GroupProblem, keep: int) -> None:
+            return None
+
+    monkeypatch.setitem(SELECTORS._entries, "stranger", Stranger)
+    with pytest.raises(ConfigError, match=r"selector 'stranger'.*derived from .*Selector"):
+        build_method("selector", "stranger", {})
+
+
+def test_a_method_carries_its_paper_and_its_presets(method: tuple[str, Any]) -> None:
+    part, cls = method
+    name = cls.__module__.rpartition(".")[2].replace("_", "-")
+    assert cls.paper is None or cls.paper.startswith(("@inproceedings{", "@article{"))
+    assert all(name in preset.values[part] for preset in cls.presets)

@@ -33,7 +33,7 @@ from optimum_grail.selectors.obs import Obs
 from optimum_grail.selectors.wanda import Wanda
 from optimum_grail.streams.blocks import Streams
 from optimum_grail.survey.findings import Curve, Findings
-from optimum_grail.survey.survey import SURVEYED, Survey
+from optimum_grail.survey.survey import Survey
 from optimum_grail.widths.allocate import allocate
 from optimum_grail.widths.request import Request
 
@@ -139,7 +139,7 @@ def test_a_model_gets_smaller_and_still_works(model: nn.Module, methods: Methods
 def test_every_allocation_gets_what_it_needs_and_meets_the_budget(family: str, name: str) -> None:
     model, allocation = EXAMPLES[family](), ALLOCATIONS.get(name)()
     layout, batches = resolve(model), batches_of(model)
-    findings = Survey(model, layout, batches, Silent(), allocation.needs & SURVEYED).run()
+    findings = Survey(model, layout, batches, Silent(), allocation.needs).run()
     assert bool(findings.curves) == ("curves" in allocation.needs)
     widths = allocate(layout, Request(0.4, standalone=False), allocation, lambda groups, width: True, findings)
     assert -0.02 < layout.removed_parameters(widths.kept) / layout.block_parameters - 0.4 <= 0.02

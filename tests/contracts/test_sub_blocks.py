@@ -187,7 +187,7 @@ def test_attention_is_replaced_once_and_is_still_of_its_class() -> None:
 def test_influence_of_a_sub_block_is_that_of_what_it_adds(build: Callable[[], nn.Module]) -> None:
     model = build().eval()
     layout, batches = resolve(model), make_batches(SAMPLES[build], batch_size=10)
-    found = Survey(model, layout, batches, Silent(), frozenset({"part_influence"})).run().of("part_influence")
+    found = Survey(model, layout, batches, Silent(), frozenset({"part-influence"})).run().of("part-influence")
     assert found.keys() == layout.widths.keys()
     stack = layout.stacks[0]
     captured = capture(model, {stack.name: stack.blocks}, batches)[stack.name]

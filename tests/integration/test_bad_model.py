@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -167,6 +168,22 @@ def test_damaged_weights(damage: Callable[[Path], None], refuse: Refuse, broken:
         assert "model.layers.3.mlp.up_proj.weight" in message
     else:
         assert re.search(r"corrupt or truncated|again", message)
+
+
+def test_pickled_weights(refuse: Refuse, broken: Path, cli: Any, tmp_path: Path) -> None:
+    torch.save(load_file(broken / "model.safetensors"), broken / "pytorch_model.bin")
+    (broken / "model.safetensors").unlink()
+    kind, message = refuse(broken, "--preset", "magnitude")
+    assert kind == "CheckpointError" and "pickled" in message and "--allow-pickle" in message
+    words = ("compress", "-m", broken, "-o", tmp_path / "out", "--preset", "magnitude", "--allow-pickle")
+    assert cli("grail", *words) == 0
+
+
+@pytest.mark.parametrize("change", [{"vocab_size": 20_000_000}, {"num_hidden_layers": 100_000}], ids=str)
+def test_config_that_asks_for_far_more_than_is_stored(change: dict[str, int], refuse: Refuse, broken: Path) -> None:
+    edit(broken / "config.json", lambda config: config.update(change))
+    kind, message = refuse(broken, *FAST)
+    assert kind == "CheckpointError" and repr(str(broken)) in message and "Restore the file" in message
 
 
 def test_damaged_weights_when_evaluating(cli: Any, capsys: Any, broken: Path, text: Path) -> None:

@@ -48,7 +48,7 @@ def test_existing_output(refuse: Refuse, embedded_llama: Path, place: Path) -> N
     (place / "home").mkdir()
     (place / "home" / "thesis.tex").write_bytes(b"years of work")
     kind, message = refuse(embedded_llama, *FAST, "--overwrite", output=place / "home")
-    assert kind == "OutputError" and "does not look like a checkpoint" in message
+    assert kind == "OutputError" and "nothing in it says that optimum-grail wrote it" in message
 
 
 def test_output_over_the_model(refuse: Refuse, broken: Path) -> None:
@@ -68,7 +68,7 @@ def full_disk(request: pytest.FixtureRequest, monkeypatch: Any) -> Iterator[str]
 
     places = {
         "weights": "transformers.PreTrainedModel.save_pretrained",
-        "plan": "optimum_grail.checkpoints.plan_file.save_plan",
+        "plan": "optimum_grail.pipeline.saving.save_plan",
         "tokenizer": "transformers.PreTrainedTokenizerBase.save_pretrained",
         "card": "optimum_grail.pipeline.saving.write_card",
     }
@@ -82,7 +82,8 @@ def test_disk_full_while_saving(full_disk: str, refuse: Refuse, embedded_llama: 
     assert kind == "OutputError"
     assert "is full" in message and "bytes are free" in message and "another disk" in message
     (place / "out").mkdir()
-    (place / "out" / "config.json").write_bytes(b"old")
+    for name in ("config.json", "grail_report.json"):
+        (place / "out" / name).write_bytes(b"old")
     kind, _ = refuse(embedded_llama, *words, "--overwrite", early=False)
     assert kind == "OutputError" and (place / "out" / "config.json").read_bytes() == b"old"
 
@@ -91,10 +92,10 @@ def test_disk_full_while_saving(full_disk: str, refuse: Refuse, embedded_llama: 
     "where",
     [
         "optimum_grail.checkpoints.loading.load_config",
-        "optimum_grail.pipeline.job.calibration_data",
+        "optimum_grail.pipeline.stages.load_calibration",
         "optimum_grail.survey.survey.Survey.run",
         "optimum_grail.models.surgery._apply_one_",
-        "optimum_grail.checkpoints.plan_file.save_plan",
+        "optimum_grail.pipeline.saving.save_plan",
         "optimum_grail.pipeline.saving.write_card",
     ],
 )

@@ -190,14 +190,17 @@ def test_overwrite(cli: Cli, capsys: Any, embedded_llama: Path, text: Path, tmp_
     words = ("grail", "compress", "-m", embedded_llama, "-o", tmp_path / "out", "--preset", "magnitude")
     assert cli(*words, "--sparsity", "0.2") == 0
     first = Report.load(tmp_path / "out")
-    (tmp_path / "out" / "stale.bin").write_text("left over")
+    mine = tmp_path / "out" / "mine.gguf"
+    mine.write_text("made from it")
     capsys.readouterr()
     assert cli(*words, "--sparsity", "0.4") == 2
     assert "--overwrite" in capsys.readouterr().err
     assert Report.load(tmp_path / "out") == first
+    assert cli(*words, "--sparsity", "0.4", "--overwrite") == 2
+    assert "mine.gguf" in capsys.readouterr().err and mine.read_text() == "made from it"
+    mine.unlink()
     assert cli(*words, "--sparsity", "0.4", "--overwrite") == 0
     assert Report.load(tmp_path / "out").asked == {"sparsity": 0.4}
-    assert not (tmp_path / "out" / "stale.bin").exists(), "nothing of the old checkpoint is left"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -216,7 +219,7 @@ def test_exit_codes(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr("optimum_grail.pipeline.job.calibration_data", fail)
+    monkeypatch.setattr("optimum_grail.pipeline.stages.load_calibration", fail)
     words = ("grail", "compress", "-m", embedded_llama, "-o", "never", *FAST)
     assert cli(*words) == code
     shown = capsys.readouterr()

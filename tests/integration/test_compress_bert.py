@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,15 @@ def heads(compress: Callable[..., GrailCompressor], tmp_path_factory: pytest.Tem
 def closeness(ours: Tensor, dense: Tensor) -> float:
     """Mean cosine."""
     return float((ours * dense).sum(1).mean())
+
+
+def test_the_folder_stays_one_of_sentence_transformers(ffn: Any, minilm: Path) -> None:
+    """Its modules and settings come along; what it says of the dense model does not."""
+    carried = ("modules.json", "1_Pooling/config.json", "config_sentence_transformers.json", "sentence_bert_config.json")
+    for name in carried:
+        assert (ffn[1] / name).read_bytes() == (minilm / name).read_bytes()
+    assert not (ffn[1] / ".gitattributes").exists() and "sentence-similarity" not in (ffn[1] / "README.md").read_text()
+    assert json.loads((ffn[1] / "config.json").read_text())["intermediate_size"] == 461
 
 
 def test_embeddings_stay_close(

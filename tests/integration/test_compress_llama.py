@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_grail.compressor import GrailCompressor
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.data.batches import CalibrationData
 from optimum_grail.errors import CheckpointError
 from optimum_grail.evaluation.comparison import Comparison
@@ -162,7 +163,7 @@ def test_the_share_of_either_set_counts(known: float, warned: bool, embedded_lla
     """What is measured may be next to nothing of what was seen, and yet all have been seen."""
     model, tokenizer = (auto.from_pretrained(embedded_llama) for auto in (AutoModelForCausalLM, AutoTokenizer))
     text = [prose.held.read_text(encoding="utf-8")[:60_000]]
-    comparison = Comparison.prepare(model, text, tokenizer, None, {"seqlen": 64})
+    comparison = Comparison.prepare(model, text, tokenizer, None, GrailConfig(seqlen=64))
     assert comparison.metric is not None
     marks = sorted(comparison.metric.fingerprints(tokenizer, comparison.rows, model.config))
     seen = frozenset(marks[: round(known * len(marks))]) | {f"gram:other {index}" for index in range(100 * len(marks))}

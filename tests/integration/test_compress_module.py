@@ -125,9 +125,10 @@ def test_compensation_gives_accuracy_back_and_it_comes_back_from_disk(
 def test_files_and_report(trained: dict[str, Tensor], tmp_path: Path) -> None:
     compressor = GrailCompressor(dense(trained), {"sparsity": 0.4, "num_samples": 40}, spec=SPEC, source="my net")
     compressor.compress([{"images": image} for image in stripes(40, 2)[0]], tmp_path / "out")
-    expected = {"README.md", "grail_config.json", "grail_layers.json", "grail_plan.json", "grail_plan.safetensors"}
+    expected = {"README.md", "grail_config.json", "grail_layers.json", "grail_plan.json", "grail_plan.tensors"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected | {
         "grail_errors.png",
+        "grail_files.json",
         "grail_report.json",
         "model.safetensors",
     }

@@ -27,8 +27,9 @@ FILES = {
     "generation_config.json",
     "grail_config.json",
     "grail_errors.png",
+    "grail_files.json",
     "grail_plan.json",
-    "grail_plan.safetensors",
+    "grail_plan.tensors",
     "grail_report.json",
     "model.safetensors",
     "tokenizer.json",
@@ -117,7 +118,7 @@ def test_plan_report_and_configuration_read_back(llama_run: Callable[[str], Any]
     plan = run.compressor.plan
     written = json.loads((run.folder / "grail_plan.json").read_text(encoding="utf-8"))["groups"]
     assert list(written) == list(plan)
-    with safe_open(run.folder / "grail_plan.safetensors", "pt") as tensors:
+    with safe_open(run.folder / "grail_plan.tensors", "pt") as tensors:
         for name, item in plan.items():
             assert (written[name]["kept"], written[name]["units"]) == (item.reduction.slots, item.group.units)
             assert torch.equal(tensors.get_tensor(f"{name}.assignment"), item.reduction.assignment)

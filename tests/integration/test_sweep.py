@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.errors import CheckpointError, ConfigError, OutputError, UnknownNameError
-from optimum_grail.pipeline import job as job_module
+from optimum_grail.pipeline import stages
 from optimum_grail.sweep import FILE, Sweep, cells, damage
 
 FAST: dict[str, Any] = {"num_samples": 10, "seqlen": 32}
@@ -45,9 +45,9 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return wrapped
 
-    monkeypatch.setattr(job_module, "Survey", counting("surveys", job_module.Survey))
-    monkeypatch.setattr(job_module, "mask_gradients", counting("gradients", job_module.mask_gradients))
-    monkeypatch.setattr(job_module, "calibration_data", counting("readings", job_module.calibration_data))
+    monkeypatch.setattr(stages, "Survey", counting("surveys", stages.Survey))
+    monkeypatch.setattr(stages, "mask_gradients", counting("gradients", stages.mask_gradients))
+    monkeypatch.setattr(stages, "load_calibration", counting("readings", stages.load_calibration))
     return counts
 
 

@@ -69,8 +69,7 @@ class Sample:
 
     def target(self, drift: Array) -> TargetMoments:
         """Moments of a drift ``[N, O]``."""
-        zero = TargetMoments.zero(*self.w.shape)
-        return zero.plus_rows(torch.from_numpy(drift), torch.from_numpy(self.s))
+        return TargetMoments.of(torch.from_numpy(drift), torch.from_numpy(self.s))
 
     @property
     def gradients(self) -> tuple[Array, Array]:

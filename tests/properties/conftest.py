@@ -42,8 +42,7 @@ class Case:
 
     @property
     def target(self) -> TargetMoments:
-        zero = TargetMoments.zero(self.drift.shape[1], self.rows.shape[1])
-        return zero.plus_rows(self.drift, self.rows)
+        return TargetMoments.of(self.drift, self.rows)
 
     def reduction(self, fold: bool = False) -> Reduction:
         return Reduction.fold(self.clusters) if fold else Reduction.prune(self.units, self.keep)

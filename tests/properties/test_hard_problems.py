@@ -52,7 +52,7 @@ def hard_problem(seed: int, span: int, how: dict[str, Any], affine: bool) -> Gro
     rows = hard_rows(seed, span, how)
     weight = torch.randn(3, UNITS * span, generator=generator, dtype=torch.float64)
     drift = torch.randn(len(rows), 3, generator=generator) * how["scale"]
-    moments, target = Moments.of(rows), TargetMoments.zero(3, UNITS * span).plus_rows(drift, rows)
+    moments, target = Moments.of(rows), TargetMoments.of(drift, rows)
     return GroupProblem(
         "g",
         UNITS,

@@ -47,7 +47,7 @@ def test_target_shards_add_up(build: Callable[..., Any], seed: int, pieces: int)
     case, whole = build(seed), TargetMoments.zero(1, 1)
     total = TargetMoments.zero(case.drift.shape[1], case.rows.shape[1])
     for drift, rows in zip(case.drift.tensor_split(pieces), case.rows.tensor_split(pieces), strict=True):
-        total = total + TargetMoments.zero(drift.shape[1], rows.shape[1]).plus_rows(drift, rows)
+        total = total + TargetMoments.of(drift, rows)
     whole = case.target
     for name in ("total", "cross", "energy"):
         torch.testing.assert_close(getattr(total, name), getattr(whole, name), rtol=0, atol=1e-9)
@@ -61,7 +61,7 @@ def test_float32_chunks_agree_with_float64(seed: int, chunk: int) -> None:
     drift = torch.randn(200, 3, generator=generator)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CHUNK_ROWS", chunk)
-        found, target = Moments.of(rows), TargetMoments.zero(3, 7).plus_rows(drift, rows)
+        found, target = Moments.of(rows), TargetMoments.of(drift, rows)
     exact = rows.double()
     scale = exact.square().sum(0).sqrt()
     torch.testing.assert_close(found.total, exact.sum(0), rtol=1e-12, atol=1e-9)
@@ -104,7 +104,7 @@ def test_statistics_that_are_not_finite_name_the_group(value: float) -> None:
     with pytest.raises(StatisticsError, match=r"layers\.3\.mlp.*not finite"):
         Moments.of(rows).check("layers.3.mlp")
     with pytest.raises(StatisticsError, match=r"layers\.3\.mlp.*not finite"):
-        TargetMoments.zero(3, 3).plus_rows(rows, torch.ones(4, 3)).check("layers.3.mlp")
+        TargetMoments.of(rows, torch.ones(4, 3)).check("layers.3.mlp")
 
 
 def test_no_rows_at_all_name_the_group() -> None:

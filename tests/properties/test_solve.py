@@ -151,7 +151,7 @@ def test_the_best_tau_has_the_least_held_out_loss(
     judge = NormalEquations.of(
         case.weight,
         Moments.of(rows),
-        TargetMoments.zero(*case.weight.shape).plus_rows(drift, rows),
+        TargetMoments.of(drift, rows),
         reduction,
     )
     family = equations.fit(ridge, "diagonal", "naive", affine)

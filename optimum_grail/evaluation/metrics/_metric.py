@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from optimum_grail.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+    from optimum_grail.data.foreign import Config, DataSource, Processor, Tokenizer
 
 EVALUATION_SPLITS = ("test", "validation", "train")
 """Splits to evaluate on, the first that exists, unless one is named."""
@@ -34,7 +36,7 @@ class Metric(ABC):
     higher_is_better: ClassVar[bool] = True
     documents: ClassVar[bool] = False
 
-    def read(self, dataset: Any, *, config_name: str | None = None, split: str | None = None) -> Rows:
+    def read(self, dataset: DataSource, *, config_name: str | None = None, split: str | None = None) -> Rows:
         """Read evaluation data of any form that calibration takes, preferring the test split.
 
         Raises:
@@ -51,7 +53,14 @@ class Metric(ABC):
         )
 
     @abstractmethod
-    def check(self, model_class: type, config: Any, tokenizer: Any, processor: Any, dataset_rows: Any) -> None:
+    def check(
+        self,
+        model_class: type,
+        config: Config | None,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
+        dataset_rows: DataSource,
+    ) -> None:
         """Find out what is wrong before any long work.
 
         Args:
@@ -66,7 +75,9 @@ class Metric(ABC):
         """
 
     @abstractmethod
-    def fingerprints(self, tokenizer: Any, dataset_rows: Any, config: Any = None) -> frozenset[str]:
+    def fingerprints(
+        self, tokenizer: Tokenizer | None, dataset_rows: DataSource, config: Config | None = None
+    ) -> frozenset[str]:
         """Fingerprints of the rows that the metric would use, to compare with those of calibration data.
 
         Args:
@@ -77,7 +88,13 @@ class Metric(ABC):
 
     @abstractmethod
     def __call__(
-        self, model: nn.Module, tokenizer: Any, processor: Any, dataset_rows: Any, *, progress: bool = True
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
+        dataset_rows: DataSource,
+        *,
+        progress: bool = True,
     ) -> dict[str, float | int | str]:
         """Measure ``model``.
 
@@ -120,7 +137,7 @@ def positive(metric: Metric, *names: str) -> None:
             raise ConfigError(f"{name}={value!r}: expected a whole number of at least 1. Leave it out or raise it.")
 
 
-def need_tokenizer(tokenizer: Any, config: Any) -> PreTrainedTokenizerBase:
+def need_tokenizer(tokenizer: Tokenizer | None, config: Config | None) -> PreTrainedTokenizerBase:
     """The tokenizer.
 
     Raises:

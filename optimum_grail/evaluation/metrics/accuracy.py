@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
@@ -27,6 +27,8 @@ from optimum_grail.evaluation.metrics._metric import (
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from optimum_grail.data.foreign import Config, DataSource, Processor, Tokenizer
 
 
 @METRICS.register
@@ -60,7 +62,14 @@ class Accuracy(Metric):
     def __post_init__(self) -> None:
         positive(self, "seqlen", "num_samples", "batch_size")
 
-    def check(self, model_class: type, config: Any, tokenizer: Any, processor: Any, dataset_rows: Any) -> None:
+    def check(
+        self,
+        model_class: type,
+        config: Config | None,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
+        dataset_rows: DataSource,
+    ) -> None:
         """See :class:`Metric`."""
         rows = table(self.read(dataset_rows))
         self._labels(rows, config)
@@ -74,11 +83,13 @@ class Accuracy(Metric):
     def _count(self, rows: Dataset) -> int:
         return min(len(rows), self.num_samples or len(rows))
 
-    def _labels(self, rows: Dataset, config: Any) -> Tensor:
+    def _labels(self, rows: Dataset, config: Config | None) -> Tensor:
         """Class numbers, int64 ``[rows]``."""
         return class_numbers(rows, self.label_column, config, range(self._count(rows)))
 
-    def fingerprints(self, tokenizer: Any, dataset_rows: Any, config: Any = None) -> frozenset[str]:
+    def fingerprints(
+        self, tokenizer: Tokenizer | None, dataset_rows: DataSource, config: Config | None = None
+    ) -> frozenset[str]:
         """See :class:`Metric`; of images where the rows have a column of them, else of texts."""
         rows = table(self.read(dataset_rows))
         used = range(self._count(rows))
@@ -93,7 +104,13 @@ class Accuracy(Metric):
         return frozenset(fingerprint_text(text or "") for text in rows[: len(used)][column])
 
     def __call__(
-        self, model: nn.Module, tokenizer: Any, processor: Any, dataset_rows: Any, *, progress: bool = True
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
+        dataset_rows: DataSource,
+        *,
+        progress: bool = True,
     ) -> dict[str, float | int | str]:
         """See :class:`Metric`. Keys: accuracy, correct, rows, protocol."""
         rows = table(self.read(dataset_rows))
@@ -114,15 +131,22 @@ class Accuracy(Metric):
         }
 
     def _inputs(
-        self, model_class: type, config: Any, tokenizer: Any, processor: Any, rows: Dataset, chunk: range
+        self,
+        model_class: type,
+        config: Config | None,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
+        rows: Dataset,
+        chunk: range,
     ) -> dict[str, Tensor]:
         if _sees(model_class):
             column = image_column(rows, self.image_column)
             pictures = list(read_images(rows.select_columns([column]), column, chunk))
             return encode_images(pictures, image_processor(processor, model_class.__name__))
         texts = [text or "" for text in rows[chunk.start : chunk.stop][text_column(rows, self.text_column)]]
-        samples = encode_rows(texts, tokenizer, default_seqlen(config, tokenizer, self.seqlen))
-        return collate(only_inputs(samples, model_class), tokenizer.pad_token_id or 0)
+        encoder = need_tokenizer(tokenizer, config)
+        samples = encode_rows(texts, encoder, default_seqlen(config, encoder, self.seqlen))
+        return collate(only_inputs(samples, model_class), encoder.pad_token_id or 0)
 
 
 def _sees(model_class: type) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from optimum_grail.data.text import default_seqlen, first_tokens, text_column
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
 from optimum_grail.evaluation.metrics._metric import Metric, batches, inference, need_tokenizer, positive
+
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import Config, DataSource, Processor, Tokenizer
 
 _TOKENS_PER_BATCH = {"cpu": 1024}  # what stays in the processor's cache is fastest there
 _MANY_TOKENS = 8192
@@ -55,7 +58,14 @@ class Perplexity(Metric):
     def __post_init__(self) -> None:
         positive(self, "seqlen", "num_samples", "max_tokens", "batch_size")
 
-    def check(self, model_class: type, config: Any, tokenizer: Any, processor: Any, dataset_rows: Any) -> None:
+    def check(
+        self,
+        model_class: type,
+        config: Config | None,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
+        dataset_rows: DataSource,
+    ) -> None:
         """See :class:`Metric`."""
         can_generate = getattr(model_class, "can_generate", lambda: True)()
         if not can_generate or getattr(config, "is_encoder_decoder", False):
@@ -69,7 +79,7 @@ class Perplexity(Metric):
             text_column(rows.data, self.text_column)
             need_tokenizer(tokenizer, config)
 
-    def windows(self, config: Any, tokenizer: Any, dataset_rows: Any) -> Tensor:
+    def windows(self, config: Config | None, tokenizer: Tokenizer | None, dataset_rows: DataSource) -> Tensor:
         """The token windows, int64 ``[windows, seqlen]``.
 
         Raises:
@@ -102,12 +112,20 @@ class Perplexity(Metric):
             )
         return torch.stack(samples)
 
-    def fingerprints(self, tokenizer: Any, dataset_rows: Any, config: Any = None) -> frozenset[str]:
+    def fingerprints(
+        self, tokenizer: Tokenizer | None, dataset_rows: DataSource, config: Config | None = None
+    ) -> frozenset[str]:
         """See :class:`Metric`; of running text, so windows cut at other places are recognised."""
         return fingerprint_tokens(self.windows(config, tokenizer, dataset_rows))
 
     def __call__(
-        self, model: nn.Module, tokenizer: Any, processor: Any, dataset_rows: Any, *, progress: bool = True
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
+        dataset_rows: DataSource,
+        *,
+        progress: bool = True,
     ) -> dict[str, float | int | str]:
         """See :class:`Metric`. Keys: perplexity, loss (nats per token), tokens, predicted_tokens, windows, protocol."""
         config = getattr(model, "config", None)

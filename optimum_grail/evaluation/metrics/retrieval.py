@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from optimum_grail.evaluation.metrics._metric import (
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from optimum_grail.data.foreign import Config, DataSource, Processor, Tokenizer
 
 MAX_ROWS = 1000
 
@@ -62,7 +64,14 @@ class Retrieval(Metric):
     def __post_init__(self) -> None:
         positive(self, "seqlen", "num_samples", "batch_size", "max_rows")
 
-    def check(self, model_class: type, config: Any, tokenizer: Any, processor: Any, dataset_rows: Any) -> None:
+    def check(
+        self,
+        model_class: type,
+        config: Config | None,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
+        dataset_rows: DataSource,
+    ) -> None:
         """See :class:`Metric`."""
         towers = (getattr(config, "text_config", None), getattr(config, "vision_config", None))
         if None in towers:
@@ -79,7 +88,9 @@ class Retrieval(Metric):
     def _count(self, rows: Dataset) -> int:
         return min(len(rows), self.num_samples or self.max_rows, self.max_rows)
 
-    def fingerprints(self, tokenizer: Any, dataset_rows: Any, config: Any = None) -> frozenset[str]:
+    def fingerprints(
+        self, tokenizer: Tokenizer | None, dataset_rows: DataSource, config: Config | None = None
+    ) -> frozenset[str]:
         """See :class:`Metric`; of the images."""
         rows = table(self.read(dataset_rows))
         column = image_column(rows, self.image_column)
@@ -87,7 +98,13 @@ class Retrieval(Metric):
         return frozenset(map(fingerprint_image, images))
 
     def __call__(
-        self, model: nn.Module, tokenizer: Any, processor: Any, dataset_rows: Any, *, progress: bool = True
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
+        dataset_rows: DataSource,
+        *,
+        progress: bool = True,
     ) -> dict[str, float | int | str]:
         """See :class:`Metric`. Keys: image_to_text_r1, …_r10, text_to_image_r1, …_r10, rows, protocol."""
         rows = table(self.read(dataset_rows))
@@ -107,7 +124,13 @@ class Retrieval(Metric):
         return result
 
     def _embed(
-        self, model: nn.Module, tokenizer: Any, processor: Any, rows: Dataset, captions: list[str], progress: bool
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
+        rows: Dataset,
+        captions: list[str],
+        progress: bool,
     ) -> tuple[Tensor, Tensor]:
         column = image_column(rows, self.image_column)
         pictures = rows.select_columns([column])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from optimum_grail.evaluation.metrics._metric import Metric, batches, inference,
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import ArrayLike
+
+    from optimum_grail.data.foreign import Config, DataSource, Processor, Tokenizer
 
 MAX_LENGTH = 128
 
@@ -55,7 +57,14 @@ class Spearman(Metric):
     def __post_init__(self) -> None:
         positive(self, "seqlen", "num_samples", "batch_size")
 
-    def check(self, model_class: type, config: Any, tokenizer: Any, processor: Any, dataset_rows: Any) -> None:
+    def check(
+        self,
+        model_class: type,
+        config: Config | None,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
+        dataset_rows: DataSource,
+    ) -> None:
         """See :class:`Metric`."""
         rows = table(self.read(dataset_rows))
         _require(rows, self.text_column, "--text-column")
@@ -65,7 +74,7 @@ class Spearman(Metric):
         self._scores(rows)
         self._length(config, need_tokenizer(tokenizer, config))
 
-    def _length(self, config: Any, tokenizer: Any) -> int:
+    def _length(self, config: Config | None, tokenizer: Tokenizer | None) -> int:
         chosen = default_seqlen(config, tokenizer, self.seqlen)
         return chosen if self.seqlen is not None else min(MAX_LENGTH, chosen)
 
@@ -86,7 +95,9 @@ class Spearman(Metric):
             )
         return scores
 
-    def fingerprints(self, tokenizer: Any, dataset_rows: Any, config: Any = None) -> frozenset[str]:
+    def fingerprints(
+        self, tokenizer: Tokenizer | None, dataset_rows: DataSource, config: Config | None = None
+    ) -> frozenset[str]:
         """See :class:`Metric`; of both sentences."""
         rows = table(self.read(dataset_rows))
         used = rows[: self.num_samples or len(rows)]
@@ -95,7 +106,13 @@ class Spearman(Metric):
         )
 
     def __call__(
-        self, model: nn.Module, tokenizer: Any, processor: Any, dataset_rows: Any, *, progress: bool = True
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
+        dataset_rows: DataSource,
+        *,
+        progress: bool = True,
     ) -> dict[str, float | int | str]:
         """See :class:`Metric`. Keys: spearman (nan where all similarities are equal), rows, protocol."""
         rows = table(self.read(dataset_rows))
@@ -105,7 +122,7 @@ class Spearman(Metric):
         used = rows[: len(scores)]
         length = self._length(config, tokenizer)
         texts = [text or "" for name in (self.text_column, self.text_pair_column) for text in used[name]]
-        vectors = self._embed(model, tokenizer, texts, length, progress)
+        vectors = self._embed(model, need_tokenizer(tokenizer, config), texts, length, progress)
         first, second = vectors.split(len(scores))
         cosine = nn.functional.cosine_similarity(first, second).double().numpy()
         return {
@@ -115,7 +132,7 @@ class Spearman(Metric):
             f"{self.label_column!r}, {len(scores)} rows",
         }
 
-    def _embed(self, model: nn.Module, tokenizer: Any, texts: list[str], length: int, progress: bool) -> Tensor:
+    def _embed(self, model: nn.Module, tokenizer: Tokenizer, texts: list[str], length: int, progress: bool) -> Tensor:
         # sentences of one length go together, so that little is computed for padding; the result does not depend on it
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         base = getattr(model, "base_model", model)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +21,9 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def checkpoint(folder):
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("old")
+def checkpoint(folder, content="old"):
+    with staged_folder(folder) as new:
+        (new / "config.json").write_text(content)
     return folder
 
 
@@ -29,8 +33,8 @@ def test_new_folder_appears_at_the_end_only(tmp_path):
         (folder / "x").write_text("1")
         (folder / "sub").mkdir()
         assert not target.exists()
-        assert folder.parent == target.parent
-    assert names(target) == ["sub", "x"]
+        assert folder.name == "b" and folder.is_relative_to(target.parent)
+    assert names(target) == ["grail_files.json", "sub", "x"]
     assert names(target.parent) == ["b"]
 
 
@@ -47,29 +51,65 @@ def test_empty_folder_needs_no_permission(tmp_path):
     (tmp_path / "out").mkdir()
     with staged_folder(tmp_path / "out") as folder:
         (folder / "x").write_text("1")
-    assert names(tmp_path / "out") == ["x"]
+    assert names(tmp_path / "out") == ["grail_files.json", "x"]
     assert names(tmp_path) == ["out"]
 
 
 def test_existing_checkpoint_is_refused_or_replaced(tmp_path):
-    target = checkpoint(tmp_path / "out")
-    (target / "stale").write_text("old")
+    with staged_folder(tmp_path / "out") as folder:
+        (folder / "config.json").write_text("old")
+        (folder / "stale").write_text("old")
+    target = tmp_path / "out"
     with pytest.raises(OutputError, match="--overwrite"), staged_folder(target):
         pass
     with staged_folder(target, overwrite=True) as folder:
         (folder / "config.json").write_text("new")
         assert (target / "config.json").read_text() == "old"
-    assert names(target) == ["config.json"]
+    assert names(target) == ["config.json", "grail_files.json"]
     assert (target / "config.json").read_text() == "new"
     assert names(tmp_path) == ["out"]
 
 
-def test_what_is_no_checkpoint_is_never_replaced(tmp_path):
+@pytest.mark.parametrize("name", ["letters.txt", "config.json", "adapter_config.json"])
+def test_what_no_run_wrote_is_never_replaced(tmp_path, name):
+    """A home folder, a dense model, an adapter that somebody trained."""
     (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "letters.txt").write_text("dear")
-    with pytest.raises(OutputError, match="does not look like a checkpoint"):
+    (tmp_path / "home" / name).write_text("dear")
+    with pytest.raises(OutputError, match="nothing in it says that optimum-grail wrote it"):
         check_output(tmp_path / "home", overwrite=True)
-    assert names(tmp_path / "home") == ["letters.txt"]
+    assert names(tmp_path / "home") == [name]
+
+
+def test_strangers_in_a_checkpoint_are_listed_and_survive(tmp_path):
+    target = checkpoint(tmp_path / "out")
+    (target / ".git" / "objects").mkdir(parents=True)
+    for name in ("notes.txt", "small.gguf", "thesis.tex"):
+        (target / name).write_text("years of work")
+    with pytest.raises(OutputError, match=r"delete: \.git/, notes\.txt, small\.gguf and 1 more\."):
+        check_output(target, overwrite=True)
+    assert (target / "thesis.tex").read_text() == "years of work" and (target / ".git" / "objects").is_dir()
+
+
+EARLIER = ("README.md", "config.json", "grail_config.json", "grail_plan.json", "grail_plan.safetensors")
+MORE = ("grail_report.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json")
+
+
+def test_folders_of_the_first_version_have_no_manifest(tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    for name in (*EARLIER, *MORE):
+        (target / name).write_text("{}")
+    check_output(target, overwrite=True)
+    (target / "optimizer.pt").write_text("")
+    with pytest.raises(OutputError, match=r"delete: optimizer\.pt\."):
+        check_output(target, overwrite=True)
+    (target / "optimizer.pt").unlink()
+    (target / "grail_files.json").write_text("[damaged")
+    check_output(target, overwrite=True)
+    (target / "grail_files.json").unlink()
+    (target / "grail_report.json").unlink()
+    with pytest.raises(OutputError, match="nothing in it says"):
+        check_output(target, overwrite=True)
 
 
 def test_file_in_the_way(tmp_path):
@@ -148,7 +188,8 @@ def test_a_really_full_device(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_failed_exchange_restores_the_old_folder(tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("ignore:.*is put back")
+def test_failed_exchange_restores_the_old_folder_and_keeps_the_new(tmp_path, monkeypatch):
     target = checkpoint(tmp_path / "out")
     rename = Path.rename
     calls = []
@@ -160,9 +201,9 @@ def test_failed_exchange_restores_the_old_folder(tmp_path, monkeypatch):
         return rename(self, other)
 
     monkeypatch.setattr(Path, "rename", second_fails)
-    with pytest.raises(OSError, match="Input/output"), staged_folder(target, overwrite=True):
+    with pytest.raises(OutputError, match=r"Input/output.*kept in '.*out-2'"), staged_folder(target, overwrite=True):
         pass
-    assert names(tmp_path) == ["out"]
+    assert names(tmp_path) == ["out", "out-2"]
     assert (target / "config.json").read_text() == "old"
 
 
@@ -173,3 +214,140 @@ def test_links_are_followed(tmp_path):
         (folder / "config.json").write_text("new")
     assert (tmp_path / "link").is_symlink()
     assert (real / "config.json").read_text() == "new"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "loop", "a\0b"])
+def test_names_that_no_folder_can_have(tmp_path, name):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OutputError, match=r"cannot be a folder|cannot be written"):
+        check_output(tmp_path / name)
+
+
+def test_longest_name(tmp_path):
+    with staged_folder(tmp_path / ("x" * 255)) as folder:
+        (folder / "config.json").touch()
+    assert names(tmp_path) == ["x" * 255]
+
+
+def test_a_place_that_was_filled_meanwhile_is_left_alone(tmp_path):
+    target = tmp_path / "out"
+    with pytest.raises(OutputError, match=r"not empty.*kept in '.*out-3'") as caught, staged_folder(target) as folder:
+        (folder / "config.json").write_text("second")
+        checkpoint(target, "first")
+        checkpoint(tmp_path / "out-2", "of another day")
+    assert "--overwrite" in str(caught.value)
+    assert names(tmp_path) == ["out", "out-2", "out-3"]
+    read = {name: (tmp_path / name / "config.json").read_text() for name in names(tmp_path)}
+    assert read == {"out": "first", "out-2": "of another day", "out-3": "second"}
+
+
+def test_strangers_that_come_meanwhile_survive_overwriting(tmp_path):
+    target = checkpoint(tmp_path / "out")
+    with pytest.raises(OutputError, match=r"notes\.txt.*kept in '.*out-2'"), staged_folder(target, True) as folder:
+        (folder / "config.json").write_text("new")
+        (target / "notes.txt").write_text("mine")
+    assert (target / "notes.txt").read_text() == "mine" and (target / "config.json").read_text() == "old"
+    assert (tmp_path / "out-2" / "config.json").read_text() == "new"
+
+
+def test_what_can_be_put_nowhere_stays_where_it_was_written(tmp_path, monkeypatch):
+    rename = Path.rename
+
+    def refuse(self, other):
+        if self.parent.name == "new":
+            raise OSError(errno.EACCES, "Permission denied")
+        return rename(self, other)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OutputError, match="kept in") as caught, staged_folder(tmp_path / "out") as folder:
+        (folder / "config.json").write_text("new")
+    kept = Path(str(caught.value).split("'")[-2])
+    assert (kept / "config.json").read_text() == "new"
+    check_output(tmp_path / "out")
+    assert (kept / "config.json").is_file(), "nobody takes it for abandoned"
+
+
+RACER = """
+import sys
+from optimum_grail.checkpoints.output import staged_folder
+from optimum_grail.errors import OutputError
+
+try:
+    with staged_folder(sys.argv[1]) as folder:
+        (folder / "config.json").write_text(sys.argv[2])
+        print("ready", flush=True)
+        sys.stdin.readline()
+except OutputError as error:
+    sys.exit(f"{error}")
+"""
+
+
+def start(code, *words):
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, words)], text=True, **pipes)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_two_processes_one_place(tmp_path):
+    racers = [start(RACER, tmp_path / "out", word) for word in ("one", "two")]
+    told = [process.communicate("go\n")[1] for process in racers]
+    assert [process.returncode for process in racers] == [0, 1]
+    assert told[0] == "" and f"kept in '{tmp_path / 'out-2'}'" in told[1]
+    assert names(tmp_path) == ["out", "out-2"]
+    assert [(tmp_path / name / "config.json").read_text() for name in names(tmp_path)] == ["one", "two"]
+
+
+def test_the_next_run_clears_up_after_a_killed_one_and_not_after_a_living_one(tmp_path):
+    dead, alive = (start(RACER, tmp_path / name, name) for name in ("dead", "alive"))
+    dead.send_signal(signal.SIGKILL)
+    dead.wait()
+    assert len(names(tmp_path)) == 2
+    check_output(tmp_path / "another")
+    (left,) = names(tmp_path)
+    assert (tmp_path / left / "new" / "alive" / "config.json").is_file()
+    assert alive.communicate("go\n")[1] == "" and names(tmp_path) == ["alive"]
+
+
+HALFWAY = """
+import os, sys
+from pathlib import Path
+from optimum_grail.checkpoints.output import staged_folder
+
+rename = Path.rename
+def die(self, other):
+    rename(self, other)
+    if self.name == "out" and self.parent.name == sys.argv[2]:
+        print("ready", flush=True)
+        sys.stdin.readline()
+Path.rename = die
+with staged_folder(sys.argv[1], overwrite=True) as folder:
+    (folder / "config.json").write_text("new")
+"""
+
+
+@pytest.mark.parametrize(("moment", "content"), [("old away", "old"), ("new there", "new")])
+def test_killed_while_it_replaces(tmp_path, moment, content):
+    target = checkpoint(tmp_path / "out")
+    process = start(HALFWAY, target, tmp_path.name if moment == "old away" else "new")
+    assert target.exists() == (moment == "new there")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if moment == "old away":
+        with pytest.warns(UserWarning, match=r"out' is put back"):
+            check_output(target, overwrite=True)
+    else:
+        check_output(target, overwrite=True)
+    assert names(tmp_path) == ["out"] and (target / "config.json").read_text() == content
+    assert json.loads((target / "grail_files.json").read_text()) == {"files": ["config.json", "grail_files.json"]}
+
+
+def test_what_was_to_be_replaced_is_not_dropped_for_something_else(tmp_path):
+    target = checkpoint(tmp_path / "out")
+    process = start(HALFWAY, target, tmp_path.name)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    target.mkdir()
+    (target / "mine.txt").touch()
+    check_output(tmp_path / "another")
+    assert len([*tmp_path.glob(".grail-*/old/out/config.json")]) == 1

@@ -8,14 +8,14 @@ import pytest
 
 from optimum_grail.commands.list_methods import TOPICS
 from optimum_grail.config.building import REGISTRIES
-from optimum_grail.config.presets import PRESETS
+from optimum_grail.config.presets import presets
 
 
 def test_everything_is_listed_and_documented(cli, capsys):
     assert cli("grail", "list", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert tuple(found) == TOPICS
-    assert [row["name"] for row in found["presets"]] == list(PRESETS)
+    assert [row["name"] for row in found["presets"]] == list(presets())
     for part, registry in REGISTRIES.items():
         assert [row["name"] for row in found[f"{part}s"]] == registry.names()
     assert "llama" in [row["name"] for row in found["architectures"]]

@@ -11,7 +11,7 @@ import pytest
 
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.config.options import BY_NAME, OPTIONS, OVERRIDES
-from optimum_grail.config.presets import PRESETS
+from optimum_grail.config.presets import presets
 from optimum_grail.config.spelling import coerce, describe_data, format_method, parse_method
 from optimum_grail.errors import ConfigError, UnknownNameError
 
@@ -151,7 +151,7 @@ def test_every_row_says_what_it_is():
 
 def test_overrides_and_presets_name_rows():
     assert set(OVERRIDES) | {key for keys in OVERRIDES.values() for key in keys} <= set(BY_NAME)
-    assert {key for preset in PRESETS.values() for key in preset.values} <= set(BY_NAME)
+    assert {key for preset in presets().values() for key in preset.values} <= set(BY_NAME)
 
 
 def test_needs_neither_torch_nor_transformers():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from optimum_grail.config.config import GrailConfig
-from optimum_grail.config.presets import DEFAULT_PRESET, PRESETS, get_preset
+from optimum_grail.config.presets import DEFAULT_PRESET, get_preset, presets
 from optimum_grail.config.spelling import parse_method
-from optimum_grail.errors import GrailError, UnknownNameError
+from optimum_grail.errors import ConfigError, GrailError, UnknownNameError
+from optimum_grail.selectors import SELECTORS
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", sorted(presets()))
 def test_means_methods_that_exist(name):
     preset = get_preset(name)
     assert preset.name == name
@@ -37,7 +38,7 @@ def test_published_method_looks_once_at_a_block():
     assert get_preset("grail").values["selector"] == "wanda"
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", sorted(presets()))
 def test_no_data_means_no_needs(name):
     selector, compensator, allocation = GrailConfig(preset=name).methods()
     needs = selector.needs | compensator.needs | allocation.needs
@@ -46,7 +47,7 @@ def test_no_data_means_no_needs(name):
 
 def test_every_published_system_has_a_preset():
     plain = {"magnitude", "wanda", "wandapp", "flap", "slimgpt"}
-    assert set(PRESETS) == {
+    assert set(presets()) == {
         *plain,
         *(f"{name}+grail" for name in plain),
         *("grail", "grail-plus", "liar", "prunenet", "folding", "ziplm", "osscar", "fisher", "comp"),
@@ -63,3 +64,9 @@ def test_unknown_name_suggests_the_nearest():
     with pytest.raises(UnknownNameError, match="Did you mean 'grail-plus'") as caught:
         get_preset("grail-plsu")
     assert isinstance(caught.value, GrailError)
+
+
+def test_two_methods_cannot_state_one_preset(monkeypatch):
+    monkeypatch.setattr(SELECTORS.get("obs"), "presets", (get_preset("wanda"),))
+    with pytest.raises(ConfigError, match="'wanda', which is there already"):
+        presets()

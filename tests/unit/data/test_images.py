@@ -13,6 +13,7 @@ from PIL import Image
 
 from optimum_grail.data import images
 from optimum_grail.data.batches import overlap
+from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.sources import load_calibration
 from optimum_grail.errors import DataError
 
@@ -29,8 +30,9 @@ def png(picture: Image.Image) -> bytes:
 
 
 def load(model: Any, dataset: Any, processor: Any, **options: Any) -> Any:
-    options = {"causal": False, "main_input": "image", "num_samples": 8, **options}
-    return load_calibration(model, dataset, processor=processor, **options)
+    main_input, held_out = options.pop("main_input", "image"), options.pop("held_out", True)
+    recipient = Recipient(model, options.pop("tokenizer", None), processor, False, main_input)
+    return load_calibration(recipient, DataRequest(dataset, **{"num_samples": 8, **options}), held_out=held_out)
 
 
 def test_every_form_of_image_gives_the_same_samples(vit, vit_processor, pictures, tmp_path) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from optimum_grail.data.batches import CalibrationData
+from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.sources import load_calibration
 from optimum_grail.errors import DataError
 
@@ -23,8 +24,9 @@ def shades() -> list[Image.Image]:
 
 
 def load(model: Any, dataset: Any, *, main_input: str = "image", **options: Any) -> CalibrationData:
-    options = {"causal": False, "label_column": "label", "num_samples": 6, **options}
-    return load_calibration(model, dataset, main_input=main_input, **options)
+    processors = options.pop("tokenizer", None), options.pop("processor", None)
+    recipient = Recipient(model, *processors, options.pop("causal", False), main_input)
+    return load_calibration(recipient, DataRequest(dataset, **{"label_column": "label", "num_samples": 6, **options}))
 
 
 def read(data: CalibrationData, name: str) -> list[tuple[float, int]]:

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from optimum_grail.checkpoints.processors import load_processors
+from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.selfgen import _cache, _draw, cache_row_bytes, generate_self_text
 from optimum_grail.data.sources import load_calibration
 from optimum_grail.errors import DataError, StatisticsError
@@ -89,9 +90,8 @@ def test_a_vocabulary_of_special_tokens_is_refused(llama, tokenizer) -> None:
 
 
 def test_self_is_a_calibration_source(llama, tokenizer) -> None:
-    data = load_calibration(
-        llama, "self", tokenizer=tokenizer, num_samples=7, causal=True, main_input="text", seqlen=40, seed=9
-    )
+    request = DataRequest("self", num_samples=7, seqlen=40, seed=9)
+    data = load_calibration(Recipient(llama, tokenizer, causal=True), request)
     assert (data.source, data.samples, data.tokens, data.seqlen) == ("self, seed 9", 7, 280, 40)
     expected = generate_self_text(llama, tokenizer, num_samples=7, seqlen=40, seed=9)
     assert torch.equal(data.batches[0].inputs["input_ids"], expected[[0, 1, 2, 3, 5, 6]])

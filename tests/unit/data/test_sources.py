@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.data.files import split_of
+from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.rows import read_rows
 from optimum_grail.data.sources import load_calibration
 from optimum_grail.errors import DataError
@@ -42,8 +43,8 @@ def write(folder: Path, name: str, lines: list[str]) -> Path:
 
 
 def load(model: Any, dataset: Any, tokenizer: Any, **options: Any) -> Any:
-    options = {"causal": True, "main_input": "text", "num_samples": 6, "seqlen": 16, **options}
-    return load_calibration(model, dataset, tokenizer=tokenizer, **options)
+    recipient = Recipient(model, tokenizer, None, options.pop("causal", True), options.pop("main_input", "text"))
+    return load_calibration(recipient, DataRequest(dataset, **{"num_samples": 6, "seqlen": 16, **options}))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet"])

@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 
 from optimum_grail.data import text
 from optimum_grail.data.batches import overlap
+from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.sources import load_calibration
 from optimum_grail.errors import DataError
 
 
 def load(model: Any, dataset: Any, tokenizer: Any, **options: Any) -> Any:
-    options = {"causal": True, "main_input": "text", "num_samples": 10, "seqlen": 16, **options}
-    return load_calibration(model, dataset, tokenizer=tokenizer, **options)
+    recipient = Recipient(model, tokenizer, None, options.pop("causal", True))
+    held_out = options.pop("held_out", True)
+    request = DataRequest(dataset, **{"num_samples": 10, "seqlen": 16, **options})
+    return load_calibration(recipient, request, held_out=held_out)
 
 
 def all_ids(data: Any) -> torch.Tensor:

@@ -10,6 +10,7 @@ from PIL import Image
 from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.data.batches import overlap
+from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.sources import load_calibration
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics.accuracy import Accuracy
@@ -83,7 +84,7 @@ def test_a_missing_processor_is_refused(seen, pictures) -> None:
 
 def test_evaluation_images_seen_in_calibration_are_recognised(seen, pictures) -> None:
     model, processor, _ = seen
-    data = load_calibration(model, pictures[:6], processor=processor, causal=False, main_input="image")
+    data = load_calibration(Recipient(model, None, processor, main_input="image"), DataRequest(pictures[:6]))
     assert overlap(data, Accuracy().fingerprints(None, table(pictures[4:], [0] * 5))) == 2
 
 

@@ -115,9 +115,8 @@ def findings_of(layout: Layout) -> Findings:
         errors = torch.linspace(0, 1, group.units + 1, dtype=torch.float64) ** 2
         curves[group.name] = Curve(errors, torch.arange(group.units - 1), 1e-3 if group.kind == "heads" else 1.0)
     blocks = layout.stacks[0].blocks
-    size = layout.block_parameters // len(blocks)
     drops = {path: torch.tensor(0.4 - 0.1 * index, dtype=torch.float64) for index, path in enumerate(blocks)}
-    return Findings(curves, {"drops": drops, "parameters": {path: torch.tensor(size) for path in blocks}})
+    return Findings(curves, {"drops": drops})
 
 
 def judged(layout: Layout, method: Balanced, best: Callable[[Mapping[str, int], Sequence[str]], bool]) -> Widths:

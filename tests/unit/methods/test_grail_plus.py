@@ -32,7 +32,7 @@ def problem(held: bool = True, fit_rows: int = 100, **more: Any) -> GroupProblem
     parts = []
     for count, seed in ((fit_rows, 1), (40, 2)):
         rows, drift = rows_of(count, seed)
-        parts.append((Moments.of(rows), TargetMoments.zero(OUTPUTS, UNITS).plus_rows(drift, rows)))
+        parts.append((Moments.of(rows), TargetMoments.of(drift, rows)))
     (fit, fit_target), (rest, rest_target) = parts
     statistics = Statistics(fit, rest if held else None, fit_target, rest_target if held else None)
     weight = torch.randn(OUTPUTS, UNITS, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -107,9 +107,9 @@ def test_numbers_given_are_used_as_they_are(anchor: Any) -> None:
 @pytest.mark.parametrize(
     ("target", "needs"),
     [
-        ("residual", {"gram", "held_out", "drift"}),
-        ("dense", {"gram", "held_out", "dense"}),
-        ("self", {"gram", "held_out"}),
+        ("residual", {"gram", "held-out", "drift"}),
+        ("dense", {"gram", "held-out", "dense"}),
+        ("self", {"gram", "held-out"}),
     ],
 )
 def test_it_asks_for_what_its_target_needs(target: Any, needs: set[str]) -> None:
@@ -129,9 +129,8 @@ def test_batch_norm_may_be_reestimated_where_that_helps() -> None:
     labels = [item.label for item in GrailPlus(target="self")._contest(case, equations, equations, True)]
     assert labels.count("batch-norm") == labels.count("fit") == len(RIDGES) and labels[0] == "plain"
     assert GrailPlus(target="self")(case, KEEP).diagnostics["chosen"] == "fit"
-    zero = TargetMoments.zero(OUTPUTS, UNITS)
     stretched = 0.9 * output + 0.5  # the dense stream varies twice as much as the student's own output
-    target = zero.plus_rows(stretched.float(), rows)
+    target = TargetMoments.of(stretched.float(), rows)
     louder = dataclasses.replace(case, statistics=Statistics(Moments.of(rows), Moments.of(rows), target, target))
     found = GrailPlus(tau=0.0)(louder, Reduction.keep_all(UNITS))
     assert found.diagnostics["chosen"] == "batch-norm"

@@ -58,10 +58,10 @@ def test_biases_leave_the_outputs_alone_and_survive_saving(tmp_path: object) -> 
     expected = model(ids).logits
     layout = resolve(model)
     added = add_biases_(model, layout)
-    assert added == 3 * (64 + 32 + 32 + 32 + 48 + 48 + 32)
-    assert resolve(model).total_parameters == layout.total_parameters + added
+    assert added.count == 3 * (64 + 32 + 32 + 32 + 48 + 48 + 32)
+    assert resolve(model).total_parameters == layout.total_parameters + added.count
     assert torch.equal(model(ids).logits, expected)
-    assert add_biases_(model, layout) == 0
+    assert add_biases_(model, layout).count == 0
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path).eval()
     assert again.config.attention_bias and again.config.mlp_bias
@@ -72,3 +72,11 @@ def test_biases_that_no_config_can_say_are_refused() -> None:
     model = tiny_mistral()
     with pytest.raises(ConfigError, match="affine=False"):
         add_biases_(model, resolve(model))
+
+
+def test_biases_can_be_taken_out_again() -> None:
+    model, names = tiny_llama(), set(tiny_llama().state_dict())
+    added = add_biases_(model, resolve(model))
+    assert set(model.state_dict()) > names
+    added.remove_()
+    assert set(model.state_dict()) == names and not model.config.attention_bias and not model.config.mlp_bias

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 
+from optimum_grail.checkpoints.work_folders import WorkFolder
 from optimum_grail.errors import OutputError
 from optimum_grail.streams.states import OffloadedStates, is_same
 
@@ -55,12 +57,38 @@ def test_nothing_is_left_behind(place: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
-    folder = TemporaryDirectory(dir=tmp_path)
+    folder = WorkFolder(tmp_path, "states-")
     states = OffloadedStates([torch.ones(3)], folder)
-    folder.cleanup()
+    folder.remove()
     with pytest.raises(OutputError, match="TMPDIR"):
         states.append(torch.ones(3))
     assert len(states) == 1
+
+
+def test_no_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(OutputError, match="TMPDIR"):
+        OffloadedStates()
+
+
+KILLED = """
+import os, sys, tempfile
+import torch
+from optimum_grail.streams.states import OffloadedStates
+
+tempfile.tempdir = sys.argv[1]
+states = OffloadedStates([torch.ones(3)])
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_process_left_is_removed(place: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(place)], check=False)
+    assert len([*place.rglob("*.bin")]) == 1
+    states = OffloadedStates([torch.ones(3)])
+    assert len([*place.iterdir()]) == 1 and states[0].sum() == 3
+    other = OffloadedStates([torch.zeros(3)])
+    assert len([*place.iterdir()]) == 2 and states[0].sum() == 3 and other[0].sum() == 0
 
 
 @pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(b"1234")])

@@ -15,7 +15,7 @@ from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.resnet import tiny_basic, tiny_bottleneck
 from optimum_grail.architectures.vit import tiny_vit
-from optimum_grail.core.allocation import Allocation
+from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.errors import BudgetError
 from optimum_grail.models.layout import Layout

@@ -192,10 +192,8 @@ def test_dropped_layers_count_towards_the_budget_and_protected_ones_stay() -> No
     blocks = layout.stacks[0].blocks
     size = layout.block_parameters // 3
     influence = dict(zip(blocks, (0.1, 0.2, 0.3), strict=True))
-    signals = {
-        "influence": {g.name: torch.tensor(influence[g.block], dtype=torch.float64) for g in layout.groups},
-        "parameters": {path: torch.tensor(size) for path in blocks},
-    }
+    found = {g.name: torch.tensor(influence[g.block], dtype=torch.float64) for g in layout.groups}
+    signals = {"influence": found}
     for protect, gone in (("none", blocks[0]), ("0", blocks[1])):
         method = BlockInfluence(drop=0.7, protect=protect)
         found = allocate(layout, Request(0.5, standalone=False), method, anything, Findings(signals=signals))

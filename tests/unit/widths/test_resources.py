@@ -22,10 +22,10 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.surgery import narrow_
 from optimum_grail.report.progress import Silent
-from optimum_grail.survey import timing
+from optimum_grail.signals import latency
+from optimum_grail.signals.positions import positions
 from optimum_grail.survey.findings import Curve, Findings
-from optimum_grail.survey.survey import SURVEYED, Survey
-from optimum_grail.survey.timing import positions
+from optimum_grail.survey.survey import Survey
 from optimum_grail.widths.allocate import allocate, check_request
 from optimum_grail.widths.request import Request
 from optimum_grail.widths.resources import resource_of
@@ -136,7 +136,7 @@ def fake_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
         channels, width = block.mlp.down_proj.weight.shape[1], block.self_attn.o_proj.weight.shape[1]
         return 1e-3 * (5 - (-channels // 16) - (-width // 4))
 
-    monkeypatch.setattr(timing, "_seconds", seconds)
+    monkeypatch.setattr(latency, "_seconds", seconds)
 
 
 def test_latency_is_measured_on_the_widths_and_met(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_latency_is_measured_on_the_widths_and_met(monkeypatch: pytest.MonkeyPat
     model = tiny_llama()
     layout, state = resolve(model), copy.deepcopy(model.state_dict())
     method = Knapsack(budget="latency")
-    findings = Survey(model, layout, batches_of(model), Silent(), method.needs & SURVEYED).run()
+    findings = Survey(model, layout, batches_of(model), Silent(), method.needs).run()
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
     tables = findings.of("latency")
     blocks = layout.stacks[0].blocks
@@ -181,12 +181,12 @@ def test_gradients_rank_groups_nearly_as_forward_passes_do(build: Callable[[], n
     model = build()
     layout, batches = resolve(model), batches_of(model, 32)
     found: dict[str, Mapping[str, Curve]] = {}
-    for need in ("curves", "gradient_curves"):
-        found[need] = Survey(model, layout, batches, Silent(), frozenset({need})).run().curves  # type: ignore[arg-type]
+    for need in ("curves", "gradient-curves"):
+        found[need] = Survey(model, layout, batches, Silent(), frozenset({need})).run().curves
     assert all(not parameter.grad_fn and parameter.grad is None for parameter in model.parameters())
     forward, gradient = (
         torch.tensor([found[need][group.name].damage(group.units // 2) for group in layout.groups])
-        for need in ("curves", "gradient_curves")
+        for need in ("curves", "gradient-curves")
     )
     assert bool((gradient > 0).all())
     both = torch.stack([forward.clamp(min=1e-9).log(), gradient.log()])

@@ -10,8 +10,8 @@ from optimum_grail.architectures.resnet import tiny_basic
 from optimum_grail.data.batches import make_batches
 from optimum_grail.models.resolve import resolve
 from optimum_grail.report.progress import Silent
-from optimum_grail.survey.findings import bent
-from optimum_grail.survey.survey import BENDS, Survey
+from optimum_grail.signals.bent_curves import BENDS, bent
+from optimum_grail.survey.survey import Survey
 
 DRAW = torch.Generator().manual_seed(0)
 IMAGES = make_batches([{"pixel_values": torch.randn(3, 16, 16, generator=DRAW)} for _ in range(32)], batch_size=4)

@@ -1,4 +1,4 @@
-"""What every allocation is, and the options that all of them share: rounding, floors, protected layers."""
+"""The three contracts: what selectors, compensators and allocations are, and what a run may ask of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from optimum_grail.core.budget import Budget, WidthClass
-from optimum_grail.core.problem import Need
-from optimum_grail.errors import BudgetError, ConfigError
+from optimum_grail.core.preset import Preset
+from optimum_grail.core.problem import Compensation, GroupProblem, Need, Selection
+from optimum_grail.core.reduction import Reduction
+from optimum_grail.errors import BudgetError, ConfigError, shorten
 
 NOTHING = "none"
 POSITION = re.compile(r"-?\d{1,9}")
@@ -25,9 +27,63 @@ Share = Callable[[Sequence[WidthClass], Budget], dict[str, int]]
 """``(classes, budget) -> units to keep in each group of each class, by class name``."""
 
 
+class Method(ABC):
+    """What the three kinds of method have in common. A frozen dataclass whose fields are its options.
+
+    Whatever a stage asks of a method is declared here or in the contract of its kind, with a default: an option of one
+    method never means something to a stage because another method has an option of the same name.
+    """
+
+    paper: ClassVar[str | None] = None
+    """BibTeX of the publication that the method comes from."""
+    presets: ClassVar[tuple[Preset, ...]] = ()
+    """Named combinations that this method stands at the centre of."""
+
+    @abstractmethod
+    def __call__(self, *args: Any) -> Any:
+        """What the kind of method does; see its contract."""
+
+
+class Selector(Method):
+    """Chooses what stays of a group."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """What the calibration has to gather."""
+
+    @property
+    def tuning_rounds(self) -> int:
+        """Rounds of gradient steps that tune each block towards its former output after its units went; none."""
+        return 0
+
+    @abstractmethod
+    def __call__(self, problem: GroupProblem, keep: int) -> Selection:
+        """Reduce ``problem`` to ``keep`` units."""
+
+
+class Compensator(Method):
+    """Computes the consumer's new weight."""
+
+    refits_whole_groups: ClassVar[bool] = False
+    """Whether consumers of groups that lose nothing are refitted to the drift before them."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the calibration has to gather; nothing by default."""
+        return frozenset()
+
+    @property
+    def wants_bias(self) -> bool:
+        """Whether consumers without a bias are given one first; no by default."""
+        return False
+
+    @abstractmethod
+    def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:
+        """The readout of ``problem`` after ``reduction``."""
+
+
 @dataclass(frozen=True)
-class Allocation(ABC):
-    """Shares a budget out. A frozen dataclass whose fields are its options; those here belong to every allocation.
+class Allocation(Method):
+    """Shares a budget out; the fields here belong to every allocation.
 
     Args:
         round_to: FFN and convolution widths are multiples of this.
@@ -58,19 +114,21 @@ class Allocation(ABC):
     def __post_init__(self) -> None:
         if not isinstance(self.round_to, int) or isinstance(self.round_to, bool) or self.round_to < 1:
             raise ConfigError(f"round_to is {self.round_to!r}; expected a whole number of at least 1, for example 64.")
-        for name in ("min_heads", "min_ffn", "min_channels"):
-            _check_floor(name, getattr(self, name))
+        floors = {"min_heads": self.min_heads, "min_ffn": self.min_ffn, "min_channels": self.min_channels}
+        for name, value in floors.items():
+            _check_floor(name, value)
         if self.budget not in get_args(Resource):
             raise ConfigError(f"budget is {self.budget!r}; expected {', '.join(get_args(Resource))}.")
         if not all(word.strip() for word in str(self.protect).split("/")):
             raise ConfigError(
-                f"protect is {self.protect!r}; expected 'none', or positions of layers and patterns of names joined by "
-                "slashes, for example 0/1/-1."
+                f"protect is {shorten(self.protect)}; expected 'none', or positions of layers and patterns of names "
+                "joined by slashes, for example 0/1/-1."
             )
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the survey has to measure on the dense model: what the costs of the budget are computed from."""
+        """Names of the signals that the survey has to measure on the dense model: what costs are computed from. A
+        method that needs more adds to these."""
         return frozenset({MEASURED[self.budget]} if self.budget in MEASURED else ())
 
     @property

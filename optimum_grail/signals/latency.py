@@ -1,21 +1,20 @@
-"""How often modules are used, and how long blocks take at each width."""
+"""How long blocks take at each width."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
-from optimum_grail.data.batches import Batch
-from optimum_grail.models.layout import Layout
 from optimum_grail.models.surgery import narrow_
-from optimum_grail.streams.capture import Call, first, on_device
+from optimum_grail.signals import SIGNALS, Signal, Tensors, Visit, Work
+from optimum_grail.streams.capture import Call
 from optimum_grail.streams.masking import spare
 
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)
@@ -23,36 +22,29 @@ FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 REPEATS = 5
 
 
-@torch.no_grad()
-def positions(model: nn.Module, layout: Layout, batch: Batch) -> dict[str, Tensor]:
-    """Of every module with parameters inside the blocks: at how many positions (tokens, pixels) of one sample they are
-    used, and how many they are; int64 ``[2]``, by path."""
-    found: dict[str, Tensor] = {}
+@SIGNALS.register
+@dataclass(frozen=True)
+class Latency(Signal):
+    """Seconds of every block by path, and at every width of its groups by name, see :func:`latency`; groups of one tie
+    are timed once."""
 
-    def hook(path: str, size: int) -> Callable[..., None]:
-        """A hook for the module at ``path`` with ``size`` parameters."""
+    timed: ClassVar[bool] = True
 
-        def count(module: nn.Module, args: Any, output: Any) -> None:
-            """Note the positions of one sample."""
-            output = first(output)
-            channels = output.shape[1] if output.dim() == 4 else output.shape[-1]
-            found[path] = torch.tensor([output[0].numel() // max(channels, 1), size])
+    def block(self, visit: Visit, sums: Tensors, found: Tensors) -> Tensors:
+        """Time the block on its first calibration batch."""
+        model, path, hidden = visit.dense.model, visit.path, visit.inputs[0]
+        call = visit.calls[path][visit.dense.few[0]]
+        times = {path: latency(model, path, call, hidden)}
+        for group in visit.groups:
+            tied = [other.name for other in visit.dense.layout.groups if other.tie == group.tie]
+            twin = next(({**found, **times}[name] for name in tied if name in found or name in times), None)
+            times[group.name] = latency(model, path, call, hidden, group) if twin is None else twin
+        return times
 
-        return count
-
-    handles = []
-    for stack in layout.stacks:
-        for block in stack.blocks:
-            for local, module in model.get_submodule(block).named_modules():
-                size = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-                if size:
-                    handles.append(module.register_forward_hook(hook(f"{block}.{local}".rstrip("."), size)))
-    try:
-        model(**on_device(model, batch.head()))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+    def cost(self, work: Work) -> float:
+        """Every block and every width of its groups, on one batch."""
+        widths = work.blocks + (len(FRACTIONS) + 2) * work.groups
+        return work.forward / work.batches * (REPEATS + 1) * widths / work.blocks
 
 
 @torch.no_grad()

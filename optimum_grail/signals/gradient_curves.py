@@ -1,9 +1,11 @@
-"""Sensitivities from gradients: what a small error of a consumer's output does to the model's, to second order."""
+"""Error curves whose scale is estimated from gradients: what a small error of a consumer's output does to the model's,
+to second order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,10 +15,40 @@ from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.data.batches import Batch
 from optimum_grail.models.layout import Layout
+from optimum_grail.signals import SIGNALS, Dense, Tensors, Visit, Work
+from optimum_grail.signals._curves import CurveSignal, Thinned
 from optimum_grail.streams.capture import on_device
 from optimum_grail.streams.gradients import frozen
 from optimum_grail.streams.probe import rows_of
 from optimum_grail.streams.tail import Outputs, outputs_of
+
+PASSES = 3
+"""Forward passes that a forward and a backward pass cost."""
+_CURVATURE = "/curvature"
+
+
+@SIGNALS.register
+@dataclass(frozen=True)
+class GradientCurves(CurveSignal):
+    """Relative error times the rise of the loss if the consumer's output were lost altogether, to second order."""
+
+    def before(self, dense: Dense) -> Tensors:
+        """The curvatures, which the blocks' curves are scaled by."""
+        few = [dense.batches[index] for index in dense.few]
+        found = curvatures(dense.model, dense.layout, few, dense.seed)
+        return {name + _CURVATURE: curvature for name, curvature in found.items()}
+
+    def scaled(self, visit: Visit, thinned: Thinned, found: Tensors) -> tuple[Tensor, float]:
+        """No pass at all."""
+        return thinned.errors, sensitivity(thinned.problem, found[thinned.group.name + _CURVATURE])
+
+    def after(self, found: Tensors) -> Tensors:
+        """The curves alone."""
+        return {name: tensor for name, tensor in found.items() if not name.endswith(_CURVATURE)}
+
+    def cost(self, work: Work) -> float:
+        """A forward and a backward pass of the few batches."""
+        return super().cost(work) + PASSES * work.probe
 
 
 def curvatures(model: nn.Module, layout: Layout, batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:

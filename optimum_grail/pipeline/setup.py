@@ -1,0 +1,64 @@
+"""What a run is told, and what it notes along its way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from optimum_grail.config.config import GrailConfig
+from optimum_grail.core.spec import ArchitectureSpec
+from optimum_grail.fit.methods import Methods
+from optimum_grail.report.progress import Progress, Silent
+from optimum_grail.survey.cache import StatisticsCache
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run is told beside its model and its data.
+
+    Args:
+        config: the resolved configuration.
+        spec: the architecture map; by default the registered one of the model's type.
+        tokenizer: for text calibration data.
+        processor: for image calibration data.
+        progress: told about every group.
+        cache: of the dense model, for what does not depend on the sparsity; ``None``: everything is measured.
+    """
+
+    config: GrailConfig
+    spec: ArchitectureSpec | None = None
+    tokenizer: Any = None
+    processor: Any = None
+    progress: Progress = field(default_factory=Silent)
+    cache: StatisticsCache | None = None
+
+    @cached_property
+    def methods(self) -> Methods:
+        """The three methods of the configuration."""
+        return Methods.of(self.config)
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What a run notes along its way.
+
+    Args:
+        seconds: wall time by stage.
+        notes: what the user should know.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the wall time of the body to ``seconds[stage]``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -1,0 +1,243 @@
+"""The stages of a run, one method each; :mod:`optimum_grail.pipeline.run` puts them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from optimum_grail.core.contracts import Allocation
+from optimum_grail.core.plan import Plan
+from optimum_grail.data.batches import CalibrationData
+from optimum_grail.data.request import DataRequest, Recipient
+from optimum_grail.data.sources import load_calibration
+from optimum_grail.fit.fit import FitRun
+from optimum_grail.fit.rehearsal import Rehearsal
+from optimum_grail.models.biases import add_biases_
+from optimum_grail.models.depth import drop_blocks_
+from optimum_grail.models.layout import Layout
+from optimum_grail.models.matrix import owns_bias
+from optimum_grail.models.precision import Precision, cast_
+from optimum_grail.models.resolve import resolve
+from optimum_grail.models.size import Size
+from optimum_grail.models.stock import current_widths, expressible_together, is_standalone, write_config_
+from optimum_grail.models.surgery import check_weights
+from optimum_grail.pipeline.estimate import Outlook, choose_dtype_, estimate
+from optimum_grail.pipeline.setup import Journal, Setup
+from optimum_grail.streams.gradients import check_labels, mask_gradients
+from optimum_grail.survey.cache import dependencies
+from optimum_grail.survey.findings import Findings
+from optimum_grail.survey.survey import Survey
+from optimum_grail.widths.allocate import Widths, allocate, check_request
+from optimum_grail.widths.request import Accepts, Request
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dense model that a run may begin with; made by :func:`prepare_`.
+
+    Args:
+        model: in eval mode.
+        setup: what the run was told.
+        layout: of the model, biases that were added included.
+        before: size of the model as it came.
+        precision: its dtypes.
+        journal: what is noted along the way.
+    """
+
+    model: nn.Module
+    setup: Setup
+    layout: Layout
+    before: Size
+    precision: Precision
+    journal: Journal
+
+    @property
+    def offload(self) -> bool:
+        """Whether the streams are kept in files."""
+        return bool(self.setup.config.offload_streams)
+
+    @property
+    def request(self) -> tuple[Request, Allocation, Accepts]:
+        """The widths that were asked for, by which method, and what the stock config can say."""
+        request = Request.of(self.setup.config, self.layout, self.before.blocks)
+        return request, self.setup.methods.allocation, partial(expressible_together, self.model, self.layout)
+
+    def outlook_(self, dataset: Any) -> Outlook | None:
+        """What the run will need, told before the data is made where its size is known; ``None`` for data-free methods.
+
+        The model computes in float32 from here on.
+
+        Args:
+            dataset: any form that calibration data takes, or data that an earlier run has read.
+
+        Raises:
+            OutputError: the streams shall go to files, and the disk has no room for them.
+        """
+        if not self.setup.methods.needs_data:
+            return None
+        cast_(self.model, torch.float32)
+        data = dataset if isinstance(dataset, CalibrationData) else None
+        outline = self._recipient.outline(DataRequest.of(self.setup.config, dataset))
+        if data is None and outline is None:
+            data = self._read(dataset)
+        batches = data.batches if data is not None else [outline] if outline is not None else []
+        cost = estimate(self.model, self.layout, self.setup.methods, batches, self.offload)
+        cost.check_disk()
+        if data is not None:
+            return Outlook(cost, data.samples, data.tokens, data)
+        ids = batches[0].inputs["input_ids"]
+        return Outlook(cost, len(ids), ids.numel())
+
+    @property
+    def _recipient(self) -> Recipient:
+        return Recipient.of(self.model, self.layout, self.setup.tokenizer, self.setup.processor)
+
+    def calibrate_(self, dataset: Any) -> CalibrationData | None:
+        """The data, after saying what the run will need; ``None`` for data-free methods. Arguments and errors as of
+        :meth:`outlook_`."""
+        outlook = self.outlook_(dataset)
+        if outlook is None:
+            return None
+        self.setup.progress.message(outlook.line())
+        data = outlook.data
+        if data is None:
+            data = self._read(dataset)
+            if (data.samples, data.tokens) != (outlook.samples, outlook.tokens):  # ready-made samples of other lengths
+                outlook = self.outlook_(data) or outlook
+        if note := choose_dtype_(self.model, outlook.cost, self.precision):
+            self.journal.notes.append(note)
+        return data
+
+    def _read(self, dataset: Any) -> CalibrationData:
+        request = DataRequest.of(self.setup.config, dataset)
+        with self.journal.timed("data"):
+            data = load_calibration(self._recipient, request, progress=self.setup.progress)
+            if request.label_column is not None:
+                check_labels(self.model, data.batches)
+                if not self.setup.methods.reads_labels:
+                    self.journal.notes.append("Labels were read and not used: fisher, snip and taylor would use them.")
+            return data
+
+    def survey(self, data: CalibrationData | None) -> Findings:
+        """What the allocation has to know, measured on the dense model; empty if it asks for nothing."""
+        needs = self.setup.methods.allocation.needs
+        if not needs or data is None:
+            return Findings()
+        progress = self.setup.progress
+        survey = Survey(self.model, self.layout, data.batches, progress, needs, offload=self.offload)
+
+        def measure() -> Mapping[str, Tensor]:
+            """Run the survey."""
+            progress.start(len(self.layout.groups), "survey")
+            findings = survey.run()
+            progress.finish()
+            return findings.to_tensors()
+
+        with self.journal.timed("survey"):
+            return Findings.from_tensors(self._once("survey", data, survey.depends, measure))
+
+    def _once(
+        self,
+        kind: str,
+        data: CalibrationData,
+        depends: Mapping[str, Any],
+        measure: Callable[[], Mapping[str, Tensor]],
+    ) -> Mapping[str, Tensor]:
+        """A measurement of the dense model: from the cache, if there is one."""
+        if self.setup.cache is None:
+            return measure()
+        common = dependencies(self.model, self.layout, data.batches)
+        return self.setup.cache.get(kind, {**common, **depends}, measure)
+
+    def allocate(self, data: CalibrationData | None, findings: Findings) -> Widths:
+        """Units to keep per group; where the allocation has rivals, they are rehearsed on a few batches."""
+        judge = None
+        if data is not None and findings.curves:
+            methods, seed = self.setup.methods, self.setup.config.seed
+            judge = Rehearsal(
+                self.model, self.layout, methods, data.batches, findings.curves, seed, self.offload
+            ).damage
+        with self.journal.timed("survey"):
+            return allocate(self.layout, *self.request, findings, judge)
+
+    def fit_(self, data: CalibrationData | None, widths: Widths) -> Plan:
+        """Compress the model to ``widths`` and return what was done."""
+        gradients = self._gradients(data)
+        with self.journal.timed("fit"):
+            self.setup.progress.start(len(self.layout.groups), "fit")
+            run = FitRun(
+                self.model,
+                self.layout,
+                self.setup.methods,
+                widths.kept,
+                data.batches if data else (),
+                self.setup.config.seed,
+                self.setup.progress,
+                widths.dropped,
+                gradients,
+                self.offload,
+            )
+            plan = run.run_()
+            self.setup.progress.finish()
+        return plan
+
+    def _gradients(self, data: CalibrationData | None) -> Mapping[str, Tensor]:
+        if "mask-gradients" not in self.setup.methods.needs or data is None:
+            return {}
+        seed, progress = self.setup.config.seed, self.setup.progress
+
+        def measure() -> Mapping[str, Tensor]:
+            """Run the backward passes."""
+            progress.start(len(data.batches), "gradients")
+            found = mask_gradients(self.model, self.layout, data.batches, seed, progress)
+            progress.finish()
+            return found
+
+        with self.journal.timed("gradients"):
+            return self._once("gradients", data, {"seed": seed}, measure)
+
+    def finish_(self, widths: Widths) -> tuple[Layout, bool]:
+        """Take dropped blocks out, write the widths into the config, and give the weights their dtype back, so that
+        what is measured is what is saved.
+
+        Returns:
+            the layout of what is left, at its sizes before compression; and whether plain transformers can load it.
+        """
+        left = drop_blocks_(self.model, self.layout, widths.dropped)
+        standalone = False
+        if isinstance(self.model, PreTrainedModel):
+            provenance = {**self.setup.config.to_dict(), "widths": current_widths(self.model, left)}
+            provenance.pop("quant_method", None)
+            standalone = is_standalone(write_config_(self.model, left, provenance))
+        self.precision.restore_(self.model)
+        return left, standalone
+
+
+def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
+    """Check the weights and the request, and add biases if a fitted one could not be stored otherwise.
+
+    Args:
+        model: in eval mode.
+        setup: what the run is told.
+        undo: given what takes the biases out again.
+
+    Raises:
+        GrailError: no map fits, weights are not finite, or the request cannot be reached.
+    """
+    precision = Precision.of(model)
+    layout = resolve(model, setup.spec)
+    check_weights(model, layout.groups)
+    before = Size.of(model, layout, precision.main)
+    if setup.methods.compensator.wants_bias and not all(owns_bias(model, group) for group in layout.groups):
+        undo.callback(add_biases_(model, layout).remove_)
+        layout = resolve(model, setup.spec)
+    ready = Prepared(model, setup, layout, before, precision, Journal())
+    check_request(layout, *ready.request)
+    return ready

@@ -1,0 +1,60 @@
+"""How often modules are used, for FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from optimum_grail.data.batches import Batch
+from optimum_grail.models.layout import Layout
+from optimum_grail.signals import SIGNALS, Dense, Signal, Tensors
+from optimum_grail.streams.capture import first, on_device
+from optimum_grail.streams.probe import Wanted
+
+
+@SIGNALS.register
+@dataclass(frozen=True)
+class Positions(Signal):
+    """See :func:`positions`."""
+
+    wanted: ClassVar[Wanted | None] = None
+
+    def before(self, dense: Dense) -> Tensors:
+        """One forward pass of one sample."""
+        return positions(dense.model, dense.layout, dense.batches[0])
+
+
+@torch.no_grad()
+def positions(model: nn.Module, layout: Layout, batch: Batch) -> dict[str, Tensor]:
+    """Of every module with parameters inside the blocks: at how many positions (tokens, pixels) of one sample they are
+    used, and how many they are; int64 ``[2]``, by path."""
+    found: dict[str, Tensor] = {}
+
+    def hook(path: str, size: int) -> Callable[..., None]:
+        """A hook for the module at ``path`` with ``size`` parameters."""
+
+        def count(module: nn.Module, args: Any, output: Any) -> None:
+            """Note the positions of one sample."""
+            output = first(output)
+            channels = output.shape[1] if output.dim() == 4 else output.shape[-1]
+            found[path] = torch.tensor([output[0].numel() // max(channels, 1), size])
+
+        return count
+
+    handles = []
+    for stack in layout.stacks:
+        for block in stack.blocks:
+            for local, module in model.get_submodule(block).named_modules():
+                size = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+                if size:
+                    handles.append(module.register_forward_hook(hook(f"{block}.{local}".rstrip("."), size)))
+    try:
+        model(**on_device(model, batch.head()))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

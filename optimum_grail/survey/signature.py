@@ -1,0 +1,98 @@
+"""Hashes by which two values are told apart wherever they would act differently, in this process and the next."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from torch import Tensor
+
+GENERATED = "<string>"
+"""File name of the methods that dataclasses write themselves."""
+
+
+def signature(value: Any) -> str:
+    """sha256 (hex) of a declared value: data by what it holds, functions by their name and what they do.
+
+    Dataclasses count by their fields, other objects by their attributes, functions by their code, defaults and closure
+    and by the functions and plain values of their own distribution that they name. Nothing depends on addresses or on
+    the order of sets.
+    """
+    return hashlib.sha256(json.dumps(_Described().of(value)).encode()).hexdigest()
+
+
+class _Described:
+    """JSON of values; what was described once is only named when it comes again."""
+
+    def __init__(self) -> None:
+        self._known: set[int] = set()
+        self._alive: list[Any] = []  # an address is not given away while it is known
+
+    def of(self, value: Any) -> Any:
+        """``value`` as JSON."""
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, list | tuple):
+            return [self.of(item) for item in value]
+        if isinstance(value, Mapping):
+            return ["mapping", [[self.of(key), self.of(item)] for key, item in value.items()]]
+        if isinstance(value, set | frozenset):
+            return ["set", sorted(json.dumps(self.of(item)) for item in value)]
+        return self._once(value)
+
+    def _once(self, value: Any) -> Any:
+        name = f"{value.__module__}.{value.__qualname__}" if isinstance(value, type | FunctionType) else ""
+        if id(value) in self._known:
+            return ["known", name or type(value).__qualname__]
+        self._known.add(id(value))
+        self._alive.append(value)
+        if isinstance(value, FunctionType):
+            return ["function", name, self._function(value)]
+        if isinstance(value, type):
+            own = [item for item in vars(value).values() if isinstance(item, FunctionType)]
+            return ["class", name, [self.of(item) for item in own if item.__code__.co_filename != GENERATED]]
+        return self._object(value)
+
+    def _function(self, function: FunctionType) -> Any:
+        home = function.__module__.partition(".")[0]
+        named = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+        used = {name: item for name, item in named.items() if _plain(item) or _home(item) == home}
+        parts = (function.__code__, function.__defaults__, function.__kwdefaults__, function.__closure__, used)
+        return [self.of(part) for part in parts]
+
+    def _object(self, value: Any) -> Any:
+        if isinstance(value, CodeType):
+            return [value.co_code.hex(), self.of(value.co_consts), list(value.co_names)]
+        if isinstance(value, MethodType):
+            return [self.of(value.__func__), self.of(value.__self__)]
+        if isinstance(value, functools.partial):
+            return ["partial", self.of(value.func), self.of(value.args), self.of(value.keywords)]
+        if isinstance(value, CellType):
+            with suppress(ValueError):  # nothing was put into it yet
+                return self.of(value.cell_contents)
+        if isinstance(value, Tensor):
+            return ["tensor", str(value.dtype), value.tolist()]
+        if isinstance(value, ModuleType):
+            return ["module", value.__name__]
+        if dataclasses.is_dataclass(value):
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            return [self.of(type(value)), self.of(fields)]
+        with suppress(TypeError):  # it has no attributes of its own
+            return [self.of(type(value)), self.of(vars(value))]
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def _home(item: Any) -> str | None:
+    """The distribution of a function."""
+    return item.__module__.partition(".")[0] if isinstance(item, FunctionType) else None
+
+
+def _plain(item: Any) -> bool:
+    return isinstance(item, bool | int | float | str | tuple)

@@ -55,7 +55,9 @@ def _folder(path: str | Path) -> Path:
     folder = Path(os.path.expanduser(path))
     is_path = folder.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") > 1
     if not os.path.exists(folder) and (is_path or os.path.islink(folder)):  # os.path: no name is too long for it
-        raise CheckpointError(f"The model path {shorten(str(path), 200)} does not exist. Check the spelling of the path.")
+        raise CheckpointError(
+            f"The model path {shorten(str(path), 200)} does not exist. Check the spelling of the path."
+        )
     if os.path.exists(folder) and not os.path.isfile(folder / "config.json"):
         raise CheckpointError(f"{str(path)!r} holds no config.json, so it is no model folder. Name the right folder.")
     return folder

@@ -113,7 +113,9 @@ def check_size(skeleton: nn.Module, stored: Stored, path: str | Path) -> None:
     example = ""
     if unlike:
         name = max(unlike, key=lambda key: state[key].numel())
-        example = f": {name!r} has the shape {stored.shapes[name]}, the configuration asks for {tuple(state[name].shape)}"
+        example = (
+            f": {name!r} has the shape {stored.shapes[name]}, the configuration asks for {tuple(state[name].shape)}"
+        )
     raise CheckpointError(
         f"The weights in {str(path)!r} ({stored.bytes:,} bytes) do not fit config.json, which asks for {asked:,} "
         f"bytes{example}. Restore the file that was changed."

@@ -34,6 +34,8 @@ EXAMPLES = """\
       the published method with another ridge
   optimum-cli grail compress -m MODEL -o small --target-bytes 200MB --protect 0 -1 --drop-layers
       a size instead of a fraction; the first and the last layer stay whole, others may go altogether
+  optimum-cli grail compress -m MODEL -o small --sparsity 0.3 --dry-run
+      what would go, the time and the memory; nothing is written
   optimum-cli grail compress -m MODEL -o again --config small --seed 7
       repeat a run, with one change; flags win over the file, the file wins over the preset"""
 
@@ -56,6 +58,9 @@ class CompressCommand(BaseOptimumCLICommand):
             help="JSON or YAML with any of the fields below, or the report or folder of an earlier run; flags win.",
         )
         parser.add_argument("--eval-dataset", metavar="SRC", help="Evaluate before and after on this data.")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Tell what would go, the time and the memory; write nothing."
+        )
         add_base_model_flag(parser)
         parser.add_argument(
             "--include-modeling-code",
@@ -95,6 +100,12 @@ class CompressCommand(BaseOptimumCLICommand):
                 base_model=args.base_model,
             )
             progress = RichProgress()
+            if args.dry_run:
+                found = compressor.forecast(eval_dataset=args.eval_dataset, progress=progress)
+                for line in found.lines():
+                    out.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                out.result = {"output": None, "forecast": found.to_dict()}
+                return
             try:
                 compressor.compress(eval_dataset=args.eval_dataset, progress=progress)
             finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import shlex
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -58,20 +60,20 @@ def build_card(
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"cell": cell, "number": number, "percent": percent}
+    environment.filters |= {"cell": cell, "number": number, "percent": percent, "plain": plain, "quote": shlex.quote}
     template = files("optimum_grail.hub").joinpath("card.md.jinja").read_text(encoding="utf-8")
     body = environment.from_string(template).render(
         report=report,
-        title=title or f"{report.name}, compressed",
+        title=plain(title or f"{report.name}, compressed"),
         snippet=Snippet.of(report, auto_class_and_task(report), names),
         remote_code=REMOTE_CODE if REMOTE_CODE in names else "",
         plot=PLOT if PLOT in names else "",
-        asked=asked_lines(report),
+        asked=[plain(line) for line in asked_lines(report)],
         rows=[(cell(name), *rest) for name, *rest in comparison_rows(report)],
         derived=_derived(report),
         measured=", ".join(f"{name} {item['shape']}" for name, item in report.forward.get("inputs", {}).items()),
         plain_measured=any(row.get("plain") is not None for row in report.evaluation),
-        protocols=list(dict.fromkeys(str(row["protocol"]) for row in report.evaluation if row.get("protocol"))),
+        protocols=list(dict.fromkeys(plain(row["protocol"]) for row in report.evaluation if row.get("protocol"))),
         errors=[row for row in report.groups if row.plain_error is not None or row.fit_error is not None],
         config=_config(report),
         made_with=_made_with(report),
@@ -146,13 +148,27 @@ def public(report: Report) -> Report:
         evaluation=tuple(without_folders(row) for row in report.evaluation),
         derived=tuple(without_folders(row) for row in report.derived),
         recovery=without_folders(report.recovery),
-        command=" ".join(without_folders(word) for word in report.command.split(" ")),
+        command=shlex.join(without_folders(word) for word in _words(report.command)),
     )
+
+
+def _words(command: str) -> list[str]:
+    """The words of a command line; of one that no shell would read, what blanks separate."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return command.split()
+
+
+def plain(value: Any) -> str:
+    """``value`` as one line of Markdown that is text and nothing else: no tag, link, picture, heading or list."""
+    text = " ".join(str(value).split()).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"^([#>+*=-])", r"\\\1", text.replace("[", "\\["))
 
 
 def cell(value: Any) -> str:
     """``value`` as the text of one Markdown table cell."""
-    return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("`", "'")
+    return plain(value).replace("|", "\\|").replace("`", "'")
 
 
 def _made_with(report: Report) -> list[str]:
@@ -167,7 +183,7 @@ def _made_with(report: Report) -> list[str]:
     machine = [hardware.get("processor", ""), *(show(hardware[key]) for key, show in parts.items() if key in hardware)]
     cost = [seconds(sum(report.seconds.values()))] if report.seconds else []
     cost += [f"{gibibytes(report.peak_memory)} of memory at the peak"] if report.peak_memory else []
-    return [line for line in (versions, ", ".join(filter(None, machine)), ", ".join(cost)) if line]
+    return [plain(line) for line in (versions, ", ".join(filter(None, machine)), ", ".join(cost)) if line]
 
 
 def _config(report: Report) -> str:
@@ -184,6 +200,6 @@ def _derived(report: Report) -> list[tuple[str, str, str, str, str]]:
         before = known.get((row["metric"], row["dataset"], row.get("protocol", "")), {}).get("compressed")
         result = f"{row['metric']} on {row['dataset']}: {number(row['value'])}"
         times = row.get("seconds") or {}
-        ratio = number(times["derived"] / times["compressed"], 3) if times else MISSING
+        ratio = number(times["derived"] / times["compressed"], 3) if times.get("compressed") else MISSING
         rows.append((cell(row["name"]), cell(result), change(before, row["value"]), number(row["bytes"]), ratio))
     return rows

@@ -8,9 +8,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
 
 from optimum_grail.errors import CheckpointError
+from optimum_grail.report.fields import (
+    Command,
+    Derived,
+    Digest,
+    ForwardPass,
+    Hardware,
+    HubId,
+    Identifier,
+    Measured,
+    Recovery,
+    Result,
+    Revision,
+    Shape,
+    Word,
+    read,
+)
 
 FILE_NAME = "grail_report.json"
 
@@ -30,20 +46,22 @@ class GroupRow:
         held_error: error of the choice on the held-out rows, as it was fitted on the others.
         ridge: the ridge used, relative.
         tau: the share of the stream's drift that was corrected.
+        per_unit: for heads: what the config counts, by its fields, and how many of it one unit is.
         chosen: which candidate won: ``"fit"``, ``"batch-norm"`` (fitted, BatchNorm re-estimated) or ``"plain"``.
     """
 
     name: str
-    kind: str
+    kind: Word
     units_before: int
     units_after: int
-    plain_error: float | None = None
-    fit_error: float | None = None
-    plain_held_error: float | None = None
-    held_error: float | None = None
-    ridge: float | None = None
-    tau: float | None = None
-    chosen: str | None = None
+    plain_error: Measured | None = None
+    fit_error: Measured | None = None
+    plain_held_error: Measured | None = None
+    held_error: Measured | None = None
+    ridge: Measured | None = None
+    tau: Measured | None = None
+    chosen: Word | None = None
+    per_unit: Mapping[Word, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, kind: str, before: int, after: int, diagnostics: Mapping[str, Any]) -> GroupRow:
@@ -76,7 +94,7 @@ class Calibration:
     """
 
     source: str
-    sha256: str = ""
+    sha256: Digest = ""
     samples: int = 0
     tokens: int = 0
     seqlen: int | None = None
@@ -93,7 +111,8 @@ class Report:
         model_class: name of the model's class, for example ``"LlamaForCausalLM"``.
         base_model: Hub id of the dense model, if it has one.
         revision: its commit, if known.
-        asked: the request: ``{"sparsity": 0.5}``, or the fractions of units per kind.
+        asked: the request: ``{"sparsity": 0.5}``, a size such as ``{"target_bytes": 60000000}``, or the fractions of
+            units per kind.
         budget: what ``sparsity`` is a fraction of: parameters, FLOPs, key-value cache, or latency.
         budget_removed: fraction of it that went, by the survey's measurements; ``None`` for parameters.
         parameters_before: parameters of the whole dense model.
@@ -127,12 +146,12 @@ class Report:
     """
 
     model: str
-    model_type: str = ""
-    model_class: str = ""
-    base_model: str | None = None
-    revision: str | None = None
-    asked: Mapping[str, float] = field(default_factory=dict)
-    budget: str = "parameters"
+    model_type: Word = ""
+    model_class: Identifier = ""
+    base_model: HubId | None = None
+    revision: Revision | None = None
+    asked: Mapping[Word, float] = field(default_factory=dict)
+    budget: Word = "parameters"
     budget_removed: float | None = None
     parameters_before: int
     parameters_after: int
@@ -145,17 +164,17 @@ class Report:
     config: Mapping[str, Any] = field(default_factory=dict)
     standalone: bool = True
     free_width_gain: float | None = None
-    forward: Mapping[str, Any] = field(default_factory=dict)
-    datasets: tuple[str, ...] = ()
-    evaluation: tuple[Mapping[str, Any], ...] = ()
-    recovery: Mapping[str, Any] = field(default_factory=dict)
-    derived: tuple[Mapping[str, Any], ...] = ()
+    forward: Annotated[Mapping[str, Any], Shape(ForwardPass, optional=True)] = field(default_factory=dict)
+    datasets: tuple[HubId, ...] = ()
+    evaluation: tuple[Annotated[Mapping[str, Any], Shape(Result)], ...] = ()
+    recovery: Annotated[Mapping[str, Any], Shape(Recovery, optional=True)] = field(default_factory=dict)
+    derived: tuple[Annotated[Mapping[str, Any], Shape(Derived)], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
-    hardware: Mapping[str, Any] = field(default_factory=dict)
+    hardware: Annotated[Mapping[str, Any], Shape(Hardware)] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    command: str = ""
+    command: Command = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -211,21 +230,12 @@ class Report:
         """Inverse of :meth:`to_dict`; unknown keys go to ``extra``.
 
         Raises:
-            CheckpointError: a key is missing or has another shape.
+            CheckpointError: a key is missing or its value is of another type, see :mod:`optimum_grail.report.fields`.
         """
         known = {item.name for item in dataclasses.fields(cls)} - {"extra"}
-        data = {key: _infinite(value) for key, value in values.items() if key != "achieved"}
-        extra = {key: data.pop(key) for key in tuple(data) if key not in known}
-        try:
-            data["groups"] = tuple(GroupRow(**row) for row in data.get("groups", ()))
-            calibration = data.get("calibration")
-            if calibration is not None:
-                data["calibration"] = Calibration(**{**calibration, "notes": tuple(calibration.get("notes", ()))})
-            for key in ("datasets", "evaluation", "derived", "warnings"):
-                data[key] = tuple(data.get(key, ()))
-            return cls(**data, extra=extra)
-        except (TypeError, AttributeError) as error:
-            raise CheckpointError(f"This is no report of a compression: {error}.") from error
+        data = {key: value for key, value in values.items() if key in known}
+        extra = {key: value for key, value in values.items() if key not in known and key != "achieved"}
+        return cast(Report, read({**data, "extra": extra}, cls, "the report"))
 
     def to_json(self) -> str:
         """Indented JSON that every parser reads."""
@@ -240,7 +250,7 @@ class Report:
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, or nested too deep
             raise CheckpointError(f"The report is not JSON: {error}.") from error
         if not isinstance(values, dict):
             raise CheckpointError(f"The report is a {type(values).__name__}; expected a JSON object.")
@@ -281,12 +291,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
-
-
-def _infinite(value: Any) -> Any:
-    """Inverse of :func:`_finite` for numbers."""
-    if isinstance(value, dict):
-        return {key: _infinite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_infinite(item) for item in value]
-    return float(value) if value in ("inf", "-inf", "nan") else value

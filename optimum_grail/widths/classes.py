@@ -92,16 +92,23 @@ class Sharing:
         """The classes of ``groups``; those of the kinds ``free`` may have widths that the stock config cannot say."""
         members: dict[tuple[str, bool], list[ChannelGroup]] = {}
         for group in groups:
-            kept = group.name in self.protected
-            members.setdefault((group.tie if tied and not kept else group.name, kept), []).append(group)
+            members.setdefault(self._bond(group, tied), []).append(group)
         return [
-            self._class(name, item, None if item[0].kind in free else self.accepts)
+            self._class(name, item, None if item[0].kind in free and not item[0].uniform else self.accepts)
             for (name, _), item in members.items()
         ]
 
+    def _bond(self, group: ChannelGroup, tied: bool) -> tuple[str, bool]:
+        """Groups of equal bonds get one width."""
+        if group.uniform:
+            return group.uniform, False
+        kept = group.name in self.protected
+        return (group.tie if tied and not kept else group.name), kept
+
     def _class(self, name: str, groups: Sequence[ChannelGroup], accepts: Accepts | None) -> WidthClass:
         first = groups[0]
-        widths = (first.units,) if first.name in self.protected else self._widths(groups, accepts)
+        whole = any(group.name in self.protected for group in groups)
+        widths = (first.units,) if whole else self._widths(groups, accepts)
         return WidthClass(
             name=name,
             kind=first.kind,
@@ -223,8 +230,8 @@ def protected_groups(layout: Layout, method: Allocation) -> frozenset[str]:
         if not named:
             names = list(dict.fromkeys(name for g in layout.groups for name in (g.block, g.name)))
             raise BudgetError(
-                f"protect names {shorten(pattern)}, but no layer and nothing that shrinks in one is called that. Names are, "
-                f"for example, {', '.join(names[:3])}; their first words may be left out, and * stands for anything."
+                f"protect names {shorten(pattern)}, but no layer and nothing that shrinks in one is called that. Names "
+                f"are, for example, {', '.join(names[:3])}; first words may be left out, and * stands for anything."
             )
         found |= named
     return frozenset(found)

@@ -67,7 +67,7 @@ class GrailCompressor:
         base_model: str | None = None,
     ) -> None:
         self.model = model
-        self.config = config if isinstance(config, GrailConfig) else GrailConfig(**dict(config or {}))
+        self.config = config if isinstance(config, GrailConfig) else GrailConfig.from_dict(config or {})
         self.spec = spec
         self.tokenizer = tokenizer
         self.processor = processor

@@ -71,7 +71,7 @@ class Prepared:
     @property
     def request(self) -> tuple[Request, Allocation, Accepts]:
         """The widths that were asked for, by which method, and what the stock config can say."""
-        request = Request.of(self.setup.config, self.before.blocks)
+        request = Request.of(self.setup.config, self.layout, self.before.blocks)
         return request, self.setup.methods.allocation, partial(expressible_together, self.model, self.layout)
 
     def outlook_(self, dataset: Any) -> Outlook | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -107,7 +107,11 @@ def asked_lines(report: Report) -> list[str]:
     """One line per request, with what was achieved, and one for the whole model."""
     kinds = {"ffn_sparsity": "mlp", "head_sparsity": "heads", "channel_sparsity": "conv"}
     lines = []
+    sizes = {"target_parameters": report.parameters_after, "target_bytes": report.bytes_after}
     for name, asked in report.asked.items():
+        if name in sizes:
+            lines.append(f"asked for {asked:,} {name.removeprefix('target_')}, got {sizes[name]:,}")
+            continue
         achieved = report.achieved_budget if name == "sparsity" else report.achieved_units.get(kinds.get(name, ""))
         what = f"of the blocks' {report.budget}" if name == "sparsity" else ASKED_NAMES.get(name, name)
         lines.append(f"asked {percent(asked)} {what}, achieved {percent(achieved)}")
@@ -148,19 +152,35 @@ def groups_table(report: Report) -> Table:
 def _group_cells(row: GroupRow) -> list[str]:
     errors = (number(value, 3) for value in (row.plain_error, row.fit_error, row.held_error))
     ridge = MISSING if row.ridge is None else f"{row.ridge:.0e}"
-    return [f"{row.units_after}/{row.units_before}", *errors, ridge, number(row.tau, 2), row.chosen or MISSING]
+    scale = max(row.per_unit.values(), default=1)
+    return [
+        f"{row.units_after * scale}/{row.units_before * scale}",
+        *errors,
+        ridge,
+        number(row.tau, 2),
+        row.chosen or MISSING,
+    ]
 
 
 def width_lines(report: Report) -> list[str]:
-    """One line per kind: units before and after, as a range where the groups differ."""
+    """One line per kind: units before and after, as a range where the groups differ; heads as the config counts."""
     lines = []
     for kind in dict.fromkeys(row.kind for row in report.groups if row.shrinks):
         rows = [row for row in report.groups if row.kind == kind]
-        before, after = ({getattr(row, name) for row in rows} for name in ("units_before", "units_after"))
+        counted = dict.fromkeys(name for row in rows for name in row.per_unit) or {"units": None}
+        units = ", ".join(_counts(rows, name) for name in counted)
         whole = all(row.units_after == row.units_before for row in rows)
-        units = f"all {_range(before)} units stay" if whole else f"{_range(before)} -> {_range(after)} units"
-        lines.append(f"{kind}: {units} in {len(rows)} group{'s' * (len(rows) > 1)}")
+        lines.append(f"{kind}: {f'all {units} stay' if whole else units} in {len(rows)} group{'s' * (len(rows) > 1)}")
     return lines
+
+
+def _counts(rows: Sequence[GroupRow], field: str) -> str:
+    """How many of what a config's field counts there were and are; once where nothing went."""
+    before = {row.units_before * row.per_unit.get(field, 1) for row in rows}
+    after = {row.units_after * row.per_unit.get(field, 1) for row in rows}
+    heads = "key-value heads" if "key_value" in field or "kv" in field else "attention heads"
+    change = _range(before) if before == after else f"{_range(before)} -> {_range(after)}"
+    return f"{change} {'units' if field == 'units' else heads}"
 
 
 def whole_lines(report: Report) -> list[str]:

@@ -67,6 +67,23 @@ def test_says_widths_and_the_run(report):
     assert "fit 1.5 s, peak memory 0.93 GiB" in text
 
 
+def test_heads_are_counted_as_the_config_counts_them(report):
+    counts = {"num_attention_heads": 3, "num_key_value_heads": 1}
+    heads = dataclasses.replace(report.groups[0], per_unit=counts)
+    fewer = dataclasses.replace(heads, name="layers.1.heads", units_after=2)
+    text = shown(dataclasses.replace(report, groups=(fewer, dataclasses.replace(fewer, units_after=3))), groups=True)
+    assert "heads: 12 -> 6..9 attention heads, 4 -> 2..3 key-value heads in 2 groups\n" in text and "6/12" in text
+    assert "heads: all 12 attention heads, 4 key-value heads stay in 1 group\n" in shown(
+        dataclasses.replace(report, groups=(heads,))
+    )
+
+
+def test_says_the_size_where_a_size_was_asked(report):
+    text = shown(dataclasses.replace(report, asked={"target_bytes": 1250}))
+    assert "asked for 1,250 bytes, got 1,200\n" in text
+    assert "asked for 610 parameters, got 600\n" in shown(dataclasses.replace(report, asked={"target_parameters": 610}))
+
+
 def test_widths_that_differ_are_a_range(report):
     rows = (report.groups[1], dataclasses.replace(report.groups[2], units_after=40))
     assert "mlp: 64 -> 24..40 units" in shown(dataclasses.replace(report, groups=rows))

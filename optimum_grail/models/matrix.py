@@ -87,6 +87,12 @@ def columns(module: nn.Module, path: str = "") -> int:
     return int(module.get_parameter("weight").shape[axis])
 
 
+def feature_axis(module: nn.Module) -> int:
+    """Axis of the features in what ``module`` takes and puts out: 1 for feature maps ``[B, C, H, W]`` of convolutions
+    and BatchNorm, -1 for all others, linear layers on ``[B, H, W, C]`` included."""
+    return 1 if isinstance(module, (_ConvNd, _BatchNorm)) else -1
+
+
 def taps(module: nn.Module) -> int:
     """Weights per pair of output and input feature: the kernel's area for a convolution, else 1."""
     return module.kernel_size[0] * module.kernel_size[1] if isinstance(module, nn.Conv2d) else 1

@@ -19,6 +19,7 @@ from optimum_grail.errors import OutputError
 from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.rehearsal import REHEARSED_FRACTION
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.matrix import feature_axis
 from optimum_grail.models.precision import Precision
 from optimum_grail.signals import Work
 from optimum_grail.streams.capture import first, on_device
@@ -213,7 +214,7 @@ def _counting(model: nn.Module, layout: Layout) -> Iterator[_Counted]:
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             """Count output rows."""
-            counted.rows[name] = output.numel() // (output.shape[1] if output.dim() == 4 else output.shape[-1])
+            counted.rows[name] = output.numel() // output.shape[feature_axis(module)]
 
         return hook
 

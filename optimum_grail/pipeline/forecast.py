@@ -14,7 +14,6 @@ from optimum_grail.pipeline.estimate import Outlook
 from optimum_grail.pipeline.setup import Setup
 from optimum_grail.pipeline.stages import Prepared, prepare_
 from optimum_grail.survey.findings import Findings
-from optimum_grail.survey.survey import SURVEYED
 from optimum_grail.widths.allocate import Widths
 
 Range = tuple[int, int]
@@ -106,7 +105,7 @@ def forecast(model: nn.Module, setup: Setup, dataset: Any = None) -> Forecast:
     with kept_intact_(model, always=True) as undo:
         ready = prepare_(model, setup, undo)
         outlook = ready.outlook_(dataset)
-        measured = setup.methods.allocation.needs & SURVEYED
+        measured = setup.methods.allocation.needs
         widths = None if measured else ready.allocate(None, Findings())
         least = {name: item.widths[0] for item in ready.classes for name in item.groups}
         return Forecast(

@@ -46,7 +46,7 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return wrapped
 
-    monkeypatch.setattr(stages, "Survey", counting("surveys", stages.Survey))
+    monkeypatch.setattr(stages.Survey, "run", counting("surveys", stages.Survey.run))
     monkeypatch.setattr(stages, "mask_gradients", counting("gradients", stages.mask_gradients))
     monkeypatch.setattr(stages, "load_calibration", counting("readings", stages.load_calibration))
     return counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -164,7 +165,7 @@ class GrailCompressor:
         if self._report is not None:
             raise CheckpointError("This compressor has compressed its model already. Load the dense model again.")
         if save_directory is not None:
-            check_output(save_directory, overwrite, source=self.source if Path(self.source).exists() else None)
+            check_output(save_directory, overwrite, source=self.source if os.path.exists(self.source) else None)
         progress = progress or Silent()
         comparison = Comparison.prepare(self.model, eval_dataset, self.tokenizer, self.processor, self._resolved)
         watch = _BeforeAndAfter(comparison, progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -183,8 +184,8 @@ class GrailConfig(QuantizationConfigMixin):
             ConfigError: there is none, or it holds a wrong value.
         """
         folder = Path(folder_or_id)
-        if folder.is_dir() or folder.is_file():
-            return cls.from_json_file(folder / FILE_NAME if folder.is_dir() else folder)
+        if os.path.exists(folder):
+            return cls.from_json_file(folder / FILE_NAME if os.path.isdir(folder) else folder)
         try:
             return cls.from_json_file(hf_hub_download(str(folder_or_id), FILE_NAME, revision=revision, token=token))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

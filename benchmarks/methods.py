@@ -113,7 +113,7 @@ def sweep_of(task: Task, folder: Path, draw: int) -> Sweep:
     rows = metric.read(task.evaluation.read())
     return Sweep(
         model,
-        measure=lambda item: metric(item, tokenizer, processor, rows, progress=False),
+        measure=lambda item: metric(item, tokenizer, processor, rows),
         headline=metric.headline,
         higher_is_better=metric.higher_is_better,
         dataset=task.calibration.read(),

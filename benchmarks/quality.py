@@ -49,7 +49,7 @@ class Bench:
 
     def measure(self, folder: Path) -> dict[str, Any]:
         """The metric's result for a saved model."""
-        found = evaluate_path(folder, self.evaluation, self.task.metric, progress=False, **self.task.measure)
+        found = evaluate_path(folder, self.evaluation, self.task.metric, **self.task.measure)
         return {key: value for key, value in found.items() if key not in ("model", "dataset")}
 
     def compress(self, config: GrailConfig, folder: Path) -> Report:

@@ -62,7 +62,7 @@ def run(name: str) -> None:
             continue
         sweep = Sweep(
             model,
-            measure=lambda item: metric(item, tokenizer, processor, rows, progress=False),
+            measure=lambda item: metric(item, tokenizer, processor, rows),
             headline=metric.headline,
             dataset=data.read(),
             tokenizer=tokenizer,

@@ -56,7 +56,7 @@ def latencies(folders: Mapping[str, Path]) -> dict[str, float]:
 
 def measured(name: str, folder: Path, text: Path) -> dict[str, Any]:
     """One row, without its latency."""
-    found = evaluate_path(folder, str(text), "perplexity", seqlen=SEQLEN, max_tokens=40960, progress=False)
+    found = evaluate_path(folder, str(text), "perplexity", seqlen=SEQLEN, max_tokens=40960)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     row = {"name": name, "perplexity": found["perplexity"], "bytes": size, "protocol": found["protocol"]}
     print(row, flush=True)

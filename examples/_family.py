@@ -56,7 +56,7 @@ def compare(
             compressor = GrailCompressor.from_pretrained(model, {**config, "num_samples": options.num_samples})
             compressor.compress(calibration, small)
             rows = {
-                name: evaluate_path(folder, data, metric, progress=False, num_samples=options.eval_samples)
+                name: evaluate_path(folder, data, metric, num_samples=options.eval_samples)
                 for name, folder in (("dense", model), ("compressed", small))
             }
     except GrailError as error:

@@ -106,7 +106,7 @@ SPEC = ArchitectureSpec(
     groups=(
         Conv(
             produce="conv1",
-            norm="bn1",
+            channelwise=("bn1",),
             consume="conv2",
             consume_norm="bn2",
             stream=StreamFunction(residual_sum, records=("bn2",)),

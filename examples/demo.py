@@ -103,7 +103,7 @@ def plainly_pruned(dense: Any, plan: Plan, config: GrailConfig) -> Any:
 def loss(model: Any, windows: Tensor) -> float:
     """Cross-entropy in nats per token."""
     rows = [{"input_ids": row} for row in windows]
-    return float(Perplexity()(model, None, None, rows, progress=False)["loss"])
+    return float(Perplexity()(model, None, None, rows)["loss"])
 
 
 @torch.inference_mode()

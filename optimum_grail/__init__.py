@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from optimum_grail.config.config import GrailConfig
     from optimum_grail.core.groups import ChannelGroup, Port, StreamFunction
     from optimum_grail.core.plan import Plan
-    from optimum_grail.core.spec import ArchitectureSpec, Conv, Heads, Mlp
+    from optimum_grail.core.spec import ArchitectureSpec, Conv, Heads, Mlp, Strip
     from optimum_grail.errors import GrailError
+    from optimum_grail.models.check import check_map
     from optimum_grail.report.report import Report
     from optimum_grail.selectors import SELECTORS
     from optimum_grail.signals import SIGNALS
@@ -57,6 +58,8 @@ __all__ = [
     "Mlp",
     "Heads",
     "Conv",
+    "Strip",
+    "check_map",
     "Port",
     "ChannelGroup",
     "StreamFunction",
@@ -88,6 +91,8 @@ _HOME = {
     "Mlp": "core.spec",
     "Heads": "core.spec",
     "Conv": "core.spec",
+    "Strip": "core.spec",
+    "check_map": "models.check",
     "Port": "core.groups",
     "ChannelGroup": "core.groups",
     "StreamFunction": "core.groups",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,14 @@ from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.plan import Plan
 from optimum_grail.core.spec import ArchitectureSpec
-from optimum_grail.data.batches import CalibrationData
 from optimum_grail.errors import CheckpointError, GrailError
-from optimum_grail.evaluation.comparison import Comparison
-from optimum_grail.evaluation.forward import compare_forward, measure_forward
+from optimum_grail.evaluation.comparison import BeforeAndAfter, Comparison
 from optimum_grail.hub.metadata import inherited_from
 from optimum_grail.hub.publish import Upload, push_saved
 from optimum_grail.models.intact import refuse_half_compressed
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.stock import refuse_compressed
+from optimum_grail.pipeline.forecast import Forecast, forecast
 from optimum_grail.pipeline.run import compress_
 from optimum_grail.pipeline.saving import save_checkpoint
 from optimum_grail.pipeline.setup import Setup
@@ -167,10 +165,9 @@ class GrailCompressor:
         if save_directory is not None:
             check_output(save_directory, overwrite, source=self.source if os.path.exists(self.source) else None)
         progress = progress or Silent()
-        comparison = Comparison.prepare(self.model, eval_dataset, self.tokenizer, self.processor, self._resolved)
-        watch = _BeforeAndAfter(comparison, progress)
-        setup = Setup(self._resolved, self.spec, self.tokenizer, self.processor, progress)
-        run = compress_(self.model, setup, calibration_dataset, watch)
+        comparison = self._comparison(eval_dataset)
+        watch = BeforeAndAfter(comparison, progress)
+        run = compress_(self.model, self._setup(progress), calibration_dataset, watch)
         self.plan, self._layout = run.plan, run.left
         self._report = Outcome(
             source=self.source,
@@ -187,6 +184,24 @@ class GrailCompressor:
         return self.model
 
     quantize = compress
+
+    def forecast(
+        self, calibration_dataset: Any = None, *, eval_dataset: Any = None, progress: Progress | None = None
+    ) -> Forecast:
+        """What :meth:`compress` would do with the same arguments: widths as far as they are known before anything is
+        measured, time and memory. The model stays as it is, and nothing is written.
+
+        Raises:
+            GrailError: as :meth:`compress`.
+        """
+        self._comparison(eval_dataset)
+        return forecast(self.model, self._setup(progress or Silent()), calibration_dataset)
+
+    def _comparison(self, dataset: Any) -> Comparison:
+        return Comparison.prepare(self.model, dataset, self.tokenizer, self.processor, self._resolved)
+
+    def _setup(self, progress: Progress) -> Setup:
+        return Setup(self._resolved, self.spec, self.tokenizer, self.processor, progress)
 
     def save_pretrained(
         self,
@@ -278,23 +293,3 @@ class GrailCompressor:
             overwrite=overwrite,
             progress=progress,
         )
-
-
-@dataclass
-class _BeforeAndAfter:
-    """The watch of a run: the metric and a forward pass, of the dense and of the compressed model."""
-
-    comparison: Comparison
-    progress: Progress
-    results: tuple[dict[str, Any], ...] = ()
-    forward: Mapping[str, Any] = field(default_factory=dict)
-
-    def dense(self, model: nn.Module, data: CalibrationData | None) -> None:
-        """Measure what the compressed model is compared with."""
-        self._metric = self.comparison.measure(model, "dense", self.progress)
-        self._pass = measure_forward(model, data)
-
-    def compressed(self, model: nn.Module, data: CalibrationData | None) -> None:
-        """Measure and compare."""
-        self.results = self.comparison.results(self._metric, model, self.progress)
-        self.forward = compare_forward(self._pass, measure_forward(model, data))

@@ -57,6 +57,10 @@ class ArchitectureError(GrailError):
     """The model, or one of its modules, does not fit the map that should describe it."""
 
 
+class BlocksMissingError(ArchitectureError):
+    """No part of the model has the blocks that its map names."""
+
+
 class BudgetError(GrailError):
     """The asked sparsity cannot be reached, or would leave a group without units."""
 

@@ -9,11 +9,22 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from optimum_grail.errors import ConfigError, UnknownNameError
 
 T = TypeVar("T")
+
+
+def files_of(package: str) -> list[str]:
+    """Names of the modules in a package folder that hold entries: all but those starting with ``_``."""
+    folder = importlib.import_module(package).__path__
+    return [module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_")]
+
+
+def points_of(package: str) -> dict[str, Callable[[], Any]]:
+    """What other distributions offer for a package: names of their entry points, and functions that import them."""
+    return {point.name: point.load for point in entry_points(group=package)}
 
 
 class Registry(Generic[T]):
@@ -52,16 +63,13 @@ class Registry(Generic[T]):
         self._entries[name] = entry
         return entry
 
-    def _builtin(self) -> list[str]:
-        folder = importlib.import_module(self.package).__path__
-        return [module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_")]
-
-    def _points(self) -> dict[str, Callable[[], T]]:
-        return {point.name: point.load for point in entry_points(group=self.package)}
-
     def names(self) -> list[str]:
         """All names, sorted: files of the folder, entry points, and entries added by hand."""
-        return sorted({name.replace("_", "-") for name in self._builtin()} | set(self._points()) | set(self._entries))
+        return sorted(
+            {name.replace("_", "-") for name in files_of(self.package)}
+            | set(points_of(self.package))
+            | set(self._entries)
+        )
 
     def get(self, name: str) -> T:
         """Import and return the entry called ``name``.
@@ -70,10 +78,10 @@ class Registry(Generic[T]):
             UnknownNameError: no such entry; the message names the nearest.
         """
         if name not in self._entries:
-            if name.replace("-", "_") in self._builtin():
+            if name.replace("-", "_") in files_of(self.package):
                 importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
-            elif name in self._points():
-                self.add(name, self._points()[name]())
+            elif name in points_of(self.package):
+                self.add(name, points_of(self.package)[name]())
             else:
                 raise UnknownNameError.among(self.kind, name, self.names(), self.remedy)
         return self._entries[name]

@@ -103,7 +103,7 @@ class Sweep:
     source: str = ""
     stats_cache: str | Path | None = None
     progress: Progress = field(default_factory=Silent)
-    _data: dict[str, tuple[Any, CalibrationData]] = field(default_factory=dict)
+    _data: dict[str | None, tuple[Any, CalibrationData]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         refuse_half_compressed(self.model)
@@ -141,10 +141,14 @@ class Sweep:
         result["hardware"] = hardware(str(next(self.model.parameters()).device))
         result["dense"] = found.get("dense") or self._dense()
         for number, cell in enumerate(planned, start=1):
-            key = (cell.method, cell.size, json.dumps(_resolved(cell), sort_keys=True))
-            if key not in rows:
+            config = GrailConfig(**cell.config).resolved()
+            setup = Setup(config, self.spec, self.tokenizer, self.processor, self.progress, self._cache)
+            request = DataRequest.of(config, self.dataset)
+            data = content_key(request) if setup.methods.needs_data else None
+            head = {"method": cell.method, "size": cell.size, "config": _decisive(config), "data": data}
+            if not {_key(head), _key({**head, "data": None})} & rows.keys():  # older files do not name the data
                 self.progress.message(f"{number} of {len(planned)}: {cell.method}, {cell.size}")
-                rows[key] = {**self._row(cell), "config": _resolved(cell)}
+                rows[_key(head)] = {**head, **self._outcome(setup, request, data)}
             result["rows"] = list(rows.values())
             _write(path, result)
         return result
@@ -154,21 +158,15 @@ class Sweep:
         with evaluating(self.model), float32_on_cpu(self.model):
             return {"parameters": size.parameters, "bytes": size.bytes, "result": self._measured(self.model)}
 
-    def _row(self, cell: Cell) -> dict[str, Any]:
-        """Compress a copy, measure it."""
+    def _outcome(self, setup: Setup, request: DataRequest, key: str | None) -> dict[str, Any]:
+        """Compress a copy, measure it; data of the same ``key`` is read once."""
         start = time.perf_counter()
-        config = GrailConfig(**cell.config).resolved()
-        setup = Setup(config, self.spec, self.tokenizer, self.processor, self.progress, self._cache)
-        request = DataRequest.of(config, self.dataset)
-        key = content_key(request)
         _, known = self._data.get(key, (None, None))
         watch = _Result(self._measured)
         run = compress_(copy.deepcopy(self.model), setup, known or request.dataset, watch)
         if run.data is not None:
             self._data[key] = (request.dataset, run.data)
         return {
-            "method": cell.method,
-            "size": cell.size,
             "parameters": run.after.parameters,
             "bytes": run.after.bytes,
             "sparsity": 1 - run.after.blocks / max(run.before.blocks, 1),
@@ -204,14 +202,14 @@ def damage(result: Mapping[str, Any], row: Mapping[str, Any]) -> float:
     return 1 - value / dense if result["higher_is_better"] else math.log(value / dense)
 
 
-def _resolved(cell: Cell) -> dict[str, Any]:
-    """What decides a cell's outcome: where streams are kept does not."""
-    fields = GrailConfig(**cell.config).resolved().to_dict()
+def _decisive(config: GrailConfig) -> dict[str, Any]:
+    """What of a resolved configuration decides a cell's outcome: where streams are kept does not."""
+    fields = config.to_dict()
     return {key: value for key, value in fields.items() if value is not None and key != "offload_streams"}
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    return row["method"], row["size"], json.dumps(row["config"], sort_keys=True)
+def _key(row: Mapping[str, Any]) -> tuple[str, str, str, str | None]:
+    return row["method"], row["size"], json.dumps(row["config"], sort_keys=True), row.get("data")
 
 
 def _stored(path: Path | None, identity: Mapping[str, Any], overwrite: bool) -> dict[str, Any]:

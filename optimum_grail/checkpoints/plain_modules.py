@@ -67,10 +67,10 @@ def load_compressed_(module: nn.Module, directory: str | Path, spec: Architectur
     state = _read_weights(folder / WEIGHTS)
     layout = resolve(module, spec)
     units: dict[str, int] = {}
-    if len(layout.stacks) == 1:
-        units = check_table(layout, layout.stacks[0], table, LAYERS)
+    if len(layout.owners) == 1:
+        units = check_table(layout, layout.owners[0], table, LAYERS)
     elif table:
-        raise CheckpointError(f"{LAYERS} describes one stack of layers; this module has {len(layout.stacks)}.")
+        raise CheckpointError(f"{LAYERS} describes one stack of layers; this module has {len(layout.owners)}.")
     skeleton = _without_storage(module)
     narrow_all_(skeleton, layout, units)
     full = _complete(skeleton, state, folder / WEIGHTS)

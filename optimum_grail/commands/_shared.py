@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
+import os
 import sys
 import traceback
 import warnings
@@ -14,6 +16,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
+from optimum_grail.commands._interrupt import INTERRUPTED, NOTHING_WRITTEN, interruptible
 from optimum_grail.config.values import Option
 from optimum_grail.errors import GrailError
 
@@ -22,6 +25,14 @@ if TYPE_CHECKING:
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 BAD_INPUT, FAILURE = 2, 1
+NOISE: Mapping[str, str] = {
+    "torchao": "Failed to load ",
+    "torch.utils._pytree": "%s is an Enum subclass and is now natively supported",
+}
+"""How messages begin that libraries log while they are imported, by the name of their logger. transformers imports
+torchao wherever it is installed; neither what it lacks nor how it uses torch concerns a user of these commands."""
+BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+"""What Hugging Face's libraries read, once, when they are imported: a bar is for a terminal, not for a log."""
 
 
 @dataclass
@@ -42,11 +53,16 @@ def session(args: Namespace) -> Iterator[Session]:
     """Run a command's body: prints its JSON, turns errors into one line and an exit code.
 
     Raises:
-        SystemExit: 2 for bad input (a ``GrailError``), 1 for anything else that fails, Ctrl-C included.
+        SystemExit: 2 for bad input (a ``GrailError``), 130 for Ctrl-C, 1 for anything else that fails.
     """
+    with interruptible() as interrupted:
+        yield from _guarded(args, interrupted)
+
+
+def _guarded(args: Namespace, interrupted: Callable[[], bool]) -> Iterator[Session]:
     stdout = sys.stdout
     try:
-        with warnings.catch_warnings(), redirect_stdout(sys.stderr if args.json else stdout):
+        with quiet(), warnings.catch_warnings(), redirect_stdout(sys.stderr if args.json else stdout):
             warnings.showwarning = _one_line(warnings.showwarning)
             from rich.console import Console  # costs more than every other import of a plain --help
 
@@ -57,9 +73,33 @@ def session(args: Namespace) -> Iterator[Session]:
     except GrailError as error:
         _fail(args, str(error), BAD_INPUT)
     except KeyboardInterrupt as stop:
-        _fail(args, str(stop) or "interrupted; no output folder was written or changed.", FAILURE)
+        _fail(args, str(stop) or NOTHING_WRITTEN, INTERRUPTED)
     except Exception as error:  # the last resort of a program: one line instead of a traceback
+        if interrupted():
+            _fail(args, NOTHING_WRITTEN, INTERRUPTED)
         _fail(args, f"{type(error).__name__}: {error} (--debug shows where)", FAILURE)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the messages of :data:`NOISE` off standard error, and bars where it is no terminal; everything else that is
+    logged comes through."""
+    if not sys.stderr.isatty():
+        for name in BARS:
+            os.environ.setdefault(name, "1")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        """Whether a record is none of the noise of its logger."""
+        return not str(record.msg).startswith(NOISE[record.name])
+
+    loggers = [logging.getLogger(name) for name in NOISE]
+    for logger in loggers:
+        logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(wanted)
 
 
 def _fail(args: Namespace, message: str, code: int) -> None:

@@ -31,6 +31,8 @@ EXAMPLES = """\
       drop 70 % of the feed-forward channels and leave the heads whole
   optimum-cli grail compress -m MODEL -o small --preset grail --compensator grail:ridge=0.01
       the published method with another ridge
+  optimum-cli grail compress -m MODEL -o small --sparsity 0.3 --dry-run
+      what would go, the time and the memory; nothing is written
   optimum-cli grail compress -m MODEL -o again --config small/grail_config.json --seed 7
       repeat a run, with one change; flags win over the file, the file wins over the preset"""
 
@@ -49,6 +51,9 @@ class CompressCommand(BaseOptimumCLICommand):
         )
         parser.add_argument("--config", metavar="FILE", help="JSON with any of the fields below; flags win over it.")
         parser.add_argument("--eval-dataset", metavar="SRC", help="Evaluate before and after on this data.")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Tell what would go, the time and the memory; write nothing."
+        )
         add_base_model_flag(parser)
         parser.add_argument(
             "--include-modeling-code",
@@ -87,6 +92,12 @@ class CompressCommand(BaseOptimumCLICommand):
                 base_model=args.base_model,
             )
             progress = RichProgress()
+            if args.dry_run:
+                found = compressor.forecast(eval_dataset=args.eval_dataset, progress=progress)
+                for line in found.lines():
+                    out.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                out.result = {"output": None, "forecast": found.to_dict()}
+                return
             try:
                 compressor.compress(eval_dataset=args.eval_dataset, progress=progress)
             finally:

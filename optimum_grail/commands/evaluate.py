@@ -105,6 +105,7 @@ def check_what(args: Mapping[str, Any]) -> None:
 def _metric(args: Mapping[str, Any]) -> dict[str, Any]:
     from optimum_grail.evaluation.evaluate import evaluate_path
     from optimum_grail.hub.derived import note_derived
+    from optimum_grail.report.progress import RichProgress
     from optimum_grail.report.report import Report
 
     parent = args["add_to"]
@@ -113,7 +114,7 @@ def _metric(args: Mapping[str, Any]) -> dict[str, Any]:
     names = [flag[2:].replace("-", "_") for flag in (*COLUMNS, *SIZES)]
     chosen = {name: args[name] for name in (*names, "split", "dtype", "device", "trust_remote_code", "allow_pickle")}
     columns = {"config_name": args["dataset_config_name"], **chosen}
-    result = evaluate_path(args["model"], args["dataset"], args["metric"], **columns)
+    result = evaluate_path(args["model"], args["dataset"], args["metric"], progress=RichProgress(), **columns)
     if not parent:
         return result
     places = {name: args[name] for name in ("device", "trust_remote_code", "allow_pickle")}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
+from optimum_grail.commands._interrupt import end_on_interrupt_
 from optimum_grail.commands._shared import describe
 from optimum_grail.commands.card import CardCommand
 from optimum_grail.commands.compress import CompressCommand
@@ -45,5 +47,6 @@ class GrailCommand(BaseOptimumCLICommand):
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        """Text only."""
+        """Text only; from here on Ctrl-C is met."""
+        end_on_interrupt_(sys.argv)
         describe(parser, str(GrailCommand.COMMAND.help), EXAMPLES)

@@ -37,14 +37,7 @@ class ListCommand(BaseOptimumCLICommand):
             from rich.table import Table
             from rich.text import Text
 
-            from optimum_grail.architectures import ARCHITECTURES
-            from optimum_grail.config.methods import REGISTRIES, method_options
-
-            found: dict[str, list[dict[str, Any]]] = {"presets": [_preset(preset) for preset in presets().values()]}
-            for part, registry in REGISTRIES.items():
-                found[f"{part}s"] = [_method(name, entry, method_options(entry)) for name, entry in registry]
-            found["architectures"] = [_architecture(name, spec) for name, spec in ARCHITECTURES]
-            out.result = {topic: found[topic] for topic in ([self.args.topic] if self.args.topic else TOPICS)}
+            out.result = {topic: rows_of(topic) for topic in ([self.args.topic] if self.args.topic else TOPICS)}
             for topic, rows in out.result.items():
                 table = Table(title=topic, title_justify="left", box=box.SIMPLE, show_header=False)
                 table.add_column(no_wrap=True, style="bold")
@@ -53,6 +46,19 @@ class ListCommand(BaseOptimumCLICommand):
                     rest = [f"{key}: {_words(value)}" for key, value in row.items() if key not in ("name", "summary")]
                     table.add_row(row["name"], Text("\n").join([Text(row["summary"]), *(Text(s, "dim") for s in rest)]))
                 out.console.print(table)
+
+
+def rows_of(topic: str) -> list[dict[str, Any]]:
+    """One row of JSON values per entry of ``topic``."""
+    if topic == "presets":
+        return [_preset(preset) for preset in presets().values()]
+    if topic == "architectures":
+        from optimum_grail.architectures import ARCHITECTURES
+
+        return [_architecture(name, spec) for name, spec in ARCHITECTURES]
+    from optimum_grail.config.methods import REGISTRIES, method_options
+
+    return [_method(name, entry, method_options(entry)) for name, entry in REGISTRIES[topic.removesuffix("s")]]
 
 
 def _preset(preset: Preset) -> dict[str, Any]:

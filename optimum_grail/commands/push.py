@@ -42,10 +42,11 @@ class PushCommand(BaseOptimumCLICommand):
     def run(self) -> None:
         """Publish and print the address, or only list the files."""
         with session(self.args) as out:
-            from optimum_grail.hub.publish import Upload, files_of, push_folder
+            from optimum_grail.hub.publish import Upload, files_of, left_out, push_folder
 
             args = self.args
-            files = {name: path.stat().st_size for name, path in files_of(args.folder, args.include).items()}
+            found = files_of(args.folder, args.include)
+            files = {name: path.stat().st_size for name, path in found.items()}
             out.result = {"repo_id": args.repo_id, "files": files}
             if args.dry_run:
                 lines = [f"{size:>15,}  {name}" for name, size in files.items()]
@@ -65,4 +66,8 @@ class PushCommand(BaseOptimumCLICommand):
                 address = str(commit.pr_url or commit.commit_url)
                 lines = [f"Published: {address}"]
                 out.result |= {"url": address, "commit": commit.oid}
+            if others := left_out(args.folder, found):
+                lines.append(
+                    f"Not published, since no run wrote it: {', '.join(others)} (--include PATTERN takes more)"
+                )
             out.console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

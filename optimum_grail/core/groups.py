@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["mlp", "heads", "conv", "classifier"]
+GroupKind = Literal["mlp", "heads", "conv", "classifier"]
 Side = Literal["out", "in"]
 
 
@@ -58,13 +58,13 @@ Stream = str | StreamFunction | None
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Everything that shrinks together: producers' rows, BatchNorm channels in between, one consumer's columns.
+    """Everything that shrinks together: producers' rows, channelwise modules in between, one consumer's columns.
 
     Args:
         name: unique within the model, for example ``"model.layers.0.mlp"``.
         kind: ``"mlp"``, ``"heads"`` or ``"conv"``; ``"classifier"``: a layer behind the blocks, which only a fit has.
         units: how many units there are (channels, KV groups, filters).
-        producers: the strips whose rows go (BatchNorm modules included).
+        producers: the strips whose rows go (channelwise modules included).
         consumer: the strip whose columns go.
         block: path of the repeated block that owns the group.
         layer: position of the block, the pattern's index levels joined by dots: ``"3"`` or ``"0.1"``.
@@ -75,12 +75,16 @@ class ChannelGroup:
         cost: parameters that one unit costs, over all ports.
         attention: path of the module that computes attention from the producers, for heads.
         norm: path of the BatchNorm right behind the consumer, if any.
+        factor: path of the parameter that the consumer's output is multiplied by before it joins the stream, if any.
+        uniform: groups of equal ``uniform`` can only have the same width, and only one that the stock config can say;
+            ``""``: no such bond.
+        cached: elements of keys and values per unit and token, for heads.
         fields: config field (or, for tables only, local name) and its elements per unit.
         attributes: path of an integer module attribute that follows the width, and its elements per unit.
     """
 
     name: str
-    kind: Kind
+    kind: GroupKind
     units: int
     producers: tuple[Port, ...]
     consumer: Port
@@ -95,8 +99,11 @@ class ChannelGroup:
     norm: str | None = None
     fields: tuple[tuple[str, int], ...] = ()
     attributes: tuple[tuple[str, int], ...] = ()
+    factor: str | None = None
+    uniform: str = ""
+    cached: int = 0
 
     @property
     def fewest(self) -> int:
         """Fewest units that can be kept: none where the sub-block can go altogether."""
-        return 0 if self.kind == "mlp" or self.attention is not None else 1
+        return 0 if not self.uniform and (self.kind == "mlp" or self.attention is not None) else 1

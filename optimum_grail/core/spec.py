@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from optimum_grail.core.groups import Stream
 
-Accepts = Callable[[Any, Mapping[str, int]], bool]
+StockAccepts = Callable[[Any, Mapping[str, int]], bool]
 """``(config, new field values) -> bool``: whether the stock config class takes these values."""
 
 
@@ -29,41 +29,103 @@ def never(config: Any, values: Mapping[str, int]) -> bool:
 
 
 @dataclass(frozen=True)
+class Strip:
+    """Some rows of a projection that holds several producers.
+
+    Args:
+        module: path of the projection.
+        part: which of its parts, from 0.
+        of: how many parts it has. Equally long ones; those of attention as long as their heads need.
+        interleaved: the parts lie side by side for every unit (GPT-NeoX: query, key and value of head 0, then of head
+            1) instead of one behind the other. All parts then belong to one group.
+    """
+
+    module: str
+    part: int
+    of: int
+    interleaved: bool = False
+
+
+Rows = str | Strip
+"""Where a producer is: the path of a module, all of whose rows are meant, or a part of one."""
+
+
+@dataclass(frozen=True)
 class Mlp:
     """A feed-forward pair: rows of every ``produce`` module feed, channel by channel, the columns of ``consume``.
 
-    ``attributes``: paths of integer attributes equal to the width. ``accepts`` says which widths the stock config can
-    express in ``field``. ``bias_flag``: config field that gives all these linears a bias. ``block_class``: only in
-    blocks of this class (name), for families with several kinds of block; ``None``: in every block.
+    Args:
+        produce: the producers.
+        consume: the consumer.
+        stream: where the residual sum behind the consumer is seen.
+        field: config field that says the width.
+        default: what the stock class makes of a config whose ``field`` is ``None`` (GPT-2's ``n_inner``).
+        attributes: paths of integer attributes equal to the width; a path through a module's ``config`` gives that
+            module a copy of the config for as long as layers differ.
+        accepts: which widths the stock config can express in ``field``.
+        bias_flag: config field that gives all these linears a bias.
+        channelwise: modules between producers and consumer that hold something per channel: BatchNorm, a depthwise
+            convolution, a norm over the whole width (see ``mixes``).
+        mixes: a norm among ``channelwise`` mixes all units, so that dropping some changes what the others feel and
+            dropping is no longer the same as setting to zero; such a group is refused unless the map says ``True``.
+        factor: path of the parameter ``[O]`` that the consumer's output is multiplied by before it joins the residual
+            sum (layer scale), so that what is missing in the sum is divided by it; ``None``, or absent in the block:
+            no factor. A norm behind the consumer is none, because it divides by the token's own size too: let
+            ``stream`` be ``None`` there.
+        uniform: the forward reads the shared config, so that only one width for all layers can be saved, and only one
+            that the stock config can express.
+        name: of the group within its block.
+        stage: order within the block.
+        block_class: only in blocks of this class (name), for families with several kinds of block; ``None``: in every
+            block.
+        within: only in blocks of this pattern of :attr:`ArchitectureSpec.blocks`; ``None``: of every pattern.
     """
 
-    produce: tuple[str, ...]
+    produce: tuple[Rows, ...]
     consume: str
     stream: Stream
     field: str = "intermediate_size"
     attributes: tuple[str, ...] = ()
-    accepts: Accepts = always
+    accepts: StockAccepts = always
     bias_flag: str | None = None
     name: str = "mlp"
     stage: int = 1
     block_class: str | None = None
+    default: Callable[[Any], int] | None = None
+    channelwise: tuple[str, ...] = ()
+    mixes: bool = False
+    factor: str | None = None
+    uniform: bool = False
+    within: str | None = None
 
 
 @dataclass(frozen=True)
 class Heads:
     """Attention heads; the unit is a key-value head with the query heads that share it.
 
-    ``head_dim``: path of the block's attribute that holds elements per head (never assumed); its module is the one that
-    attends, and it can lose all heads if it takes hidden states first and returns a pair, as attention in transformers
-    does. ``attributes``: path of an
-    integer attribute and what it counts: ``"query"``, ``"key_value"`` (heads) or ``"width"`` (elements entering
-    ``out``). ``pinned``: config fields to write as they are on the module (path of the attribute), because the config
-    class would otherwise derive them from the number of heads. ``block_class``: see :class:`Mlp`.
+    What is not told here is told at :class:`Mlp`.
+
+    Args:
+        query: rows that make queries.
+        key: rows that make keys.
+        value: rows that make values.
+        out: the consumer.
+        head_dim: path of the block's attribute that holds elements per head (never assumed); its module is the one
+            that attends, and it can lose all heads if it takes hidden states first and returns a pair, as attention in
+            transformers does.
+        attributes: path of an integer attribute and what it counts: ``"query"``, ``"key_value"`` (heads) or
+            ``"width"`` (elements entering ``out``).
+        query_field: config field that says the number of query heads.
+        key_value_field: config field that says the number of key-value heads, if there is one.
+        pinned: config fields to write as they are on the module (path of the attribute), because the config class
+            would otherwise derive them from the number of heads.
+        channelwise: for example norms of queries and of keys over their whole width; a norm of each head by itself
+            holds nothing per unit and needs no mention.
     """
 
-    query: str
-    key: str
-    value: str
+    query: Rows
+    key: Rows
+    value: Rows
     out: str
     stream: Stream
     head_dim: str
@@ -71,29 +133,39 @@ class Heads:
     query_field: str = "num_attention_heads"
     key_value_field: str | None = None
     pinned: tuple[tuple[str, str], ...] = ()
-    accepts: Accepts = always
+    accepts: StockAccepts = always
     bias_flag: str | None = None
     name: str = "heads"
     stage: int = 0
     block_class: str | None = None
+    channelwise: tuple[str, ...] = ()
+    mixes: bool = False
+    factor: str | None = None
+    uniform: bool = False
+    within: str | None = None
 
 
 @dataclass(frozen=True)
 class Conv:
-    """Inner channels of a residual block: filters of ``produce`` and its BatchNorm ``norm``, columns of ``consume``.
+    """Inner channels of a residual block: filters of ``produce``, columns of ``consume``.
 
-    ``consume_norm``: BatchNorm right behind the consumer, which takes the readout's bias. ``block_class``: see
-    :class:`Mlp`.
+    What is not told here is told at :class:`Mlp`.
+
+    Args:
+        consume_norm: BatchNorm right behind the consumer, which takes the readout's bias.
     """
 
     produce: str
     consume: str
     stream: Stream
-    norm: str | None = None
+    channelwise: tuple[str, ...] = ()
     consume_norm: str | None = None
     name: str = "conv"
     stage: int = 0
     block_class: str | None = None
+    mixes: bool = False
+    factor: str | None = None
+    within: str | None = None
 
 
 GroupSpec = Mlp | Heads | Conv
@@ -105,7 +177,13 @@ class ArchitectureSpec:
 
     Args:
         model_types: values of ``config.model_type`` it serves.
-        blocks: pattern(s) of the repeated blocks, relative to the sub-model that owns the config.
+        blocks: pattern(s) of the repeated blocks, relative to the sub-model that owns the config. The blocks of one
+            pattern follow each other directly, each one's output being the next one's input; what is done between two
+            patterns (embeddings, downsampling, cross-attention) runs as it is, and patterns come in the order in which
+            the model runs them.
+        chain: ``"pattern"``, or ``"container"`` where only blocks of one list follow each other directly, because
+            something lies between the lists of one pattern (downsampling between stages).
+        after: stacks that run before this one, by the path of their sub-model or its last part (``"encoder"``).
         groups: what shrinks within one block.
         example: builds a tiny random model (about 100 kB) that the contract tests run the map on.
         mask: name of the model input that marks real rows with 1 (padding rows are left out), or ``None``.
@@ -123,3 +201,5 @@ class ArchitectureSpec:
     main_input: str = "text"
     depth_field: str | None = None
     classifiers: tuple[str, ...] = ()
+    chain: Literal["pattern", "container"] = "pattern"
+    after: tuple[str, ...] = ()

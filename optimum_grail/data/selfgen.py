@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from optimum_grail.data.foreign import Config
+    from optimum_grail.report.progress import Progress
 
+WRITING = "the model writes its own calibration text, tokens"
 CACHE_BYTES = 2**30
 """Default budget for the key-value cache while writing: 1 GiB."""
 
@@ -50,7 +52,7 @@ def generate_self_text(
     seqlen: int,
     batch_size: int | None = None,
     seed: int = 42,
-    progress: bool = False,
+    progress: Progress | None = None,
     cache_bytes: int = CACHE_BYTES,
     prompts: Tensor | None = None,
 ) -> Tensor:
@@ -68,7 +70,7 @@ def generate_self_text(
         seqlen: tokens per row, the first one included.
         batch_size: rows written together; by default as many as the cache budget allows.
         seed: the same seed, model and batch size give the same rows.
-        progress: show a bar that counts tokens.
+        progress: told how many tokens are written.
         cache_bytes: budget of the key-value cache, in bytes; bounds ``batch_size``.
         prompts: int64 ``[num_samples, P]``: what the rows begin with, instead of a random token.
 
@@ -79,8 +81,6 @@ def generate_self_text(
         DataError: the model's vocabulary holds nothing but special tokens.
         StatisticsError: the logits are not finite.
     """
-    from tqdm.auto import tqdm
-
     width = max(1, min(num_samples, cache_bytes // max(1, cache_row_bytes(model, seqlen))))
     width = min(width, batch_size) if batch_size else width
     banned = _banned_tokens(model, tokenizer)
@@ -89,17 +89,20 @@ def generate_self_text(
     model.eval()
     parts: list[Tensor] = []
     try:
-        with torch.inference_mode(), tqdm(total=num_samples * seqlen, unit="tok", disable=not progress) as bar:
-            bar.set_description("the model writes its calibration text")
+        if progress is not None:
+            progress.start(num_samples * seqlen, WRITING)
+        with torch.inference_mode():
             for start in range(0, num_samples, width):
                 rows = min(width, num_samples - start)
                 if prompts is None:
                     first = _first_tokens(model, tokenizer, rows, banned, generator)
                 else:
                     first = prompts[start : start + rows].to(banned.device)
-                parts.append(_write(model, first, seqlen, banned, generator, bar).cpu())
+                parts.append(_write(model, first, seqlen, banned, generator, progress).cpu())
     finally:
         model.train(training)
+        if progress is not None:
+            progress.finish()
     return torch.cat(parts).clone()
 
 
@@ -155,7 +158,12 @@ def _first_tokens(
 
 
 def _write(
-    model: PreTrainedModel, first: Tensor, seqlen: int, banned: Tensor, generator: torch.Generator, bar: Any
+    model: PreTrainedModel,
+    first: Tensor,
+    seqlen: int,
+    banned: Tensor,
+    generator: torch.Generator,
+    progress: Progress | None,
 ) -> Tensor:
     text = first.new_empty(len(first), seqlen)
     token = first[:, :seqlen]
@@ -163,12 +171,14 @@ def _write(
     text[:, :written] = token
     cache = _cache(model, seqlen)
     bias = torch.zeros(len(banned), device=banned.device).masked_fill_(banned, -torch.inf)
-    bar.update(token.numel())
+    if progress is not None:
+        progress.update(token.numel(), WRITING)
     for position in range(written, seqlen):
         output = model(input_ids=token, past_key_values=cache, use_cache=True)
         token = _draw(output.logits[:, -1].float() + bias, generator)
         text[:, position : position + 1] = token
-        bar.update(len(first))
+        if progress is not None:
+            progress.update(len(first), WRITING)
     return text
 
 

@@ -27,7 +27,7 @@ from optimum_grail.data.request import SELF, DataRequest, Recipient
 from optimum_grail.data.rows import Rows, input_names, only_inputs, read_rows, ready_samples
 from optimum_grail.data.selfgen import generate_self_text
 from optimum_grail.errors import DataError
-from optimum_grail.report.progress import Progress, Silent, bars_wanted
+from optimum_grail.report.progress import Progress, Silent
 
 _TOKENS_PER_BATCH = 2048
 _ROWS_PER_BATCH = 32
@@ -60,10 +60,10 @@ def load_calibration(
     """
     progress = progress or Silent()
     _check(recipient, request)
-    progress.message("Writing calibration text" if request.own else "Reading calibration data")
     if request.own:
-        samples, source = _self_samples(recipient, request, bars_wanted(progress)), f"{SELF}, seed {request.seed}"
+        samples, source = _self_samples(recipient, request, progress), f"{SELF}, seed {request.seed}"
     else:
+        progress.message("Reading calibration data")
         rows = read_rows(
             request.dataset,
             config_name=request.config_name,
@@ -118,7 +118,7 @@ def _finish(
     )
 
 
-def _self_samples(recipient: Recipient, request: DataRequest, progress: bool) -> _Samples:
+def _self_samples(recipient: Recipient, request: DataRequest, progress: Progress) -> _Samples:
     model: Any = recipient.model
     ids = generate_self_text(
         model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -13,8 +13,9 @@ from optimum_grail.data.batches import CalibrationData, overlap
 from optimum_grail.data.rows import Rows
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.evaluate import make_metric
+from optimum_grail.evaluation.forward import compare_forward, measure_forward
 from optimum_grail.evaluation.metrics import Metric
-from optimum_grail.report.progress import Progress, bars_wanted
+from optimum_grail.report.progress import Progress
 
 COMMONPLACE = 0.02
 """Common share of two sets of fingerprints that says nothing: unrelated stories begin with the same words too."""
@@ -120,7 +121,7 @@ class Comparison:
         if self.metric is None or self.rows is None:
             return {}
         progress.message(f"Measuring the {what} model: {self.name} on {self.rows.source}")
-        return self.metric(model, self.tokenizer, self.processor, self.rows, progress=bars_wanted(progress))
+        return self.metric(model, self.tokenizer, self.processor, self.rows, progress=progress)
 
     def for_sweep(self, progress: Progress) -> dict[str, Any]:
         """The metric as :class:`optimum_grail.sweep.Sweep` takes it; empty without data."""
@@ -147,6 +148,33 @@ class Comparison:
                 "protocol": compressed.get("protocol", ""),
             },
         )
+
+
+@dataclass
+class BeforeAndAfter:
+    """What a run measures of the dense and then of the compressed model: a metric and the time of a forward pass.
+
+    Args:
+        comparison: the metric and its data.
+        progress: told before each measurement.
+        results: the report's evaluation rows, once both are measured.
+        forward: both forward passes, as a report has them.
+    """
+
+    comparison: Comparison
+    progress: Progress
+    results: tuple[dict[str, Any], ...] = ()
+    forward: Mapping[str, Any] = field(default_factory=dict)
+
+    def dense(self, model: nn.Module, data: CalibrationData | None) -> None:
+        """Measure what the compressed model is compared with."""
+        self._metric = self.comparison.measure(model, "dense", self.progress)
+        self._pass = measure_forward(model, data)
+
+    def compressed(self, model: nn.Module, data: CalibrationData | None) -> None:
+        """Measure and compare."""
+        self.results = self.comparison.results(self._metric, model, self.progress)
+        self.forward = compare_forward(self._pass, measure_forward(model, data))
 
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {

@@ -12,6 +12,7 @@ from optimum_grail.checkpoints.loading import load_config, load_model, model_cla
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.errors import ConfigError, StatisticsError
 from optimum_grail.evaluation.metrics import METRICS, Metric
+from optimum_grail.report.progress import Progress
 
 if TYPE_CHECKING:
     from optimum_grail.data.foreign import DataSource
@@ -36,7 +37,7 @@ def evaluate_path(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
-    progress: bool = True,
+    progress: Progress | None = None,
 ) -> dict[str, float | int | str]:
     """Measure a model of a folder or of the Hub; everything that can be wrong is checked before weights are read.
 
@@ -58,7 +59,7 @@ def evaluate_path(
         device: a GPU if there is one by default.
         trust_remote_code: let transformers run code of the repository.
         allow_pickle: read weights from ``pytorch_model.bin`` where there are no safetensors.
-        progress: show bars on stderr.
+        progress: told how far it is; silent by default.
 
     Returns:
         what the metric gives, and ``metric``, ``model``, ``dataset``.

@@ -25,7 +25,7 @@ from optimum_grail.fit.classifier import classifiers_of
 from optimum_grail.fit.fit import FitRun
 from optimum_grail.fit.methods import Methods
 from optimum_grail.models.layout import Layout
-from optimum_grail.report.progress import Silent
+from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.streams.blocks import Batches, Streams, advance
 from optimum_grail.streams.capture import Call, Captured, capture
 from optimum_grail.streams.masking import spare
@@ -49,6 +49,7 @@ class Rehearsal:
         curves: of the survey.
         seed: of the fit.
         offload: keep streams in files of a temporary folder instead of in memory.
+        progress: told once per group of every trial.
     """
 
     model: nn.Module
@@ -58,6 +59,7 @@ class Rehearsal:
     curves: Mapping[str, Curve]
     seed: int
     offload: bool = False
+    progress: Progress = field(default_factory=Silent)
 
     @cached_property
     def few(self) -> list[Batch]:
@@ -96,16 +98,18 @@ class Rehearsal:
             kept,
             self.few,
             self.seed,
-            Silent(),
+            self.progress,
             dropped,
             offload=self.offload,
             audience=audience,
         )
         tail = self.tail  # of the dense model: before anything is spared
+        self.progress.start(len(self.layout.groups), "trying on part of the data how to share the cuts")
         with ExitStack() as spared:
             for group in classifiers_of(self.model, self.layout):
                 spared.enter_context(spare(self.model, group.name))
             trial.run_()
+            self.progress.finish()
             return sum(tail.damage(name, [], seen.hidden) for name, seen in audience.items())
 
 

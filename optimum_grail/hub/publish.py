@@ -22,6 +22,7 @@ from optimum_grail.checkpoints.files import (
     WRITTEN,
     matches,
     present_name,
+    strangers,
     written_files,
 )
 from optimum_grail.errors import CheckpointError, GrailError, HubError
@@ -187,6 +188,13 @@ def files_of(folder: str | Path, include: Sequence[str] = ()) -> dict[str, Path]
                 "published. Put a copy in its place."
             )
     return found
+
+
+def left_out(folder: str | Path, files: Mapping[str, Path]) -> list[str]:
+    """What of a checkpoint is not published, of folders only the name; hidden ones are not worth a word."""
+    root = Path(folder)
+    published = {path.relative_to(root).as_posix() for path in files.values()}
+    return [name for name in strangers(root, published) if not name.startswith(".") and "/." not in name]
 
 
 def _additions(

@@ -105,5 +105,6 @@ def _moved(group: ChannelGroup, moves: Mapping[str, str], layers: Mapping[str, s
         layer=layers[moves[block]],
         attention=None if group.attention is None else _swap(group.attention, block, moves),
         norm=None if group.norm is None else _swap(group.norm, block, moves),
+        factor=None if group.factor is None else _swap(group.factor, block, moves),
         attributes=tuple((_swap(path, block, moves), count) for path, count in group.attributes),
     )

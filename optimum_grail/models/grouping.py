@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
 from torch import nn
 
 from optimum_grail.core.groups import ChannelGroup, Port
-from optimum_grail.core.spec import Conv, GroupSpec, Heads, Mlp
+from optimum_grail.core.spec import Conv, GroupSpec, Heads, Mlp, Rows, Strip
 from optimum_grail.errors import ArchitectureError
+from optimum_grail.models.attributes import read
 from optimum_grail.models.layout import Weights
-from optimum_grail.models.matrix import columns, is_norm, rows, taps
+from optimum_grail.models.matrix import axes, columns, is_channelwise, is_norm, mixes_channels, rows, taps
 
 
 def weights_of(model: nn.Module, path: str) -> Weights:
@@ -18,9 +22,11 @@ def weights_of(model: nn.Module, path: str) -> Weights:
         ArchitectureError: it is of a kind that cannot shrink.
     """
     module = model.get_submodule(path)
-    vectors = sum(parameter is not None and parameter.dim() == 1 for parameter in module._parameters.values())
-    wide = 0 if is_norm(module) else columns(module, path)
-    return Weights(rows(module, path), wide, taps(module), vectors)
+    height = rows(module, path)
+    parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
+    if is_channelwise(module):
+        return Weights(height, 0, 1, sum(parameter.numel() for parameter in parameters) // max(height, 1))
+    return Weights(height, columns(module, path), taps(module), sum(parameter.dim() == 1 for parameter in parameters))
 
 
 class GroupBuilder:
@@ -53,8 +59,7 @@ class GroupBuilder:
             ) from error
 
     def _attribute(self, local: str, least: int = 1) -> int:
-        owner, _, name = local.rpartition(".")
-        value = getattr(self._module(owner) if owner else self.model.get_submodule(self.block), name, None)
+        value = read(self.model, self._path(local))
         if not isinstance(value, int) or value < least:
             raise ArchitectureError(
                 f"The map reads {self._path(local)}, expecting an integer of at least {least}; found {value!r}."
@@ -62,7 +67,10 @@ class GroupBuilder:
         return value
 
     def _rows(self, local: str) -> int:
-        return rows(self._module(local), self._path(local))
+        """Output features of a producer."""
+        module, path = self._module(local), self._path(local)
+        axes(module, path)  # refuses what cannot produce
+        return rows(module, path)
 
     def _columns(self, local: str) -> int:
         return columns(self._module(local), self._path(local))
@@ -86,11 +94,11 @@ class GroupBuilder:
         spec: GroupSpec,
         kind: str,
         units: int,
-        producers: dict[str, int],
+        producers: Sequence[tuple[Rows, int]],
         consumer: tuple[str, int],
         **more: object,
     ) -> ChannelGroup:
-        outs = tuple(Port(self._path(local), "out", span) for local, span in producers.items())
+        outs = (*self._ports(producers, units), *(self._channelwise(spec, local, units) for local in spec.channelwise))
         into = Port(self._path(consumer[0]), "in", consumer[1])
         container = self.block.rpartition(".")[0]
         return ChannelGroup(
@@ -106,6 +114,8 @@ class GroupBuilder:
             stream=spec.stream,
             tie=f"{container}/{kind}/{units}",
             cost=sum(self._cost(port) for port in (*outs, into)),
+            factor=self._factor(spec),
+            uniform="" if isinstance(spec, Conv) or not spec.uniform else f"{self.owner}/{spec.name}",
             **more,  # type: ignore[arg-type]
         )
 
@@ -113,26 +123,99 @@ class GroupBuilder:
         size = weights_of(self.model, port.module)
         return port.span * (size.rows * size.taps if port.side == "in" else size.columns * size.taps + size.vectors)
 
+    def _ports(self, producers: Sequence[tuple[Rows, int]], units: int) -> list[Port]:
+        """One port for every producer of so many rows per unit; one for all interleaved parts of a module."""
+        ports = []
+        fused: dict[str, dict[Strip, int]] = {}
+        for source, span in producers:
+            if isinstance(source, str):
+                self._equal(source, self._rows(source), units * span)
+                ports.append(Port(self._path(source), "out", span))
+            else:
+                fused.setdefault(source.module, {})[source] = span
+        for local, spans in fused.items():
+            ports += self._strips(local, spans, units)
+        return ports
+
+    def _strips(self, local: str, spans: Mapping[Strip, int], units: int) -> list[Port]:
+        """The ports of the parts of one fused module, which own ``spans`` rows per unit."""
+        strips = sorted(spans, key=lambda strip: strip.part)
+        count, whole = strips[0].of, self._rows(local)
+        complete = [strip.part for strip in strips] == list(range(count))
+        if any(strip.of != count or strip.interleaved != strips[0].interleaved for strip in strips) or not all(
+            0 <= strip.part < count for strip in strips
+        ):
+            raise ArchitectureError(
+                f"The parts of {self._path(local)} contradict each other: {strips}. Correct the map."
+            )
+        if strips[0].interleaved:
+            if not complete:
+                raise ArchitectureError(
+                    f"The map names parts of {self._path(local)}, interleaved by unit, without the others. Name all "
+                    f"{count} in one group."
+                )
+            self._equal(local, whole, units * sum(spans.values()))
+            return [Port(self._path(local), "out", sum(spans.values()))]
+        if complete:
+            self._equal(local, whole, units * sum(spans.values()))
+            offsets = [0, *accumulate(units * spans[strip] for strip in strips)]
+            return [
+                Port(self._path(local), "out", spans[strip], at) for strip, at in zip(strips, offsets, strict=False)
+            ]
+        for strip in strips:
+            self._equal(local, whole, units * spans[strip] * count)
+        return [Port(self._path(local), "out", spans[strip], strip.part * (whole // count)) for strip in strips]
+
+    def _channelwise(self, spec: GroupSpec, local: str, units: int) -> Port:
+        module, path = self._module(local), self._path(local)
+        if not is_channelwise(module):
+            raise ArchitectureError(
+                f"The map calls {path} channelwise, but it is a {type(module).__name__}; expected a BatchNorm, a "
+                "depthwise convolution, or a norm with one weight per channel. Correct the map."
+            )
+        if mixes_channels(module) and not spec.mixes:
+            raise ArchitectureError(
+                f"{path} ({type(module).__name__}) normalises over all units of {self._path(spec.name)!r}: dropping "
+                "some changes what the others feel, and is not the same as setting them to zero. Leave this group out "
+                "of the map, or set mixes=True in its declaration to narrow it nevertheless."
+            )
+        width = rows(module, path)
+        if units and (width < units or width % units):
+            self._equal(local, width, units)
+        return Port(path, "out", width // max(units, 1))
+
+    def _factor(self, spec: GroupSpec) -> str | None:
+        """Path of the factor's parameter, checked; ``None`` where the block has none."""
+        if spec.factor is None:
+            return None
+        found = read(self.model, self._path(spec.factor))
+        if found is None:
+            return None
+        out = self._rows(spec.consume if not isinstance(spec, Heads) else spec.out)
+        if not isinstance(found, nn.Parameter) or found.numel() != out:
+            raise ArchitectureError(
+                f"The map calls {self._path(spec.factor)} the factor of each output of {self._path(spec.name)!r}, "
+                f"expecting a parameter of {out} numbers; found {type(found).__name__}. Correct the map."
+            )
+        return self._path(spec.factor)
+
     def _mlp(self, spec: Mlp) -> ChannelGroup:
         units = self._columns(spec.consume)
-        for local in spec.produce:
-            self._equal(local, self._rows(local), units)
         for local in spec.attributes:
             self._equal(local, self._attribute(local, 0), units)
         attributes = tuple((self._path(local), 1) for local in spec.attributes)
-        spans = dict.fromkeys(spec.produce, 1)
+        producers = [(source, 1) for source in spec.produce]
         fields = ((spec.field, 1),)
-        return self._group(spec, "mlp", units, spans, (spec.consume, 1), fields=fields, attributes=attributes)
+        return self._group(spec, "mlp", units, producers, (spec.consume, 1), fields=fields, attributes=attributes)
 
     def _heads(self, spec: Heads) -> ChannelGroup:
-        size, query, key = self._attribute(spec.head_dim), self._rows(spec.query), self._rows(spec.key)
+        size, (query, key) = self._attribute(spec.head_dim), self._attended(spec)
         ratio = 1
         if key or query:  # where a compressed model has neither, all heads of this layer went
-            self._multiple(spec.key, key, size, "the head size")
-            self._multiple(spec.query, query, key, "the width of the keys")
+            self._multiple(_module_of(spec.key), key, size, "the head size")
+            self._multiple(_module_of(spec.query), query, key, "the width of the keys")
             ratio = query // key
         units = key // size
-        self._equal(spec.value, self._rows(spec.value), key)
         self._equal(spec.out, self._columns(spec.out), query)
         per_unit = {"query": ratio, "key_value": 1, "width": ratio * size}
         for local, counts in spec.attributes:
@@ -140,27 +223,40 @@ class GroupBuilder:
         fields = [(spec.query_field, ratio)]
         if spec.key_value_field:
             fields.append((spec.key_value_field, 1))
+        owner = spec.head_dim.rpartition(".")[0]
         return self._group(
             spec,
             "heads",
             units,
-            {spec.query: ratio * size, spec.key: size, spec.value: size},
+            [(spec.query, ratio * size), (spec.key, size), (spec.value, size)],
             (spec.out, ratio * size),
-            attention=self._path(owner) if (owner := spec.head_dim.rpartition(".")[0]) else None,
+            attention=self._path(owner) if owner else None,
             fields=tuple(fields),
             attributes=tuple((self._path(local), per_unit[counts]) for local, counts in spec.attributes),
+            cached=2 * size,
         )
+
+    def _attended(self, spec: Heads) -> tuple[int, int]:
+        """Widths of all queries and of all keys; in a fused projection queries are as wide as what ``out`` takes, and
+        keys and values share what is left."""
+        query = self._rows(spec.query) if isinstance(spec.query, str) else self._columns(spec.out)
+        if isinstance(spec.key, str):
+            return query, self._rows(spec.key)
+        beside = [s for s in (spec.query, spec.value) if isinstance(s, Strip) and s.module == spec.key.module]
+        left = self._rows(spec.key.module) - (query if spec.query in beside else 0)
+        return query, left // (2 if spec.value in beside else 1)
 
     def _conv(self, spec: Conv) -> ChannelGroup:
         units = self._columns(spec.consume)
-        spans = dict.fromkeys((spec.produce, spec.norm) if spec.norm else (spec.produce,), 1)
-        for local in spans:
-            self._equal(local, self._rows(local), units)
         norm = None
         if spec.consume_norm:
             norm = self._path(spec.consume_norm)
             if not is_norm(self._module(spec.consume_norm)):
                 raise ArchitectureError(f"The map says that {norm} is a BatchNorm; found another class of module.")
-            self._equal(spec.consume_norm, self._rows(spec.consume_norm), self._rows(spec.consume))
+            self._equal(spec.consume_norm, rows(self._module(spec.consume_norm)), self._rows(spec.consume))
         fields = ((spec.produce, 1),)
-        return self._group(spec, "conv", units, spans, (spec.consume, 1), norm=norm, fields=fields)
+        return self._group(spec, "conv", units, [(spec.produce, 1)], (spec.consume, 1), norm=norm, fields=fields)
+
+
+def _module_of(source: Rows) -> str:
+    return source if isinstance(source, str) else source.module

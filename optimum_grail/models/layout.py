@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.spec import ArchitectureSpec, GroupSpec
@@ -13,15 +14,17 @@ from optimum_grail.errors import UnknownNameError
 
 @dataclass(frozen=True)
 class Stack:
-    """The repeated blocks of one (sub-)model that share a config.
+    """A chain of blocks of one (sub-)model: each one's output is the next one's input.
 
     Args:
-        name: for display and report: the owner's path, or its model type if the owner is the root.
+        name: for display and report: the owner's path, or its model type if the owner is the root; where an owner has
+            several chains, the path of the list that holds the first block.
         owner: path of the (sub-)model whose config describes the widths; ``""`` is the root.
         spec: the map that found the blocks.
         blocks: paths of the blocks from the root, in order.
         layers: for each block its key in the per-layer table: the pattern's index levels joined by dots (``"3"``,
             ``"0.1"``), or the path relative to the owner if the spec has several patterns.
+        after: names of the stacks that run before this one.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Stack:
     spec: ArchitectureSpec
     blocks: tuple[str, ...]
     layers: tuple[str, ...]
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Layout:
     """What :func:`optimum_grail.models.resolve.resolve` found; it describes the model at that moment.
 
     Args:
-        stacks: one per sub-model with blocks of its own.
+        stacks: one per chain of blocks, in the order in which the map says they run.
         groups: all groups, block by block, by stage within a block.
         specs: the declaration behind each group, by group name.
         weights: sizes of every module that a group touches, by path.
@@ -83,7 +87,23 @@ class Layout:
 
     def of_stack(self, stack: Stack) -> tuple[ChannelGroup, ...]:
         """The groups of one stack, in order."""
-        return tuple(group for group in self.groups if group.owner == stack.owner)
+        blocks = set(stack.blocks)
+        return tuple(group for group in self.groups if group.block in blocks)
+
+    @cached_property
+    def owners(self) -> tuple[Stack, ...]:
+        """One stack per config: the chains of one (sub-)model put together."""
+        chains: dict[str, list[Stack]] = defaultdict(list)
+        for stack in self.stacks:
+            chains[stack.owner].append(stack)
+        return tuple(
+            replace(
+                found[0],
+                blocks=tuple(path for stack in found for path in stack.blocks),
+                layers=tuple(layer for stack in found for layer in stack.layers),
+            )
+            for found in chains.values()
+        )
 
     @property
     def blocks(self) -> dict[str, tuple[str, ...]]:

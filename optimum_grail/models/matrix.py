@@ -1,7 +1,8 @@
 """What the algebra sees of a module: two-dimensional weights, widths, and whether it can take a bias.
 
-Linear layers, transformers' ``Conv1D`` (a linear layer stored transposed), convolutions and BatchNorm are understood;
-anything else is an :class:`ArchitectureError`.
+Linear layers, transformers' ``Conv1D`` (a linear layer stored transposed) and convolutions are understood, and modules
+that hold something per channel (BatchNorm, depthwise convolutions, norms with a weight per channel); anything else is
+an :class:`ArchitectureError`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.errors import ArchitectureError
@@ -26,6 +28,24 @@ def is_norm(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm)
 
 
+def is_channelwise(module: nn.Module) -> bool:
+    """Whether all that ``module`` itself holds is per channel, in rows that can go with the channel: a BatchNorm, a
+    depthwise convolution, a norm with one weight per channel."""
+    if isinstance(module, _BatchNorm):
+        return True
+    if isinstance(module, _ConvNd):
+        return module.groups == module.in_channels == module.out_channels
+    return mixes_channels(module)
+
+
+def mixes_channels(module: nn.Module) -> bool:
+    """Whether ``module`` is a norm over its channels (LayerNorm, RMSNorm): nothing but vectors of one length."""
+    if isinstance(module, (_BatchNorm, _ConvNd)) or next(module.children(), None) is not None:
+        return False
+    shapes = {tuple(parameter.shape) for parameter in module.parameters(recurse=False)}
+    return len(shapes) == 1 and all(len(shape) == 1 for shape in shapes)
+
+
 def axes(module: nn.Module, path: str = "") -> tuple[int, int]:
     """Axes of ``module.weight`` that hold output and input features.
 
@@ -35,8 +55,9 @@ def axes(module: nn.Module, path: str = "") -> tuple[int, int]:
     if isinstance(module, nn.Conv2d):
         if module.groups != 1:
             raise ArchitectureError(
-                f"{path or 'A convolution'} has groups={module.groups}; only ungrouped convolutions can be compressed. "
-                "Leave it out of the architecture's groups."
+                f"{path or 'A convolution'} has groups={module.groups}, so it can neither produce nor consume: only "
+                "ungrouped convolutions can. Name it in channelwise of a group whose layers lie before and behind it "
+                "if it is depthwise and between them; otherwise leave out of the map every group that names it."
             )
         return 0, 1
     if isinstance(module, nn.Linear):
@@ -51,9 +72,11 @@ def axes(module: nn.Module, path: str = "") -> tuple[int, int]:
 
 
 def rows(module: nn.Module, path: str = "") -> int:
-    """Output features (channels for a BatchNorm)."""
+    """Output features (channels of a channelwise module)."""
     if isinstance(module, _BatchNorm):
         return module.num_features
+    if is_channelwise(module):
+        return next(iter(module.parameters(recurse=False))).shape[0]
     axis, _ = axes(module, path)
     return int(module.get_parameter("weight").shape[axis])
 
@@ -62,6 +85,12 @@ def columns(module: nn.Module, path: str = "") -> int:
     """Input features, or input channels of a convolution."""
     _, axis = axes(module, path)
     return int(module.get_parameter("weight").shape[axis])
+
+
+def feature_axis(module: nn.Module) -> int:
+    """Axis of the features in what ``module`` takes and puts out: 1 for feature maps ``[B, C, H, W]`` of convolutions
+    and BatchNorm, -1 for all others, linear layers on ``[B, H, W, C]`` included."""
+    return 1 if isinstance(module, (_ConvNd, _BatchNorm)) else -1
 
 
 def taps(module: nn.Module) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from optimum_grail.core.spec import ArchitectureSpec
+from optimum_grail.errors import BlocksMissingError
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import config_of
@@ -30,9 +31,14 @@ def resize_(model: nn.Module, spec: ArchitectureSpec | None = None) -> None:
     """
     if not _has_table(model):
         return
-    layout = resolve(model, spec)
+    try:
+        layout = resolve(model, spec)
+    except BlocksMissingError:
+        if type(model).__name__ in (getattr(config_of(model, ""), "architectures", None) or ()):
+            raise
+        return  # a part that is built with the whole's config (T5's encoder): narrowed when the whole is built
     units: dict[str, int] = {}
-    for stack in layout.stacks:
+    for stack in layout.owners:
         where = f"grail_config of {stack.name}"
         config = config_of(model, stack.owner)
         units |= check_table(layout, stack, read_table(getattr(config, "grail_config", None), where), where)

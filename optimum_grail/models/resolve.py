@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 
 from torch import nn
@@ -11,7 +13,7 @@ from torch import nn
 from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.core.groups import ChannelGroup, Port
 from optimum_grail.core.spec import ArchitectureSpec, GroupSpec
-from optimum_grail.errors import ArchitectureError, UnknownNameError
+from optimum_grail.errors import ArchitectureError, BlocksMissingError, UnknownNameError
 from optimum_grail.models.grouping import GroupBuilder, weights_of
 from optimum_grail.models.layout import Layout, Stack, Weights
 
@@ -36,7 +38,7 @@ def resolve(model: nn.Module, spec: ArchitectureSpec | None = None) -> Layout:
     specs: dict[str, GroupSpec] = {}
     for stack in stacks:
         for block, layer in zip(stack.blocks, stack.layers, strict=True):
-            for declared in _declared(stack, block, model.get_submodule(block)):
+            for declared in _declared(model, stack, block):
                 group = GroupBuilder(model, stack.owner, block, layer).build(declared)
                 if group.name in specs:
                     raise ArchitectureError(f"The map has two groups called {group.name!r}. Give each its own name.")
@@ -92,20 +94,20 @@ def _stacks(model: nn.Module, spec: ArchitectureSpec | None) -> list[Stack]:
         if name not in families:
             continue
         unmet[name] = families[name]
-        if stack := _stack(module, path, families[name]):
-            stacks.append(stack)
+        if chains := _chains(module, path, families[name]):
+            stacks += chains
             met.add(name)
     if spec and not stacks:  # a module without a transformers config is its own owner
-        own = _stack(model, "", spec)
-        stacks, unmet = ([own], {}) if own else ([], {model_type(model) or type(model).__name__: spec})
+        stacks = _chains(model, "", spec)
+        unmet = {} if stacks else {model_type(model) or type(model).__name__: spec}
     for name in unmet.keys() - met:
-        raise ArchitectureError(
+        raise BlocksMissingError(
             f"No part of {type(model).__name__} has the blocks {', '.join(unmet[name].blocks)} that the map of "
             f"{name!r} expects. Load the model with its backbone, or correct the patterns of the map."
         )
     if not stacks:
         _refuse(model)
-    return stacks
+    return _in_order(stacks)
 
 
 def _refuse(model: nn.Module) -> None:
@@ -118,19 +120,62 @@ def _refuse(model: nn.Module) -> None:
     raise UnknownNameError.among("architecture", name, ARCHITECTURES.names(), ARCHITECTURES.remedy)
 
 
-def _stack(module: nn.Module, path: str, spec: ArchitectureSpec) -> Stack | None:
+def _chains(module: nn.Module, path: str, spec: ArchitectureSpec) -> list[Stack]:
+    """The stacks of one (sub-)model, one per uninterrupted chain of blocks; none if any pattern finds nothing."""
     matches = [expand(module, pattern) for pattern in spec.blocks]
     if not matches or not all(matches):
-        return None
-    several = len(matches) > 1
-    pairs = [(below, below if several else index) for match in matches for below, index in match]
+        return []
+    chains: dict[str, list[tuple[str, str]]] = {}
+    for pattern, match in zip(spec.blocks, matches, strict=True):
+        for below, index in match:
+            chain = pattern if spec.chain == "pattern" else below.rpartition(".")[0]
+            chains.setdefault(chain, []).append((below, below if len(matches) > 1 else index))
+    if len(chains) > 1 and spec.depth_field:
+        raise ArchitectureError(
+            f"The map of {', '.join(spec.model_types)} has {len(chains)} chains of blocks and one depth_field, "
+            f"{spec.depth_field!r}, which cannot say how long each is. Leave depth_field out of the map."
+        )
     name = path or model_type(module) or type(module).__name__
-    blocks = tuple(f"{path}.{below}".lstrip(".") for below, _ in pairs)
-    return Stack(name, path, spec, blocks, tuple(layer for _, layer in pairs))
+    stacks: list[Stack] = []
+    for pairs in chains.values():
+        blocks = tuple(f"{path}.{below}".lstrip(".") for below, _ in pairs)
+        own = name if len(chains) == 1 else blocks[0].rpartition(".")[0]
+        before = tuple(stack.name for stack in stacks)
+        stacks.append(Stack(own, path, spec, blocks, tuple(layer for _, layer in pairs), before))
+    return stacks
 
 
-def _declared(stack: Stack, path: str, block: nn.Module) -> list[GroupSpec]:
-    """The group declarations that hold in ``block``, by stage."""
+def _in_order(stacks: list[Stack]) -> list[Stack]:
+    """The stacks in an order in which none comes before one that its map names in ``after``, otherwise as they are."""
+    earlier = {stack.name: {*stack.after, *_named(stack, stacks)} for stack in stacks}
+    try:
+        TopologicalSorter(earlier).prepare()
+    except CycleError as error:
+        raise ArchitectureError(
+            f"The maps say of {', '.join(error.args[1][:-1])} that each runs after the other. Correct their after."
+        ) from error
+    left, ordered = list(stacks), list[Stack]()
+    while left:
+        done = {stack.name for stack in ordered}
+        found = next(stack for stack in left if earlier[stack.name] <= done)
+        ordered.append(replace(found, after=tuple(item.name for item in stacks if item.name in earlier[found.name])))
+        left.remove(found)
+    return ordered
+
+
+def _named(stack: Stack, stacks: list[Stack]) -> set[str]:
+    """Names of the stacks that the map of ``stack`` names in ``after``; those that this model lacks are left out."""
+    names = set(stack.spec.after)
+    return {
+        item.name
+        for item in stacks
+        if item.owner != stack.owner and {item.owner, item.owner.rpartition(".")[2]} & names
+    }
+
+
+def _declared(model: nn.Module, stack: Stack, path: str) -> list[GroupSpec]:
+    """The group declarations that hold in the block at ``path``, by stage."""
+    block = model.get_submodule(path)
     classes = {cls.__name__ for cls in type(block).__mro__}
     found = [spec for spec in stack.spec.groups if spec.block_class is None or spec.block_class in classes]
     if not found:
@@ -139,11 +184,18 @@ def _declared(stack: Stack, path: str, block: nn.Module) -> list[GroupSpec]:
             f"Block {path} is a {type(block).__name__}; the map knows {', '.join(expected) or 'no group at all'}. Add "
             "groups for this class of block."
         )
+    below = path.removeprefix(f"{stack.owner}.") if stack.owner else path
+    found = [spec for spec in found if spec.within is None or _matches(below, spec.within)]
     return sorted(found, key=lambda spec: spec.stage)
 
 
+def _matches(path: str, pattern: str) -> bool:
+    names, parts = path.split("."), pattern.split(".")
+    return len(names) == len(parts) and all(part in ("*", name) for name, part in zip(names, parts, strict=True))
+
+
 def _check_overlaps(groups: list[ChannelGroup]) -> None:
-    """No element of a weight axis may belong to two groups: they could not shrink independently."""
+    """No weight axis may belong to two groups: they could not shrink independently."""
     strips = defaultdict(list)
     for group in groups:
         for port in _ports(group):
@@ -151,10 +203,10 @@ def _check_overlaps(groups: list[ChannelGroup]) -> None:
     for (path, side), found in strips.items():
         found.sort()
         for (_, end, first), (start, _, second) in pairwise(found):
-            if start < end:
+            if start < end or first != second:
                 raise ArchitectureError(
-                    f"Groups {first!r} and {second!r} both own elements of {path} ({side}). Let each strip of a weight "
-                    "belong to one group of the map."
+                    f"Groups {first!r} and {second!r} both own elements of {path} ({side}). Let one group of the map "
+                    "own all of them."
                 )
 
 

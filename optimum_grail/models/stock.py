@@ -15,8 +15,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from optimum_grail.core.groups import ChannelGroup
-from optimum_grail.core.spec import Conv, GroupSpec, Heads
+from optimum_grail.core.spec import Conv, GroupSpec, Heads, Mlp
 from optimum_grail.errors import ArchitectureError, CheckpointError
+from optimum_grail.models.attributes import share_config_
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.matrix import columns
 from optimum_grail.models.resolve import model_type
@@ -77,12 +78,12 @@ def config_updates(model: nn.Module, layout: Layout, widths: Mapping[str, int], 
         doubt: why all that changes shall be in the table, whatever the map says.
 
     Returns:
-        one update per stack, in order.
+        one update per config, in order.
 
     Raises:
         CheckpointError: a config holds a malformed table already.
     """
-    return [_update(model, layout, stack, {**layout.widths, **widths}, doubt) for stack in layout.stacks]
+    return [_update(model, layout, stack, {**layout.widths, **widths}, doubt) for stack in layout.owners]
 
 
 def is_standalone(updates: list[StockUpdate]) -> bool:
@@ -112,7 +113,8 @@ def write_config_(model: nn.Module, layout: Layout, provenance: Mapping[str, Any
         what was written: the table where the map calls widths expressible and the stock class does not build them.
 
     Raises:
-        ArchitectureError: the model has no config, or one that is not part of the root's.
+        ArchitectureError: the model has no config, or one that is not part of the root's; or layers of a family that
+            knows one width only differ.
     """
     root = config_of(model, "")
     updates = config_updates(model, layout, current_widths(model, layout))
@@ -128,6 +130,9 @@ def write_config_(model: nn.Module, layout: Layout, provenance: Mapping[str, Any
     root.grail_config = dict(provenance)
     for update, config in zip(updates, configs, strict=True):
         _write_(config, update, provenance)
+    for group in layout.groups:
+        for path, _ in group.attributes if group.uniform else ():
+            share_config_(model, path, config_of(model, group.owner))
     return updates
 
 
@@ -173,11 +178,19 @@ def _contains(root: Any, config: Any) -> bool:
 
 
 def _accepted(spec: GroupSpec, config: Any, values: Mapping[str, int]) -> bool:
-    current = {field: getattr(config, field, None) for field in values}
+    current = {field: _stated(spec, config, field) for field in values}
     if values == current:
         return True
     known = None not in current.values() and all(values.values())  # no stock class builds a layer without heads
     return known and spec.accepts(config, values)  # type: ignore[union-attr]
+
+
+def _stated(spec: GroupSpec, config: Any, field: str) -> int | None:
+    """What the stock class makes of the config's ``field``; ``None`` if the map cannot tell."""
+    value: int | None = getattr(config, field, None)
+    if value is None and isinstance(spec, Mlp) and spec.default is not None:
+        return spec.default(config)
+    return value
 
 
 def _update(model: nn.Module, layout: Layout, stack: Stack, widths: Mapping[str, int], doubt: str = "") -> StockUpdate:
@@ -199,8 +212,14 @@ def _update(model: nn.Module, layout: Layout, stack: Stack, widths: Mapping[str,
             changed = [
                 group
                 for group, values in zip(groups, wanted, strict=True)
-                if any(getattr(config, field, None) != value for field, value in values.items())
+                if any(_stated(spec, config, field) != value for field, value in values.items())
             ]
+        if changed and groups[0].uniform:
+            raise ArchitectureError(
+                f"{changed[0].name!r} would get {widths[changed[0].name]} of {changed[0].units} units, but the code of "
+                f"this family reads {', '.join(wanted[0])} from one config for all layers, which cannot say that. Give "
+                "all layers one width that the config takes."
+            )
         for group in changed:
             layers.setdefault(group.layer, {}).update(entries(group, widths[group.name]))
     field = _key_value_field(stack)
@@ -225,7 +244,7 @@ def _fields(
     model: nn.Module, group: ChannelGroup, spec: GroupSpec, config: Any, values: Mapping[str, int]
 ) -> dict[str, int]:
     """Config fields for ``values``, with those to pin so that the class does not derive them anew."""
-    if all(getattr(config, field, None) == value for field, value in values.items()):
+    if all(_stated(spec, config, field) == value for field, value in values.items()):
         return {}
     pinned = spec.pinned if isinstance(spec, Heads) else ()
     fields = dict(values)

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from optimum_grail.core.groups import ChannelGroup, Port
 from optimum_grail.core.plan import GroupPlan
 from optimum_grail.core.readout import Readout
 from optimum_grail.errors import ArchitectureError, StatisticsError
+from optimum_grail.models.attributes import read, write_
 from optimum_grail.models.headless import take_heads_
-from optimum_grail.models.matrix import axes, columns, from_matrix, owns_bias, rows, taps
+from optimum_grail.models.matrix import axes, columns, from_matrix, is_channelwise, owns_bias, rows, taps
 
 Encode = Callable[[Tensor, int], Tensor]
 """``(rows of all units, span) -> rows of the kept slots``."""
@@ -128,8 +130,7 @@ def _validate(model: nn.Module, item: GroupPlan, sizes: dict[tuple[str, str], in
         _check_values(module, port.module)
         sizes[port.module, port.side] = left - (group.units - reduction.slots) * port.span
     for path, per_unit in group.attributes:
-        owner, _, name = path.rpartition(".")
-        if getattr(_module(model, owner), name, None) != group.units * per_unit:
+        if read(model, path) != group.units * per_unit:
             raise ArchitectureError(f"{path} is not {group.units * per_unit}, as {group.name!r} expects.")
     _validate_readout(model, item, sizes)
 
@@ -189,7 +190,7 @@ def _apply_one_(model: nn.Module, item: GroupPlan) -> None:
 def _rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, consumer_strip: Tensor) -> None:
     for port in _from_the_end(group.producers):
         module = model.get_submodule(port.module)
-        axis = 0 if isinstance(module, _BatchNorm) else axes(module, port.module)[0]
+        axis = 0 if is_channelwise(module) else axes(module, port.module)[0]
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             if tensor.dim() == 0:  # BatchNorm's num_batches_tracked
                 continue
@@ -203,8 +204,7 @@ def _rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode,
     _set_(consumer, "weight", _splice(weight, group.consumer, group.units, axis, consumer_strip))
     _sync_sizes_(consumer)
     for path, per_unit in group.attributes:
-        owner, _, name = path.rpartition(".")
-        setattr(model.get_submodule(owner), name, slots * per_unit)
+        write_(model, path, slots * per_unit)
     if slots == 0 and group.attention is not None:
         take_heads_(model, group)
 
@@ -241,10 +241,14 @@ def _sync_sizes_(module: nn.Module) -> None:
     if isinstance(module, _BatchNorm):
         tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         module.num_features = next((tensor.shape[0] for _, tensor in tensors if tensor.dim()), module.num_features)
+    elif isinstance(module, _ConvNd) and is_channelwise(module):
+        module.groups = module.out_channels = module.in_channels = len(module.weight)
     elif isinstance(module, nn.Conv2d):
         module.out_channels, module.in_channels = rows(module), columns(module)
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = rows(module), columns(module)
-    else:  # transformers' Conv1D
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        module.normalized_shape = (rows(module),)
+    elif not is_channelwise(module):  # transformers' Conv1D
         sizes = {"nf": rows(module), "nx": columns(module)}
         vars(module).update(sizes)

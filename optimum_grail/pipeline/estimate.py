@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.data.batches import Batch, CalibrationData
+from optimum_grail.data.batches import PROBE_FRACTION, Batch, CalibrationData
 from optimum_grail.errors import OutputError
 from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.rehearsal import REHEARSED_FRACTION
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.matrix import feature_axis
 from optimum_grail.models.precision import Precision
 from optimum_grail.signals import Work
 from optimum_grail.streams.capture import first, on_device
@@ -139,7 +140,8 @@ def estimate(
     fit = forward * (STUDENT_PASSES + methods.two_streams) + gram + target * methods.two_streams + 4 * solve
     signals = signals_of(methods.allocation.needs).values()
     blocks = sum(len(stack.blocks) for stack in layout.stacks)
-    survey = cost_of(signals, Work(forward, gram, solve, len(layout.groups), blocks, len(batches)))
+    parts = max(len(batches), PROBE_FRACTION)  # an outline is one batch, whatever the data will be cut into
+    survey = cost_of(signals, Work(forward, gram, solve, len(layout.groups), blocks, parts))
     if any(signal.finds == "curves" for signal in signals) and methods.allocation.rivals():
         survey += (1 + len(methods.allocation.rivals())) * fit / REHEARSED_FRACTION
     copies = 2 if methods.two_streams else 1
@@ -237,7 +239,7 @@ def _counting(model: nn.Module, layout: Layout) -> Iterator[_Counted]:
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             """Count output rows."""
-            counted.rows[name] = output.numel() // (output.shape[1] if output.dim() == 4 else output.shape[-1])
+            counted.rows[name] = output.numel() // output.shape[feature_axis(module)]
 
         return hook
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from optimum_grail.core.budget import WidthClass
 from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.plan import Plan
 from optimum_grail.data.batches import CalibrationData
@@ -28,8 +29,10 @@ from optimum_grail.models.resolve import resolve
 from optimum_grail.models.size import Size
 from optimum_grail.models.stock import current_widths, expressible_together, is_standalone, write_config_
 from optimum_grail.models.surgery import check_weights
+from optimum_grail.models.trial import try_widths
 from optimum_grail.pipeline.estimate import Outlook, choose_dtype_, estimate
 from optimum_grail.pipeline.setup import Journal, Setup
+from optimum_grail.streams.capture import on_device
 from optimum_grail.streams.gradients import check_labels, mask_gradients
 from optimum_grail.survey.cache import dependencies
 from optimum_grail.survey.findings import Findings
@@ -49,6 +52,7 @@ class Prepared:
         before: size of the model as it came.
         precision: its dtypes.
         journal: what is noted along the way.
+        classes: the widths there are to choose from; none where they cost what is still to be measured.
     """
 
     model: nn.Module
@@ -57,6 +61,7 @@ class Prepared:
     before: Size
     precision: Precision
     journal: Journal
+    classes: tuple[WidthClass, ...] = ()
 
     @property
     def offload(self) -> bool:
@@ -100,8 +105,12 @@ class Prepared:
         return Recipient.of(self.model, self.layout, self.setup.tokenizer, self.setup.processor)
 
     def calibrate_(self, dataset: Any) -> CalibrationData | None:
-        """The data, after saying what the run will need; ``None`` for data-free methods. Arguments and errors as of
-        :meth:`outlook_`."""
+        """The data, after saying what the run will need and trying that the blocks run at other widths; ``None`` for
+        data-free methods. Arguments and errors as of :meth:`outlook_`.
+
+        Raises:
+            ArchitectureError: the code of a block fails at another width.
+        """
         outlook = self.outlook_(dataset)
         if outlook is None:
             return None
@@ -111,6 +120,7 @@ class Prepared:
             data = self._read(dataset)
             if (data.samples, data.tokens) != (outlook.samples, outlook.tokens):  # ready-made samples of other lengths
                 outlook = self.outlook_(data) or outlook
+        try_widths(self.model, self.layout, on_device(self.model, data.batches[0].head()))
         told = (choose_dtype_(self.model, outlook.cost, self.precision), outlook.cost.few_rows())
         self.journal.notes.extend(note for note in told if note is not None)
         return data
@@ -135,7 +145,7 @@ class Prepared:
 
         def measure() -> Mapping[str, Tensor]:
             """Run the survey."""
-            progress.start(len(self.layout.groups), "survey")
+            progress.start(len(self.layout.groups), "measuring what each layer can lose")
             findings = survey.run()
             progress.finish()
             return findings.to_tensors()
@@ -161,8 +171,9 @@ class Prepared:
         judge = None
         if data is not None and findings.curves:
             methods, seed = self.setup.methods, self.setup.config.seed
+            batches, progress = data.batches, self.setup.progress
             judge = Rehearsal(
-                self.model, self.layout, methods, data.batches, findings.curves, seed, self.offload
+                self.model, self.layout, methods, batches, findings.curves, seed, self.offload, progress
             ).damage
         with self.journal.timed("survey"):
             return allocate(self.layout, *self.request, findings, judge)
@@ -171,7 +182,7 @@ class Prepared:
         """Compress the model to ``widths`` and return what was done."""
         gradients = self._gradients(data)
         with self.journal.timed("fit"):
-            self.setup.progress.start(len(self.layout.groups), "fit")
+            self.setup.progress.start(len(self.layout.groups), "compressing")
             run = FitRun(
                 self.model,
                 self.layout,
@@ -195,7 +206,7 @@ class Prepared:
 
         def measure() -> Mapping[str, Tensor]:
             """Run the backward passes."""
-            progress.start(len(data.batches), "gradients")
+            progress.start(len(data.batches), "measuring gradients")
             found = mask_gradients(self.model, self.layout, data.batches, seed, progress)
             progress.finish()
             return found
@@ -245,5 +256,4 @@ def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
         undo.callback(add_biases_(model, layout).remove_)
         layout = resolve(model, setup.spec)
     ready = Prepared(model, setup, layout, before, precision, Journal())
-    check_request(layout, *ready.request)
-    return ready
+    return replace(ready, classes=check_request(layout, *ready.request))

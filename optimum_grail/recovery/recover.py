@@ -121,7 +121,7 @@ def _train(run: _Run, batches: tuple[Batch, ...], comparison: Comparison) -> tup
     before = mean_divergence(run.teacher, run.student, batches)
     set_seed(run.recipe.seed)  # the factors' random start
     student = adapted(run.student, run.recipe.rank)
-    run.progress.start(run.recipe.steps, "recovery")
+    run.progress.start(run.recipe.steps, "training")
     train_(run.teacher, student, samples_of(batches, held=False), run.recipe, run.folder, run.progress)
     run.progress.finish()
     merged: PreTrainedModel = student.merge_and_unload().eval()

@@ -40,7 +40,8 @@ def positions(model: nn.Module, layout: Layout, batch: Batch) -> dict[str, Tenso
         def count(module: nn.Module, args: Any, output: Any) -> None:
             """Note the positions of one sample."""
             output = first(output)
-            channels = output.shape[1] if output.dim() == 4 else output.shape[-1]
+            maps = output.dim() == 4 and not isinstance(module, nn.Linear)  # feature maps [B, C, H, W]
+            channels = output.shape[1 if maps else -1]
             found[path] = torch.tensor([output[0].numel() // max(channels, 1), size])
 
         return count

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.moments import Moments, MomentSums, Statistics, TargetMoments, TargetSums
+from optimum_grail.models.matrix import feature_axis
 from optimum_grail.streams.probe import Record, features_of, rows_of
 
 Split = Literal["fit", "held", "halves"]
-TINY_NORM_SCALE = 1e-3
-"""BatchNorm channels whose scale is below this fraction of the median scale use the self target: dividing the stream's
-drift by it would blow noise up."""
+TINY_SCALE = 1e-3
+"""Outputs whose scale on the way to the stream is below this fraction of the median scale use the self target: dividing
+the stream's drift by it would blow noise up."""
 
 
 def norm_scale(norm: nn.BatchNorm2d) -> Tensor:
@@ -26,16 +27,16 @@ def norm_scale(norm: nn.BatchNorm2d) -> Tensor:
     return scale * norm.weight.detach() if norm.affine else scale
 
 
-def drift_of(dense: Record, student: Record, norm: nn.BatchNorm2d | None) -> Tensor | None:
-    """Rows ``[B, R, O]`` of ``d = y* - W s``: the gap of the residual streams, seen through a BatchNorm behind the
-    consumer if there is one; of the consumer's outputs where the group reaches no stream."""
+def drift_of(dense: Record, student: Record, scale: Tensor | None, axis: int = 1) -> Tensor | None:
+    """Rows ``[B, R, O]`` of ``d = y* - W s``: the gap of the residual streams, divided by the ``scale`` ``[O]`` of the
+    consumer's outputs on their way there if there is one; of the consumer's outputs, whose features lie along ``axis``,
+    where the group reaches no stream."""
     if dense.stream is None or student.stream is None:
-        return _gap(dense.output, student.output)
+        return _gap(dense.output, student.output, axis)
     gap = rows_of(dense.stream - student.stream)
-    if norm is None:
+    if scale is None:
         return gap
-    scale = norm_scale(norm)
-    usable = scale.abs() > TINY_NORM_SCALE * scale.abs().median()
+    usable = scale.abs() > TINY_SCALE * scale.abs().median()
     return torch.where(usable, gap / torch.where(usable, scale, torch.ones_like(scale)), torch.zeros_like(gap))
 
 
@@ -46,14 +47,14 @@ class Collector:
     Args:
         group: the group.
         consumer: its consumer, still at full width.
-        norm: the BatchNorm behind it, or ``None``.
+        scale: by what its outputs are multiplied on their way to the stream, ``[O]``, or ``None``.
         view: how a convolution's features are seen, ``"patch"`` or ``"shared"``.
         held_out: keep the held-out rows apart.
     """
 
     group: ChannelGroup
     consumer: nn.Module
-    norm: nn.BatchNorm2d | None
+    scale: Tensor | None
     view: str
     held_out: bool
     moments: dict[str, MomentSums] = field(default_factory=dict)
@@ -74,11 +75,11 @@ class Collector:
         """
         if student.features is None:
             return
-        features = features_of(student.features, self.consumer, self.view)
+        features, axis = features_of(student.features, self.consumer, self.view), feature_axis(self.consumer)
         drift = offset = None
         if self.view != "shared":  # where taps share one map, a row of the matrix is no output
-            drift = None if dense is None else drift_of(dense, student, self.norm)
-            offset = None if unfolded is None else _gap(unfolded.output, student.output)
+            drift = None if dense is None else drift_of(dense, student, self.scale, axis)
+            offset = None if unfolded is None else _gap(unfolded.output, student.output, axis)
         if split != "halves" or not self.held_out:
             self._add("held" if split == "held" and self.held_out else "fit", features, drift, offset, mask)
             return
@@ -131,8 +132,8 @@ class Collector:
         return found, None if target is None else target.taken()
 
 
-def _gap(target: Tensor | None, now: Tensor | None) -> Tensor | None:
-    return None if target is None or now is None else rows_of(target - now)
+def _gap(target: Tensor | None, now: Tensor | None, axis: int) -> Tensor | None:
+    return None if target is None or now is None else rows_of(target - now, axis)
 
 
 def _halves(real: Tensor) -> tuple[Tensor, Tensor]:

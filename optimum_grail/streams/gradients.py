@@ -14,6 +14,7 @@ from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.data.batches import IGNORED, Batch
 from optimum_grail.errors import DataError
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.matrix import feature_axis
 from optimum_grail.report.progress import Progress
 from optimum_grail.streams.blocks import BlockRun
 from optimum_grail.streams.capture import first, on_device
@@ -53,7 +54,7 @@ def mask_gradients(
                 gradients = torch.autograd.grad(loss, list(masks.values()))
             for name, gradient in zip(masks, gradients, strict=True):
                 found[name].append(gradient.detach().double())
-            progress.update(1, "gradients")
+            progress.update(1, "measuring gradients")
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
@@ -155,14 +156,13 @@ def _masks(model: nn.Module, groups: Sequence[ChannelGroup], samples: int) -> It
 
 
 def _multiplier(mask: Tensor, span: int) -> Callable[..., Any]:
-    def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Multiply the features by their mask."""
         features = args[0]
         factors = mask.repeat_interleave(span, 1)
-        if features.dim() == 4:  # feature maps [B, C, H, W]
-            factors = factors[:, :, None, None]
-        elif features.dim() == 3:
-            factors = factors[:, None]
+        between = (1,) * (features.dim() - 2)
+        shape = (*factors.shape, *between) if feature_axis(module) == 1 else (len(factors), *between, factors.shape[1])
+        factors = factors.view(shape)
         return (features * factors.to(features.dtype), *args[1:])
 
     return hook
@@ -208,13 +208,12 @@ def _keeper(seen: dict[str, tuple[Tensor, Tensor]], name: str) -> Callable[..., 
 
 def _per_sample(inputs: Tensor, gradient: Tensor, module: nn.Module, view: str) -> Tensor:
     """Sum over samples of the squared weight gradient, float64 ``[O, F]`` (``[O·taps, I]`` in the shared view)."""
-    conv = inputs.dim() == 4
     features = features_of(inputs, module, "patch").float()
-    outputs = rows_of(gradient).float()
+    outputs = rows_of(gradient, feature_axis(module)).float()
     total = torch.zeros(outputs.shape[-1], features.shape[-1], dtype=torch.float64, device=inputs.device)
     for sample, delta in zip(features, outputs, strict=True):
         total += (delta.T @ sample).double().square()
-    if not conv or view == "patch":
+    if not isinstance(module, nn.Conv2d) or view == "patch":
         return total
     taps = features.shape[-1] // inputs.shape[1]
     return total.unflatten(1, (-1, taps)).transpose(1, 2).flatten(0, 1)

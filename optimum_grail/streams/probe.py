@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup, StreamFunction
+from optimum_grail.models.matrix import feature_axis
 from optimum_grail.streams.capture import Call, _Reached, first
 
 
@@ -140,18 +141,18 @@ def _keeper(seen: dict[str, Tensor], path: str) -> Callable[..., None]:
     return hook
 
 
-def rows_of(tensor: Tensor) -> Tensor:
-    """``[B, R, C]`` view of a hidden state: tokens as they are, feature maps ``[B, C, H, W]`` as ``H·W`` rows, vectors
-    ``[B, C]`` as one row each."""
+def rows_of(tensor: Tensor, axis: int = 1) -> Tensor:
+    """``[B, R, C]`` view of a hidden state: tokens as they are, feature maps as ``H·W`` rows, vectors ``[B, C]`` as one
+    row each. Feature maps are ``[B, C, H, W]``, or ``[B, H, W, C]`` with ``axis=-1``."""
     if tensor.dim() == 4:
-        return tensor.flatten(2).transpose(1, 2)
+        return tensor.flatten(2).transpose(1, 2) if axis == 1 else tensor.flatten(1, 2)
     return tensor.unsqueeze(1) if tensor.dim() == 2 else tensor
 
 
 def features_of(tensor: Tensor, consumer: nn.Module, view: str) -> Tensor:
     """``[B, R, F]`` features of a consumer's input: patches of a convolution (exact), or its pixels (shared taps)."""
-    if tensor.dim() != 4 or view == "shared":
-        return rows_of(tensor)
+    if not isinstance(consumer, nn.Conv2d) or view == "shared":
+        return rows_of(tensor, feature_axis(consumer))
     conv: Any = consumer
     patches = torch.nn.functional.unfold(tensor, conv.kernel_size, conv.dilation, conv.padding, conv.stride)
     return patches.transpose(1, 2)

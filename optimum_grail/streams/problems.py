@@ -8,8 +8,16 @@ from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.moments import Statistics
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout
-from optimum_grail.models.matrix import View, is_norm, owns_bias, producer_matrix, shared_to_patch, taps, to_matrix
-from optimum_grail.streams.collect import Collector
+from optimum_grail.models.matrix import (
+    View,
+    is_channelwise,
+    owns_bias,
+    producer_matrix,
+    shared_to_patch,
+    taps,
+    to_matrix,
+)
+from optimum_grail.streams.collect import Collector, norm_scale
 
 PATCH_BYTES = 2 << 30
 """Above this size of the exact patch Gram a convolution's taps share one map (GRAIL's form)."""
@@ -31,7 +39,18 @@ def norm_of(model: nn.Module, group: ChannelGroup) -> nn.BatchNorm2d | None:
 def collector_for(model: nn.Module, group: ChannelGroup, held_out: bool) -> Collector:
     """An empty collector for ``group``."""
     consumer = model.get_submodule(group.consumer.module)
-    return Collector(group, consumer, norm_of(model, group), view_of(model, group), held_out)
+    return Collector(group, consumer, scale_behind(model, group), view_of(model, group), held_out)
+
+
+def scale_behind(model: nn.Module, group: ChannelGroup) -> Tensor | None:
+    """By what each output of the consumer is multiplied before it joins the stream, ``[O]``: the BatchNorm behind it, a
+    factor, or both; ``None``: nothing."""
+    norm = norm_of(model, group)
+    scale = None if norm is None else norm_scale(norm)
+    if group.factor is None:
+        return scale
+    factor = model.get_parameter(group.factor).detach().flatten()
+    return factor if scale is None else scale * factor
 
 
 def problem_of(model: nn.Module, group: ChannelGroup, statistics: Statistics | None, seed: int) -> GroupProblem:
@@ -41,7 +60,7 @@ def problem_of(model: nn.Module, group: ChannelGroup, statistics: Statistics | N
     producers = (
         producer_matrix(model, group, index)
         for index, port in enumerate(group.producers)
-        if not is_norm(model.get_submodule(port.module))
+        if not is_channelwise(model.get_submodule(port.module))
     )
     return GroupProblem(
         name=group.name,

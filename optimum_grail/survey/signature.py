@@ -81,11 +81,11 @@ class _Described:
             return ["tensor", str(value.dtype), value.tolist()]
         if isinstance(value, ModuleType):
             return ["module", value.__name__]
-        if dataclasses.is_dataclass(value):
-            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-            return [self.of(type(value)), self.of(fields)]
         with suppress(TypeError):  # it has no attributes of its own
-            return [self.of(type(value)), self.of(vars(value))]
+            names = (
+                {field.name for field in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else vars(value)
+            )
+            return [self.of(type(value)), self.of({name: item for name, item in vars(value).items() if name in names})]
         return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 

@@ -143,7 +143,7 @@ class Survey:
             for name, signal in self._walking.items():
                 found[name] |= signal.block(visit, sums[name], found[name])
             for group in groups:
-                self.progress.update(1, f"survey {group.name}")
+                self.progress.update(1, group.name)
             del captured.calls[path]
 
     def _pass(

@@ -88,18 +88,24 @@ def allocate(
     return replace(chosen, predicted_free=free, notes=tuple(notes), budget=resource.name, removed=removed)
 
 
-def check_request(layout: Layout, request: Request, method: Allocation, accepts: Accepts) -> None:
+def check_request(layout: Layout, request: Request, method: Allocation, accepts: Accepts) -> tuple[WidthClass, ...]:
     """Refuse what :func:`allocate` would refuse whatever the survey says, before anything is measured.
+
+    Returns:
+        the widths there are to choose from; none where they cost what is still to be measured.
 
     Raises:
         BudgetError: the request cannot be reached, or leaves a group without units.
     """
     if method.needs & {"positions", "latency"} and request.sparsity is not None:
-        return  # costs are not known before they are measured
+        return ()  # costs are not known before they are measured
     resource = resource_of(method.resource, layout, request, Findings())
     sharing = Sharing(layout, request, method, accepts, Findings(), resource)
+    found: list[WidthClass] = []
     for classes, budget in sharing.shares():
         check_reachable(classes, budget)
+        found += classes
+    return tuple(found)
 
 
 def _candidates(sharing: Sharing, notes: list[str]) -> list[Widths]:

@@ -84,16 +84,23 @@ class Sharing:
         """The classes of ``groups``; those of the kinds ``free`` may have widths that the stock config cannot say."""
         members: dict[tuple[str, bool], list[ChannelGroup]] = {}
         for group in groups:
-            kept = self.protected(group.block)
-            members.setdefault((group.tie if tied and not kept else group.name, kept), []).append(group)
+            members.setdefault(self._bond(group, tied), []).append(group)
         return [
-            self._class(name, item, None if item[0].kind in free else self.accepts)
+            self._class(name, item, None if item[0].kind in free and not item[0].uniform else self.accepts)
             for (name, _), item in members.items()
         ]
 
+    def _bond(self, group: ChannelGroup, tied: bool) -> tuple[str, bool]:
+        """Groups of equal bonds get one width."""
+        if group.uniform:
+            return group.uniform, False
+        kept = self.protected(group.block)
+        return (group.tie if tied and not kept else group.name), kept
+
     def _class(self, name: str, groups: Sequence[ChannelGroup], accepts: Accepts | None) -> WidthClass:
         first = groups[0]
-        widths = (first.units,) if self.protected(first.block) else self._widths(groups, accepts)
+        whole = any(self.protected(group.block) for group in groups)
+        widths = (first.units,) if whole else self._widths(groups, accepts)
         return WidthClass(
             name=name,
             kind=first.kind,

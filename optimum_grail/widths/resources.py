@@ -101,7 +101,7 @@ def _flops(layout: Layout, request: Request, findings: Findings) -> Resource:
 
 def _cache(layout: Layout, request: Request, findings: Findings) -> Resource:
     """Per token: the elements of keys and values."""
-    heads = {g.name: 2 * min(port.span for port in g.producers) for g in layout.groups if g.kind == "heads"}
+    heads = {g.name: g.cached for g in layout.groups if g.cached}
     if not heads:
         raise BudgetError("budget=kv-cache: this model has no attention heads, so nothing of it can go (reachable: 0).")
     costs: dict[str, int | tuple[int, ...]] = {group.name: heads.get(group.name, 0) for group in layout.groups}

@@ -150,6 +150,13 @@ def cli() -> Callable[..., int]:
     return run
 
 
+@pytest.fixture
+def quanto(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``optimum.quanto`` from the folder that the Makefile gives it; the test is skipped where there is none."""
+    monkeypatch.syspath_prepend(str(Path(sys.prefix) / "optimum-quanto"))
+    return pytest.importorskip("optimum.quanto")
+
+
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Run code in a fresh interpreter, in a folder of its own; returns what it printed."""

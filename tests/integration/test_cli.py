@@ -204,12 +204,29 @@ def test_overwrite(cli: Cli, capsys: Any, embedded_llama: Path, text: Path, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_dry_run_tells_the_plan_and_writes_nothing(
+    cli: Cli, capsys: Any, embedded_llama: Path, text: Path, tmp_path: Path
+) -> None:
+    words = ("grail", "compress", "-m", embedded_llama, "-o", tmp_path / "out", "--dry-run", "--sparsity", 0.3)
+    assert cli(*words, "--num-samples", 8, "--seqlen", 64, "--eval-dataset", text) == 0
+    shown = capsys.readouterr().out
+    for part in ("parameters are in the repeated blocks", "at most ", "mlp: 512 in each of 6 layers", "Needs "):
+        assert part in shown
+    assert "(8 samples, 512 tokens)" in shown and "Written to" not in shown
+    assert cli(*words, "--preset", "magnitude", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["forecast"]
+    assert found["block_parameters_after"] == pytest.approx(0.7 * found["block_parameters"], rel=0.02)
+    assert found["needs"] is None and {kind["kind"] for kind in found["kinds"]} == {"heads", "mlp"}
+    assert cli(*words, "--eval-dataset", "no-such-file.txt") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
         (GrailError("the rows are odd."), 2, "Error: the rows are odd.\n"),
         (RuntimeError("a defect"), 1, "Error: RuntimeError: a defect (--debug shows where)\n"),
-        (KeyboardInterrupt(), 1, "Error: interrupted; no output folder was written or changed.\n"),
+        (KeyboardInterrupt(), 130, "Error: interrupted; no output folder was written or changed.\n"),
     ],
     ids=["input", "defect", "interrupt"],
 )

@@ -71,7 +71,12 @@ def closeness(ours: Tensor, dense: Tensor) -> float:
 
 def test_the_folder_stays_one_of_sentence_transformers(ffn: Any, minilm: Path) -> None:
     """Its modules and settings come along; what it says of the dense model does not."""
-    carried = ("modules.json", "1_Pooling/config.json", "config_sentence_transformers.json", "sentence_bert_config.json")
+    carried = (
+        "modules.json",
+        "1_Pooling/config.json",
+        "config_sentence_transformers.json",
+        "sentence_bert_config.json",
+    )
     for name in carried:
         assert (ffn[1] / name).read_bytes() == (minilm / name).read_bytes()
     assert not (ffn[1] / ".gitattributes").exists() and "sentence-similarity" not in (ffn[1] / "README.md").read_text()
@@ -149,6 +154,6 @@ def test_data_free_methods_need_none(minilm: Path, tmp_path: Path) -> None:
 
 def test_sentence_similarity_survives(ffn: Any, heads: Any, minilm: Path, data_dir: Path) -> None:
     """STS-B, first 300 pairs of dev, with three tenths of the FFN and calibrated on text of another kind."""
-    sizes: dict[str, Any] = {"num_samples": 300, "progress": False}
+    sizes: dict[str, Any] = {"num_samples": 300}
     scores = [evaluate_path(path, data_dir / "stsb" / "dev.csv", "spearman", **sizes) for path in (minilm, ffn[1])]
     assert scores[1]["spearman"] > 0.95 * scores[0]["spearman"]

@@ -92,7 +92,7 @@ def test_real_captions_find_their_images_again(data_dir: Path, tmp_path: Path) -
     source, rows = data_dir / "clip-emoji", str(data_dir / "emoji-captions")
 
     def recall(folder: Path) -> float:
-        found = evaluate_path(folder, rows, "retrieval", num_samples=300, progress=False)
+        found = evaluate_path(folder, rows, "retrieval", num_samples=300)
         return (found["image_to_text_r10"] + found["text_to_image_r10"]) / 2
 
     config: dict[str, Any] = {"allocation": "uniform", "ffn_sparsity": 0.75, "dataset": rows, "num_samples": 64}

@@ -142,7 +142,7 @@ def test_evaluation_measures_what_is_saved(
     compressor.compress(save_directory=tmp_path / "out", eval_dataset=str(text))
     (row,) = compressor.report.evaluation
     for folder, key in ((embedded_llama, "dense"), (tmp_path / "out", "compressed")):
-        found = evaluate_path(folder, str(text), "perplexity", seqlen=64, progress=False)
+        found = evaluate_path(folder, str(text), "perplexity", seqlen=64)
         assert found["perplexity"] == pytest.approx(row[key], rel=1e-6)
         assert found["protocol"] == row["protocol"]
     assert row["dense"] < row["compressed"]

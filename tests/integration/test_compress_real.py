@@ -47,7 +47,7 @@ def test_compensation_helps_and_what_is_saved_is_what_was_measured(name: str, da
     dense, plain, ours = row["dense"], found["plain"]["compressed"], row["compressed"]
     assert (dense < ours < plain) if lower else (plain < ours <= dense + 0.02)
     sizes = {"seqlen": config["seqlen"]} if lower else {}
-    again = evaluate_path(tmp_path / "default", test, row["metric"], progress=False, **sizes)
+    again = evaluate_path(tmp_path / "default", test, row["metric"], **sizes)
     assert again[row["metric"]] == pytest.approx(ours, rel=1e-6)
     model: Any = getattr(transformers, compressor.report.model_class).from_pretrained(tmp_path / "default")
     for key, tensor in compressor.model.state_dict().items():

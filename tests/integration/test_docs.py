@@ -21,7 +21,7 @@ from optimum_grail.selectors import SELECTORS
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUIDES = sorted(path for path in (REPOSITORY / "docs" / "guides").glob("*.md") if path.name != "README.md")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NEEDS = {"quantize.md": ("torchao", "bitsandbytes", "optimum.quanto"), "export.md": ("onnxruntime", "onnxscript")}
+NEEDS = {"quantize.md": ("torchao", "bitsandbytes"), "export.md": ("onnxruntime", "onnxscript")}
 QUICK = {
     "compress": ("--num-samples", "16", "--seqlen", "64"),
     "recover": ("--num-samples", "20", "--steps", "10"),
@@ -72,6 +72,8 @@ def _pairs(sentences: list[str]) -> list[tuple[str, str]]:
 def test_guide(page: Path, place: Path, cli: Callable[..., int], request: pytest.FixtureRequest) -> None:
     for module in NEEDS.get(page.name, ()):
         pytest.importorskip(module)
+    if page.name == "quantize.md":
+        request.getfixturevalue("quanto")
     if "all-MiniLM" in page.read_text(encoding="utf-8"):
         shortened(request.getfixturevalue("minilm"), place / "sentence-transformers" / "all-MiniLM-L6-v2")
     names: dict[str, Any] = {"__name__": page.stem}

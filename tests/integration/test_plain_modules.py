@@ -49,7 +49,7 @@ class Plain(nn.Module):
 PLAIN = ArchitectureSpec(
     model_types=(),
     blocks=("layer1.*", "layer2.*"),
-    groups=(Conv(produce="conv1", norm="bn1", consume="conv2", consume_norm="bn2", stream="@block"),),
+    groups=(Conv(produce="conv1", channelwise=("bn1",), consume="conv2", consume_norm="bn2", stream="@block"),),
     main_input="image",
 )
 

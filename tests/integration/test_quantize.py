@@ -93,7 +93,7 @@ def test_quantized_while_loading_saved_and_loaded(
     assert saved["grail_config"]["widths"]
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path), held_windows), got)
     assert tensor_bytes(tmp_path) < 0.6 * 2 * tensor_bytes(folder), "twice: the folder is in 16 bits, this model in 32"
-    measured = {"seqlen": 128, "num_samples": 4, "progress": False}
+    measured = {"seqlen": 128, "num_samples": 4}
     after = evaluate_path(tmp_path, str(text), "perplexity", **measured)["perplexity"]
     before = evaluate_path(folder, str(text), "perplexity", **measured)["perplexity"]
     assert after == pytest.approx(before, rel=0.1)
@@ -144,7 +144,7 @@ def test_the_quantized_twin_goes_into_report_and_card(
     assert (
         plain["value"]
         == named["value"]
-        == evaluate_path(twin, str(text), "perplexity", seqlen=128, num_samples=4, progress=False)["perplexity"]
+        == evaluate_path(twin, str(text), "perplexity", seqlen=128, num_samples=4)["perplexity"]
     )
     assert named["bytes"] == tensor_bytes(twin) and named["seconds"]["derived"] > 0 < named["seconds"]["compressed"]
     card = (parent / "README.md").read_text(encoding="utf-8")
@@ -168,8 +168,7 @@ def test_what_cannot_be_noted_is_refused_before_anything_is_measured(
     assert message in capsys.readouterr().err
 
 
-def test_quanto(folder: Path, held_windows: Tensor, tmp_path: Path) -> None:
-    quanto = pytest.importorskip("optimum.quanto")
+def test_quanto(folder: Path, held_windows: Tensor, tmp_path: Path, quanto: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     wanted = logits(model, held_windows)
     quantized = quanto.QuantizedModelForCausalLM.quantize(model, weights=quanto.qint8)

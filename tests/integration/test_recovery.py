@@ -52,7 +52,7 @@ def test_the_recovered_model_is_nearer_to_the_dense_one(
     report = Report.load(recovered)
     assert report.recovery["kl_after"] < 0.97 * report.recovery["kl_before"]
     measured = report.recovery["evaluation"]
-    again = evaluate_path(recovered, str(text), "perplexity", seqlen=128, progress=False)["perplexity"]
+    again = evaluate_path(recovered, str(text), "perplexity", seqlen=128)["perplexity"]
     assert measured["before"] != measured["after"] == pytest.approx(again, rel=1e-2), "rounded to 16 bits since"
     (row,) = (row for row in report.evaluation if row["metric"] == "perplexity")
     assert row["compressed"] == measured["after"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -16,7 +17,7 @@ from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.errors import CheckpointError, ConfigError, OutputError, UnknownNameError
 from optimum_grail.pipeline import stages
-from optimum_grail.sweep import FILE, Sweep, cells, damage
+from optimum_grail.sweep import FILE, Cell, Sweep, cells, damage
 
 FAST: dict[str, Any] = {"num_samples": 10, "seqlen": 32}
 DRAW = torch.Generator().manual_seed(0)
@@ -45,7 +46,7 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return wrapped
 
-    monkeypatch.setattr(stages, "Survey", counting("surveys", stages.Survey))
+    monkeypatch.setattr(stages.Survey, "run", counting("surveys", stages.Survey.run))
     monkeypatch.setattr(stages, "mask_gradients", counting("gradients", stages.mask_gradients))
     monkeypatch.setattr(stages, "load_calibration", counting("readings", stages.load_calibration))
     return counts
@@ -92,6 +93,49 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert json.loads((tmp_path / FILE).read_text())["rows"] == json.loads(json.dumps(resumed["rows"]))
     tiny_sweep(measure=failing).run(cells(["magnitude"], [0.3, 0.5], {"offload_streams": True}), tmp_path)
     assert len(calls) == 4, "where streams are kept changes no row"
+
+
+def datasets_of_one_description() -> list[Dataset]:
+    """Two data sets that differ in their rows only."""
+    return [
+        Dataset.from_list([{"input_ids": row["input_ids"].add(shift).tolist()} for row in TEXTS]) for shift in (0, 1)
+    ]
+
+
+def test_data_sets_of_one_description_are_not_mixed_up(tmp_path: Path) -> None:
+    planned = [Cell("wanda", "0.5", {"preset": "wanda", "dataset": rows}) for rows in datasets_of_one_description()]
+    result = tiny_sweep(dataset=None).run(planned, tmp_path)
+    for row, cell in zip(result["rows"], planned, strict=True):
+        compressor = GrailCompressor(tiny_llama(), cell.config)
+        compressor.compress()
+        assert compressor.report.calibration is not None
+        assert row["calibration"]["sha256"] == compressor.report.calibration.sha256
+        assert row["result"] == weights_left(compressor.model)
+    assert result["rows"][0]["result"] != result["rows"][1]["result"]
+
+
+def test_a_sweep_does_not_go_on_with_rows_of_other_data(counted: dict[str, int], tmp_path: Path) -> None:
+    planned, (first, second) = cells(["wanda"], [0.5], {}), datasets_of_one_description()
+    (row,) = tiny_sweep(dataset=first).run(planned, tmp_path)["rows"]
+    again = tiny_sweep(dataset=second).run(planned, tmp_path)["rows"]
+    assert counted["readings"] == 2 and again[0] == row and again[1]["calibration"] != row["calibration"]
+    tiny_sweep(dataset=first).run(planned, tmp_path)
+    assert counted["readings"] == 2, "both are kept"
+    older = json.loads((tmp_path / FILE).read_text())
+    del older["rows"][1], older["rows"][0]["data"]
+    (tmp_path / FILE).write_text(json.dumps(older))
+    tiny_sweep(dataset=first).run(planned, tmp_path)
+    assert counted["readings"] == 2, "rows of older files, which do not name their data, still count"
+
+
+def test_a_sweep_gives_the_model_its_modes_back() -> None:
+    sweep = tiny_sweep(measure=lambda model: {"norm": float(model.training)})
+    sweep.model.train()
+    sweep.model.model.layers[0].eval()
+    before = [module.training for module in sweep.model.modules()]
+    result = sweep.run(cells(["magnitude"], [0.5], {}))
+    assert result["dense"]["result"] == result["rows"][0]["result"] == {"norm": 0.0}
+    assert [module.training for module in sweep.model.modules()] == before
 
 
 def test_another_sweep_is_not_overwritten(tmp_path: Path) -> None:

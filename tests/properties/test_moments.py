@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimum_grail.core import moments as module
-from optimum_grail.core.moments import Moments, Statistics, TargetMoments, centred
+from optimum_grail.core.moments import Moments, MomentSums, Statistics, TargetMoments, TargetSums, centred
 from optimum_grail.errors import StatisticsError
 
 SEEDS = st.integers(0, 2**20)
@@ -40,6 +43,40 @@ def test_addition_is_commutative_and_associative_with_a_zero(build: Callable[...
     assert_same(a + b, b + a)
     assert_same((a + b) + c, a + (b + c))
     assert_same(a + Moments.zero(case.rows.shape[1]), a)
+
+
+@given(seed=SEEDS, folded=st.tuples(st.booleans(), st.booleans(), st.booleans()))
+def test_addition_takes_offsets_wherever_they_are(
+    build: Callable[..., Any], seed: int, folded: tuple[bool, bool, bool]
+) -> None:
+    """Without an offset nothing was folded: it is zero there, whatever the order."""
+    case = build(seed)
+    parts, total = [], TargetMoments.zero(case.drift.shape[1], case.rows.shape[1])
+    for rows, gap, has in zip(case.rows.tensor_split(3), case.drift.tensor_split(3), folded, strict=True):
+        offset = TargetMoments.of(gap, rows) if has else None
+        parts.append(replace(Moments.of(rows), offset=offset))
+        total = total if offset is None else total + offset
+    for one, other, third in permutations(parts):
+        for whole in ((one + other) + third, one + (other + third)):
+            assert (whole.offset is None) == (not any(folded))
+            assert_same(whole, case.moments)
+            for name in ("total", "cross", "energy") if whole.offset is not None else ():
+                torch.testing.assert_close(getattr(whole.offset, name), getattr(total, name), rtol=0, atol=1e-9)
+
+
+def test_what_was_summed_up_never_changes_again(build: Callable[..., Any]) -> None:
+    case = build(0)
+    for sums, arguments in (
+        (MomentSums.zero(case.rows.shape[1]), (case.rows,)),
+        (TargetSums.zero(case.drift.shape[1], case.rows.shape[1]), (case.drift, case.rows)),
+    ):
+        sums.add_(*arguments)
+        value = sums.taken()
+        before = copy.deepcopy(value)
+        with pytest.raises(AttributeError):
+            sums.add_(*arguments)
+        assert torch.equal(value.total, before.total)
+        assert torch.equal(value.total, type(value).of(*arguments).total)
 
 
 @given(seed=SEEDS, pieces=st.integers(1, 5))
@@ -117,3 +154,4 @@ def test_no_rows_at_all_name_the_group() -> None:
 def test_a_target_without_held_out_part_is_that_of_the_fit_rows() -> None:
     target = TargetMoments.zero(1, 3)
     assert Statistics(Moments.of(torch.ones(2, 3)), None, target).target is target
+    assert Statistics(Moments.of(torch.ones(2, 3)), None, None, target).target is target, "the other has no drift"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
+
+import pytest
 
 import optimum_grail
 
@@ -33,6 +36,16 @@ def test_make_without_a_target_prints_help(repository: Path) -> None:
     done = subprocess.run(["make"], cwd=repository, capture_output=True, text=True, check=True)
     targets = ("make demo", "make test", "make check", "make bench", "make clean", "TORCH_INDEX", "PYTHON")
     assert [target for target in targets if target not in done.stdout] == []
+
+
+@pytest.mark.parametrize(("target", "wanted"), [("demo", False), ("test", True), ("check", True)])
+def test_the_demo_installs_the_package_only(repository: Path, tmp_path: Path, target: str, wanted: bool) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "tests/optimum-onnx.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(repository / name, tmp_path / name)
+    done = subprocess.run(["make", "--dry-run", target], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "--editable" in done.stdout
+    assert all((extra in done.stdout) is wanted for extra in ("lm-eval", "optimum-quanto", "optimum-onnx", "minilm"))
 
 
 def test_the_register_file_only_registers(repository: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from optimum_grail.data.rows import Rows, read_rows
 from optimum_grail.errors import ConfigError, DataError
+from optimum_grail.report.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -94,7 +95,7 @@ class Metric(ABC):
         processor: Processor | None,
         dataset_rows: DataSource,
         *,
-        progress: bool = True,
+        progress: Progress | None = None,
     ) -> dict[str, float | int | str]:
         """Measure ``model``.
 
@@ -103,7 +104,7 @@ class Metric(ABC):
             tokenizer: for text.
             processor: for images.
             dataset_rows: a ``datasets.Dataset``, or anything :meth:`read` takes.
-            progress: show a bar on stderr.
+            progress: told how many rows are done; silent by default.
 
         Returns:
             the numbers (fractions, not percent), the counts of rows or tokens, and ``protocol`` in words.
@@ -177,10 +178,12 @@ def model_dtype(model: nn.Module) -> torch.dtype:
     return next(model.parameters()).dtype
 
 
-def batches(count: int, size: int, *, progress: bool, what: str) -> Iterator[range]:
-    """Ranges of up to ``size`` row numbers below ``count``, behind a progress bar."""
-    from tqdm.auto import tqdm
-
-    starts = range(0, count, size)
-    for start in tqdm(starts, desc=what, unit="batch", disable=not progress):
-        yield range(start, min(start + size, count))
+def batches(count: int, size: int, *, progress: Progress | None, what: str) -> Iterator[range]:
+    """Ranges of up to ``size`` row numbers below ``count``; ``progress`` is told of every one that is done."""
+    progress = progress or Silent()
+    progress.start(count, what)
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        yield range(start, stop)
+        progress.update(stop - start, what)
+    progress.finish()

@@ -24,6 +24,7 @@ from optimum_grail.evaluation.metrics._metric import (
     table,
     to_device,
 )
+from optimum_grail.report.progress import Progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -110,7 +111,7 @@ class Accuracy(Metric):
         processor: Processor | None,
         dataset_rows: DataSource,
         *,
-        progress: bool = True,
+        progress: Progress | None = None,
     ) -> dict[str, float | int | str]:
         """See :class:`Metric`. Keys: accuracy, correct, rows, protocol."""
         rows = table(self.read(dataset_rows))

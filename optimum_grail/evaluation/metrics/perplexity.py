@@ -15,6 +15,7 @@ from optimum_grail.data.text import default_seqlen, first_tokens, text_column
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
 from optimum_grail.evaluation.metrics._metric import Metric, batches, inference, need_tokenizer, positive
+from optimum_grail.report.progress import Progress
 
 if TYPE_CHECKING:
     from optimum_grail.data.foreign import Config, DataSource, Processor, Tokenizer
@@ -125,7 +126,7 @@ class Perplexity(Metric):
         processor: Processor | None,
         dataset_rows: DataSource,
         *,
-        progress: bool = True,
+        progress: Progress | None = None,
     ) -> dict[str, float | int | str]:
         """See :class:`Metric`. Keys: perplexity, loss (nats per token), tokens, predicted_tokens, windows, protocol."""
         config = getattr(model, "config", None)
@@ -144,7 +145,7 @@ class Perplexity(Metric):
             "tokens, exp of the mean negative log-likelihood of all predicted tokens",
         }
 
-    def _loss(self, model: nn.Module, windows: Tensor, progress: bool) -> float:
+    def _loss(self, model: nn.Module, windows: Tensor, progress: Progress | None) -> float:
         seqlen = windows.shape[1]
         size = self.batch_size
         total = torch.zeros((), dtype=torch.float64)

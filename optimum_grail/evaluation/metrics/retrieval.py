@@ -24,6 +24,7 @@ from optimum_grail.evaluation.metrics._metric import (
     table,
     to_device,
 )
+from optimum_grail.report.progress import Progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -104,7 +105,7 @@ class Retrieval(Metric):
         processor: Processor | None,
         dataset_rows: DataSource,
         *,
-        progress: bool = True,
+        progress: Progress | None = None,
     ) -> dict[str, float | int | str]:
         """See :class:`Metric`. Keys: image_to_text_r1, …_r10, text_to_image_r1, …_r10, rows, protocol."""
         rows = table(self.read(dataset_rows))
@@ -130,7 +131,7 @@ class Retrieval(Metric):
         processor: Processor | None,
         rows: Dataset,
         captions: list[str],
-        progress: bool,
+        progress: Progress | None,
     ) -> tuple[Tensor, Tensor]:
         column = image_column(rows, self.image_column)
         pictures = rows.select_columns([column])

@@ -16,6 +16,7 @@ from optimum_grail.data.text import require_column as _require
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
 from optimum_grail.evaluation.metrics._metric import Metric, batches, inference, need_tokenizer, positive, table
+from optimum_grail.report.progress import Progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -112,7 +113,7 @@ class Spearman(Metric):
         processor: Processor | None,
         dataset_rows: DataSource,
         *,
-        progress: bool = True,
+        progress: Progress | None = None,
     ) -> dict[str, float | int | str]:
         """See :class:`Metric`. Keys: spearman (nan where all similarities are equal), rows, protocol."""
         rows = table(self.read(dataset_rows))
@@ -132,7 +133,9 @@ class Spearman(Metric):
             f"{self.label_column!r}, {len(scores)} rows",
         }
 
-    def _embed(self, model: nn.Module, tokenizer: Tokenizer, texts: list[str], length: int, progress: bool) -> Tensor:
+    def _embed(
+        self, model: nn.Module, tokenizer: Tokenizer, texts: list[str], length: int, progress: Progress | None
+    ) -> Tensor:
         # sentences of one length go together, so that little is computed for padding; the result does not depend on it
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         base = getattr(model, "base_model", model)

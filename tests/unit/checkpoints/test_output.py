@@ -283,7 +283,7 @@ except OutputError as error:
 
 
 def start(code, *words):
-    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     process = subprocess.Popen([sys.executable, "-c", code, *map(str, words)], text=True, **pipes)
     assert process.stdout.readline() == "ready\n"
     return process

@@ -129,7 +129,7 @@ def test_model_is_never_overwritten(recorder, cli, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(BudgetError("too much"), 2), (RuntimeError("odd"), 1), (KeyboardInterrupt(), 1)]
+    ("error", "code"), [(BudgetError("too much"), 2), (RuntimeError("odd"), 1), (KeyboardInterrupt(), 130)]
 )
 def test_failures_leave_nothing_behind(recorder, cli, tmp_path, monkeypatch, error, code):
     monkeypatch.setattr(Recorder, "error", error)

@@ -10,6 +10,7 @@ import pytest
 from optimum_grail.commands.evaluate import COLUMNS, METRICS, SIZES
 from optimum_grail.evaluation.evaluate import evaluate_path
 from optimum_grail.evaluation.metrics import METRICS as REGISTRY
+from optimum_grail.report.progress import RichProgress
 
 
 def test_every_metric_is_named_in_the_help():
@@ -34,6 +35,7 @@ def test_passes_everything_on(cli, capsys, monkeypatch):
     words = "--text-column a --text-pair-column b --image-column c --label-column d --seqlen 8 --num-samples 9"
     words += " --max-tokens 10 --batch-size 11 --split s --dataset-config-name n --dtype float32 --device cpu"
     assert cli("grail", "evaluate", "-m", "x", "--dataset", "y", "--metric", "spearman", *words.split()) == 0
+    assert isinstance(seen.pop("progress"), RichProgress)
     assert seen == {
         "args": ("x", "y", "spearman"),
         "text_column": "a",

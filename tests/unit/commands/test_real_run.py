@@ -24,6 +24,7 @@ def folder(tmp_path_factory, embedded_llama):
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (place / "stdout.json").write_text(done.stdout)
+    (place / "stderr.txt").write_text(done.stderr)
     return place / "small"
 
 
@@ -31,6 +32,15 @@ def test_standard_output_is_the_report_that_was_written(folder):
     printed = json.loads((folder.parent / "stdout.json").read_text())
     assert printed["output"] == str(folder)
     assert Report.from_dict(printed["report"]) == Report.load(folder)
+
+
+def test_standard_error_is_progress_and_nothing_else(folder):
+    shown = (folder.parent / "stderr.txt").read_text()
+    lines = shown.partition("asked 25.0 %")[0].splitlines()  # behind it comes the report: --json sends it there
+    told = ("Measuring the dense model", "Measuring the compressed model", "perplexity", "compressing")
+    assert [line for line in lines if not line.startswith(told)] == []
+    assert lines.count("compressing ...") == 1 and not any("\x1b" in line for line in lines)
+    assert len([line for line in lines if line.startswith("compressing: ")]) == 7, "six blocks, and the end"
 
 
 def test_report_tells_the_run(folder):

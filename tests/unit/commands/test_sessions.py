@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import warnings
 from argparse import Namespace
 
 import pytest
 
-from optimum_grail.commands._shared import session
+from optimum_grail.commands._shared import NOISE, session
 from optimum_grail.errors import DataError
 
 
@@ -31,7 +32,7 @@ def raises(error):
         (DataError("rows.txt is empty."), 2, "Error: rows.txt is empty.\n"),
         (RuntimeError("odd"), 1, "Error: RuntimeError: odd (--debug shows where)\n"),
         (ValueError("odd"), 1, "Error: ValueError: odd (--debug shows where)\n"),
-        (KeyboardInterrupt(), 1, "Error: interrupted; no output folder was written or changed.\n"),
+        (KeyboardInterrupt(), 130, "Error: interrupted; no output folder was written or changed.\n"),
     ],
 )
 def test_errors_become_one_line_and_a_code(capsys, error, code, message):
@@ -79,3 +80,11 @@ def test_warnings_for_users_are_one_line(capsys):
         run(lambda out: warnings.warn("calibration is evaluation", UserWarning, stacklevel=1))
     assert capsys.readouterr().err == "Warning: calibration is evaluation\n"
     assert warnings.showwarning is before
+
+
+@pytest.mark.parametrize(("name", "noise"), NOISE.items())
+def test_only_the_noise_of_a_library_is_kept_quiet(caplog, name, noise):
+    logger = logging.getLogger(name)
+    run(lambda out: (logger.warning(noise + "x", *(["x"] * noise.count("%s"))), logger.warning("Out of paper.")))
+    logger.warning("Afterwards.")
+    assert [record.message for record in caplog.records] == ["Out of paper.", "Afterwards."]

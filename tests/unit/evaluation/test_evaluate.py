@@ -38,7 +38,7 @@ def edit(folder: Path, **changes: Any) -> None:
 
 
 def measure(folder: Any, dataset: Any = TEXT, metric: str = "perplexity", **options: Any) -> dict[str, Any]:
-    return evaluate_path(folder, dataset, metric, device="cpu", progress=False, **options)
+    return evaluate_path(folder, dataset, metric, device="cpu", **options)
 
 
 def test_the_registry_holds_the_four_metrics() -> None:

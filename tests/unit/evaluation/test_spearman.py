@@ -53,11 +53,11 @@ def test_the_result_is_that_of_single_sentences(folders, tokenizer) -> None:
     ]
     expected = spearman(cosine, ROWS["score"])
     for batch_size in (1, 64):
-        result = Spearman(batch_size=batch_size)(model, tokenizer, None, ROWS, progress=False)
+        result = Spearman(batch_size=batch_size)(model, tokenizer, None, ROWS)
         assert result["spearman"] == pytest.approx(expected)
     assert result["rows"] == 5
     assert "at most 64 tokens" in result["protocol"]  # the model has no 128 positions
-    assert Spearman(num_samples=3)(model, tokenizer, None, ROWS, progress=False)["rows"] == 3
+    assert Spearman(num_samples=3)(model, tokenizer, None, ROWS)["rows"] == 3
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,11 @@ def test_the_result_is_that_of_single_sentences(folders, tokenizer) -> None:
 def test_unusable_rows_are_refused(folders, tokenizer, rows, message) -> None:
     model = load_model(folders["bert"], device="cpu")
     with pytest.raises(DataError, match=message):
-        Spearman()(model, tokenizer, None, rows, progress=False)
+        Spearman()(model, tokenizer, None, rows)
 
 
 def test_minilm_has_its_known_value(minilm, data_dir) -> None:
     from optimum_grail.evaluation.evaluate import evaluate_path
 
-    result = evaluate_path(minilm, data_dir / "stsb" / "dev.csv", "spearman", num_samples=200, progress=False)
+    result = evaluate_path(minilm, data_dir / "stsb" / "dev.csv", "spearman", num_samples=200)
     assert 0.85 < result["spearman"] < 0.95

@@ -44,21 +44,21 @@ def table(pictures, labels) -> Dataset:
 def test_accuracy_counts_hits(seen, pictures, batch_size) -> None:
     model, processor, classes = seen
     wrong = [*classes[:6], *((label + 1) % 3 for label in classes[6:])]
-    result = Accuracy(batch_size=batch_size)(model, None, processor, table(pictures, wrong), progress=False)
+    result = Accuracy(batch_size=batch_size)(model, None, processor, table(pictures, wrong))
     assert (result["accuracy"], result["correct"], result["rows"]) == (pytest.approx(6 / 9), 6, 9)
-    assert Accuracy(num_samples=4)(model, None, processor, table(pictures, wrong), progress=False)["rows"] == 4
+    assert Accuracy(num_samples=4)(model, None, processor, table(pictures, wrong))["rows"] == 4
 
 
 def test_labels_may_be_names_in_any_order(seen, pictures) -> None:
     model, processor, classes = seen
     names = [model.config.id2label[label] for label in classes]
     rows = table(pictures, [name.upper() for name in names])
-    assert Accuracy()(model, None, processor, rows, progress=False)["accuracy"] == 1
+    assert Accuracy()(model, None, processor, rows)["accuracy"] == 1
     order = ClassLabel(names=["cow", "cat", "dog"])
     rows = table(pictures, names).cast_column("label", order)
-    assert Accuracy()(model, None, processor, rows, progress=False)["accuracy"] == 1
+    assert Accuracy()(model, None, processor, rows)["accuracy"] == 1
     rows = table(pictures, classes).cast_column("label", ClassLabel(names=["x", "y", "z"]))
-    assert Accuracy()(model, None, processor, rows, progress=False)["accuracy"] == 1  # unknown names: numbers count
+    assert Accuracy()(model, None, processor, rows)["accuracy"] == 1  # unknown names: numbers count
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,12 @@ def test_labels_may_be_names_in_any_order(seen, pictures) -> None:
 def test_unusable_labels_are_refused(seen, pictures, labels, options, message) -> None:
     model, processor, _ = seen
     with pytest.raises(DataError, match=message):
-        Accuracy(**options)(model, None, processor, table(pictures, labels), progress=False)
+        Accuracy(**options)(model, None, processor, table(pictures, labels))
 
 
 def test_a_missing_processor_is_refused(seen, pictures) -> None:
     with pytest.raises(DataError, match=r"preprocessor_config\.json"):
-        Accuracy()(seen[0], None, None, table(pictures, [0] * 9), progress=False)
+        Accuracy()(seen[0], None, None, table(pictures, [0] * 9))
 
 
 def test_evaluation_images_seen_in_calibration_are_recognised(seen, pictures) -> None:
@@ -101,7 +101,7 @@ def test_retrieval_is_the_rank_of_the_right_row(folders, tokenizer, pictures) ->
     _, processor = load_processors(folders["clip"])
     captions = [f"{index % 7} thing" for index in range(9)]
     rows = Dataset.from_list([{"image": p, "caption": c} for p, c in zip(pictures, captions, strict=True)])
-    result = Retrieval(batch_size=4)(model, tokenizer, processor, rows, progress=False)
+    result = Retrieval(batch_size=4)(model, tokenizer, processor, rows)
     with torch.no_grad():
         text = tokenizer(captions, padding="max_length", max_length=24, return_tensors="pt")
         text.pop("token_type_ids", None)
@@ -112,10 +112,10 @@ def test_retrieval_is_the_rank_of_the_right_row(folders, tokenizer, pictures) ->
         assert result[f"{name}_r1"] == pytest.approx(expected)
         assert result[f"{name}_r10"] == 1
     assert result["rows"] == 9
-    assert Retrieval(max_rows=4)(model, tokenizer, processor, rows, progress=False)["rows"] == 4
-    assert Retrieval(num_samples=3)(model, tokenizer, processor, rows, progress=False)["rows"] == 3
+    assert Retrieval(max_rows=4)(model, tokenizer, processor, rows)["rows"] == 4
+    assert Retrieval(num_samples=3)(model, tokenizer, processor, rows)["rows"] == 3
 
 
 def test_retrieval_needs_two_towers(seen, pictures, tokenizer) -> None:
     with pytest.raises(DataError, match="ViTForImageClassification is none"):
-        Retrieval()(seen[0], tokenizer, seen[1], table(pictures, [0] * 9), progress=False)
+        Retrieval()(seen[0], tokenizer, seen[1], table(pictures, [0] * 9))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import time
 
 import pytest
 from rich.console import Console
 
 from optimum_grail.errors import ConfigError, DataError
 from optimum_grail.report.plots import plot_errors
-from optimum_grail.report.progress import RichProgress, Silent
+from optimum_grail.report.progress import RichProgress, Silent, span
 from optimum_grail.report.table import change, number, percent, print_report
 
 
@@ -122,21 +123,68 @@ def test_changes():
     assert percent(0.4991) == "49.9 %" and percent(None) == "-"
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress(terminal):
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
-    progress = RichProgress(console)
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only the test moves."""
+    ticks = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: ticks[0])
+    return ticks
+
+
+def test_a_terminal_gets_a_bar():
+    progress = RichProgress(Console(file=io.StringIO(), force_terminal=True, width=100))
     progress.update(1, "before the start")
-    progress.start(2, "survey")
+    progress.start(2, "measuring")
     progress.update(1, "layers.0.mlp")
     progress.message("[x] about 3 s")
-    progress.start(1, "fit")
-    progress.update(1, "layers.1.mlp")
+    progress.start(1, "compressing")
     progress.finish()
     progress.finish()
-    text = console.file.getvalue()
-    assert "[x] about 3 s" in text and "fit" in text
-    assert ("layers.1.mlp" in text) == terminal
+    text = progress.console.file.getvalue()
+    assert "[x] about 3 s" in text and "measuring: layers.0.mlp" in text and "compressing" in text
+    assert " used, about " not in text
+
+
+def test_a_log_gets_a_line_for_every_block(clock):
+    progress = RichProgress(Console(file=io.StringIO(), width=40))
+    progress.start(6, "compressing")
+    for block in range(3):
+        for part in ("heads", "mlp"):
+            clock[0] += 15
+            progress.update(1, f"model.layers.{block}.{part}")
+    progress.finish()
+    assert progress.console.file.getvalue().splitlines() == [
+        "compressing ...",
+        "compressing: 1 of 6 (model.layers.0), 15 s used, about 75 s left",
+        "compressing: 3 of 6 (model.layers.1), 45 s used, about 45 s left",
+        "compressing: 5 of 6 (model.layers.2), 75 s used, about 15 s left",
+        "compressing: 6 of 6 in 90 s",
+    ]
+
+
+def test_a_log_gets_few_lines_of_what_has_no_blocks(clock):
+    progress = RichProgress(Console(file=io.StringIO(), width=40))
+    progress.start(1000, "perplexity")
+    for _ in range(250):
+        clock[0] += 0.125
+        progress.update(4, "perplexity")
+    progress.message("said at once")
+    progress.finish()
+    lines = progress.console.file.getvalue().splitlines()
+    assert lines[1] == "perplexity: 100 of 1,000, 3.1 s used, about 28 s left" and len(lines) == 12
+    progress.start(1000, "perplexity")
+    for _ in range(1000):
+        clock[0] += 0.0019
+        progress.update(1, "perplexity")
+    assert len(progress.console.file.getvalue().splitlines()) == len(lines) + 1, "sooner done than told"
+    assert lines[-2:] == ["said at once", "perplexity: 1,000 of 1,000 in 31 s"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (9.96, "10 s"), (119, "119 s"), (125, "2 min"), (7500, "2 h 05 min")]
+)
+def test_durations(seconds, text):
+    assert span(seconds) == text
 
 
 def test_silence(capsys):

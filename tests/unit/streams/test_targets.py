@@ -22,7 +22,7 @@ from optimum_grail.models.resolve import resolve
 from optimum_grail.streams.capture import Call, capture
 from optimum_grail.streams.collect import Collector, drift_of
 from optimum_grail.streams.probe import Probe, Record, Wanted
-from optimum_grail.streams.problems import collector_for, norm_of, problem_of
+from optimum_grail.streams.problems import collector_for, norm_of, problem_of, scale_behind
 
 EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     **{spec.model_types[0]: spec.example for spec in ARCHITECTURES.specs() if spec.example},
@@ -86,7 +86,7 @@ def test_the_drift_carries_the_student_to_the_dense_stream(name: str) -> None:
         ours = probe.records
         for group in groups:
             record, target = ours[group.name], dense[group.name]
-            drift = drift_of(target, record, norm_of(model, group))
+            drift = drift_of(target, record, scale_behind(model, group))
             assert drift is not None and drift.abs().max() > 1e-3
             with nudged(model.get_submodule(group.consumer.module), drift):
                 probe.run(call, student)
@@ -113,7 +113,7 @@ def test_the_dense_target_is_the_dense_output(name: str) -> None:
         for group in groups:
             dense, ours = records[0][group.name], records[1][group.name]
             assert ours.stream is None
-            drift = drift_of(dense, ours, norm_of(model, group))
+            drift = drift_of(dense, ours, scale_behind(model, group))
             assert drift is not None
             torch.testing.assert_close(ours.output + like(drift, ours.output), dense.output, rtol=1e-4, atol=1e-5)
 
@@ -143,7 +143,7 @@ def test_statistics_are_sums_over_the_rows_of_the_consumer(name: str) -> None:
             second = problem.weight @ moments.gram @ problem.weight.T
             torch.testing.assert_close(second, rows.T @ rows, rtol=1e-3, atol=1e-2)
             target = problem.measured.target
-            drift = drift_of(dense[group.name], record, norm_of(model, group))
+            drift = drift_of(dense[group.name], record, scale_behind(model, group))
             assert target is not None and drift is not None
             crossed = target.cross @ problem.weight.T
             gaps = drift.flatten(0, 1).double()
@@ -165,7 +165,7 @@ def test_batch_norm_channels_of_tiny_scale_keep_the_self_target() -> None:
         probe.run(call, hidden)
         dense = probe.records[group.name]
         probe.run(call, student)
-        drift = drift_of(dense, probe.records[group.name], norm)
+        drift = drift_of(dense, probe.records[group.name], scale_behind(model, group))
         assert drift is not None and not drift[..., 2].any()
         assert drift[..., 3].any() and drift.abs().max() < 1e3
         return

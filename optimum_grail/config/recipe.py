@@ -20,7 +20,7 @@ METHOD = "grail"
 FILE_NAME = "grail_config.json"
 STAMP = "optimum_grail_version"
 """Key of the version that wrote a file."""
-CARRIED = frozenset({"layers", "widths", "base_model", "base_model_revision"})
+CARRIED = frozenset({"layers", "how_to_load", "widths", "base_model", "base_model_revision"})
 """Keys that a saved checkpoint's table adds to the configuration: kept in ``extra``."""
 
 

@@ -112,6 +112,11 @@ class Layout:
         )
 
     @property
+    def mask(self) -> str | None:
+        """Name of the input that marks the real rows of what the model puts out: its last stack's that has one."""
+        return next((stack.spec.mask for stack in reversed(self.stacks) if stack.spec.mask), None)
+
+    @property
     def blocks(self) -> dict[str, tuple[str, ...]]:
         """Paths of every stack's blocks, by stack name."""
         return {stack.name: stack.blocks for stack in self.stacks}

@@ -13,6 +13,8 @@ from rich.text import Text
 from optimum_grail.report.report import GroupRow, Report
 
 MISSING = "-"
+NOT_TOLD_APART = "not told apart"
+"""Said of two times that differ by less than their spreads."""
 NAMED = 8
 """Most groups that one line names."""
 ASKED_NAMES: Mapping[str, str] = {
@@ -65,13 +67,35 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
         (_result_name(row), row.get("dense"), row.get("plain"), row.get("compressed")) for row in report.evaluation
     ]
     measured = [
-        (f"{name}, batch of {row['batch']}", show(dense), MISSING, show(compressed), change(dense, compressed))
-        for name, show in (("latency", seconds), ("memory", gibibytes))
+        (f"{name}, batch of {row['batch']}", *cells)
+        for name, cells_of in (("latency", _times), ("memory", _memory))
         for row in report.forward.get(name, ())
-        for dense, compressed in [(row["dense"], row["compressed"])]
+        for cells in [cells_of(row)]
     ]
     counted = [(name, number(a), number(b), number(c), change(a, c)) for name, a, b, c in sizes + results]
     return counted + measured
+
+
+def _times(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    dense, compressed = row["dense"], row["compressed"]
+    spreads = row.get("dense_spread", 0.0), row.get("compressed_spread", 0.0)
+    apart = told_apart(dense, compressed, *spreads)
+    before, after = (_spread(*pair) for pair in zip((dense, compressed), spreads, strict=True))
+    return before, MISSING, after, change(dense, compressed) if apart else NOT_TOLD_APART
+
+
+def _spread(value: float, spread: float) -> str:
+    return f"{seconds(value)} ± {seconds(spread)}" if spread else seconds(value)
+
+
+def _memory(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    dense, compressed = row["dense"], row["compressed"]
+    return gibibytes(dense), MISSING, gibibytes(compressed), change(dense, compressed)
+
+
+def told_apart(first: float, second: float, first_spread: float, second_spread: float) -> bool:
+    """Whether two times differ by more than their spreads together."""
+    return abs(first - second) > first_spread + second_spread
 
 
 def _result_name(row: Mapping[str, Any]) -> str:

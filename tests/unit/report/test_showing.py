@@ -21,6 +21,10 @@ def shown(report, **kwargs):
     return console.file.getvalue()
 
 
+def cells(line):
+    return [cell.strip() for cell in line.strip("│").split("│")]
+
+
 def test_says_what_was_asked_and_achieved(report):
     text = shown(report)
     assert "asked 50.0 % of the blocks' parameters, achieved 50.0 %" in text
@@ -40,12 +44,20 @@ def test_a_strangers_report_is_text_and_no_format(report):
 def test_the_time_of_a_pass_is_compared(report):
     forward = {"latency": [{"batch": 4, "dense": 0.2, "compressed": 0.15}], "memory": []}
     line = next(line for line in shown(dataclasses.replace(report, forward=forward)).splitlines() if "latency" in line)
-    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+    assert cells(line) == [
         "latency, batch of 4",
         "200 ms",
         "150 ms",
         "-25.0 %",
     ]
+
+
+@pytest.mark.parametrize(("spread", "told"), [(0.02, "-25.0 %"), (0.03, "not told apart")])
+def test_times_that_differ_by_less_than_their_spreads_are_not_told_apart(report, spread, told):
+    row = {"batch": 4, "dense": 0.2, "compressed": 0.15, "dense_spread": spread, "compressed_spread": 0.025}
+    text = shown(dataclasses.replace(report, forward={"latency": [row]}))
+    line = next(line for line in text.splitlines() if "latency" in line)
+    assert cells(line) == ["latency, batch of 4", f"200 ms ± {1000 * spread:.0f} ms", "150 ms ± 25 ms", told]
 
 
 def test_says_widths_and_the_run(report):

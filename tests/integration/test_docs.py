@@ -17,6 +17,7 @@ from transformers import AutoConfig, ViTImageProcessor
 
 from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.architectures.vit import tiny_vit
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.selectors import SELECTORS
 from optimum_grail.signals import SIGNALS
 
@@ -81,10 +82,13 @@ def test_guide(page: Path, place: Path, cli: Callable[..., int], request: pytest
         shortened(request.getfixturevalue("minilm"), place / "sentence-transformers" / "all-MiniLM-L6-v2")
     names: dict[str, Any] = {"__name__": page.stem}
     found = blocks(page)
-    assert {language for language, _ in found} <= {"python", "bash", "text"}
+    assert {language for language, _ in found} <= {"python", "bash", "yaml", "text"}
     for language, code in found:
         if language == "python":
             exec(compile(code, str(page), "exec", dont_inherit=True), names)
+        elif language == "yaml":
+            (place / "run.yaml").write_text(code, encoding="utf-8")
+            GrailConfig.from_file(place / "run.yaml").methods()
         elif language == "bash":
             for line in code.strip().splitlines():
                 program, grail, command, *words = shlex.split(line, comments=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ ROUNDS = 20
 PATIENCE = 0.5
 """Seconds: passes are repeated for so long, though at least once and at most :data:`ROUNDS` times. Four measurements of
 every run wait for it."""
+ELEMENTS = 2**26
+"""Of an input that is made up to a report's words."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def example_inputs(shapes: Mapping[str, Any], model: nn.Module, batch: int = 1) 
     for name, item in shapes.items():
         dtype = getattr(torch, str(item.get("dtype")).removeprefix("torch."), None)
         shape = item.get("shape")
-        if not isinstance(dtype, torch.dtype) or not isinstance(shape, list | tuple):
+        if not isinstance(dtype, torch.dtype) or not isinstance(shape, list | tuple) or math.prod(shape) > ELEMENTS:
             raise CheckpointError(
                 f"The report says {item!r} of the input {name!r}; expected a shape and a dtype of torch."
             )

@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import (
     AutoModel,
@@ -97,7 +97,7 @@ def as_config(value: GrailConfig | Mapping[str, Any] | str | Path) -> GrailConfi
     if isinstance(value, GrailConfig):
         return copy.deepcopy(value)
     if isinstance(value, Mapping):
-        return GrailConfig(**value)
+        return cast(GrailConfig, GrailConfig.from_dict(value))
     raise ConfigError(f"grail_config is a {type(value).__name__}; expected a GrailConfig, a dictionary or a path.")
 
 

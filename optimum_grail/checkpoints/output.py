@@ -11,9 +11,10 @@ from contextlib import contextmanager, suppress
 from itertools import count, islice
 from pathlib import Path
 
-from optimum_grail.checkpoints.files import MANIFEST, REPORT, strangers, write_manifest, written_files
+from optimum_grail.checkpoints.files import MANIFEST, strangers, write_manifest, written_files
 from optimum_grail.checkpoints.work_folders import WorkFolder, remove_abandoned
 from optimum_grail.errors import OutputError
+from optimum_grail.report.report import FILE_NAME as REPORT
 
 PREFIX = ".grail-"
 """Of the work folders beside an output; in one, ``new/NAME`` is what is written and ``old/NAME`` what it replaces."""

@@ -23,6 +23,7 @@ from optimum_grail.report.plots import FILE_NAME as PLOT
 from optimum_grail.report.report import Report
 from optimum_grail.report.table import (
     MISSING,
+    NOT_TOLD_APART,
     asked_lines,
     change,
     comparison_rows,
@@ -30,6 +31,7 @@ from optimum_grail.report.table import (
     number,
     percent,
     seconds,
+    told_apart,
 )
 
 REMOTE_CODE = "modeling_grail.py"
@@ -73,6 +75,7 @@ def build_card(
         rows=[(cell(name), *rest) for name, *rest in comparison_rows(report)],
         derived=_derived(report),
         measured=", ".join(f"{name} {item['shape']}" for name, item in report.forward.get("inputs", {}).items()),
+        timed=_timed(report),
         plain_measured=any(row.get("plain") is not None for row in report.evaluation),
         protocols=list(dict.fromkeys(plain(row["protocol"]) for row in report.evaluation if row.get("protocol"))),
         errors=[row for row in report.groups if row.plain_error is not None or row.fit_error is not None],
@@ -209,6 +212,23 @@ def _config(report: Report) -> str:
     return json.dumps(kept, indent=2, ensure_ascii=False)
 
 
+def _timed(report: Report) -> str:
+    """How the passes were timed; reports without spreads are of a version that took the best time."""
+    spreads = any("dense_spread" in row for row in report.forward.get("latency", ()))
+    return (
+        "the median of passes in turns (± half the interquartile range)"
+        if spreads
+        else "the best of several forward passes"
+    )
+
+
+def _ratio(times: Mapping[str, float]) -> str:
+    spreads = times.get("derived_spread", 0.0), times.get("compressed_spread", 0.0)
+    if not told_apart(times["derived"], times["compressed"], *spreads):
+        return NOT_TOLD_APART
+    return number(times["derived"] / times["compressed"], 3)
+
+
 def _derived(report: Report) -> list[tuple[str, str, str, str, str]]:
     """Name, result, its change from the compressed model's, size, and time of a pass as a ratio to the compressed."""
     known = {(row.get("metric"), row.get("dataset"), row.get("protocol", "")): row for row in report.evaluation}
@@ -217,6 +237,6 @@ def _derived(report: Report) -> list[tuple[str, str, str, str, str]]:
         before = known.get((row["metric"], row["dataset"], row.get("protocol", "")), {}).get("compressed")
         result = f"{row['metric']} on {row['dataset']}: {number(row['value'])}"
         times = row.get("seconds") or {}
-        ratio = number(times["derived"] / times["compressed"], 3) if times.get("compressed") else MISSING
+        ratio = _ratio(times) if times.get("compressed") and "derived" in times else MISSING
         rows.append((cell(row["name"]), cell(result), change(before, row["value"]), number(row["bytes"]), ratio))
     return rows

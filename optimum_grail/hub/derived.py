@@ -74,4 +74,5 @@ def _seconds(
     ]
     inputs = [example_inputs(report.forward["inputs"], model) for model in models]
     compressed, other = take_turns(models, inputs)
-    return {"compressed": compressed, "derived": other}
+    spreads = {"compressed_spread": compressed.spread, "derived_spread": other.spread}
+    return {"compressed": compressed.seconds, "derived": other.seconds, **spreads}

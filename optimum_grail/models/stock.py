@@ -24,6 +24,9 @@ from optimum_grail.models.resolve import model_type
 from optimum_grail.models.standalone import misfit
 from optimum_grail.models.table import Table, entries, read_table
 
+HOW_TO_LOAD = "pip install optimum-grail, then `import optimum_grail` before from_pretrained: widths differ per layer"
+"""Noted where the widths are, for who meets transformers' complaint about sizes that do not match."""
+
 
 @dataclass(frozen=True)
 class StockUpdate:
@@ -261,7 +264,8 @@ def _key_value_field(stack: Stack) -> str | None:
 def _write_(config: Any, update: StockUpdate, provenance: Mapping[str, Any]) -> None:
     for field, value in update.fields.items():
         setattr(config, field, value)
-    config.grail_config = {**provenance, "layers": update.layers} if update.layers else dict(provenance)
+    told = {"how_to_load": HOW_TO_LOAD, **provenance, "layers": update.layers}
+    config.grail_config = told if update.layers else dict(provenance)
     if not update.key_value_field:
         return
     # transformers sizes static caches from the config. Only the key-value heads: LlamaConfig would refuse other numbers

@@ -32,7 +32,7 @@ from optimum_grail.models.surgery import check_weights
 from optimum_grail.models.trial import try_widths
 from optimum_grail.pipeline.estimate import Outlook, choose_dtype_, estimate
 from optimum_grail.pipeline.setup import Journal, Setup
-from optimum_grail.streams.capture import on_device
+from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.gradients import check_labels, mask_gradients
 from optimum_grail.survey.cache import dependencies
 from optimum_grail.survey.findings import Findings
@@ -71,7 +71,7 @@ class Prepared:
     @property
     def request(self) -> tuple[Request, Allocation, Accepts]:
         """The widths that were asked for, by which method, and what the stock config can say."""
-        request = Request.of(self.setup.config, self.before.blocks)
+        request = Request.of(self.setup.config, self.layout, self.before.blocks)
         return request, self.setup.methods.allocation, partial(expressible_together, self.model, self.layout)
 
     def outlook_(self, dataset: Any) -> Outlook | None:

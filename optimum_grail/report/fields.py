@@ -72,11 +72,15 @@ class InputRow(TypedDict):
 
 
 class Pass(TypedDict):
-    """Dense and compressed at one batch size: seconds, or bytes."""
+    """Dense and compressed at one batch size: seconds with their spreads, or bytes."""
 
     batch: int
     dense: float
     compressed: float
+    dense_spread: NotRequired[float]
+    compressed_spread: NotRequired[float]
+    dense_spread: NotRequired[float]
+    compressed_spread: NotRequired[float]
 
 
 class ForwardPass(TypedDict):

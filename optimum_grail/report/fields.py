@@ -72,13 +72,11 @@ class InputRow(TypedDict):
 
 
 class Pass(TypedDict):
-    """Dense and compressed at one batch size: seconds with their spreads, or bytes."""
+    """Dense and compressed at one batch size: seconds and their spread, or bytes."""
 
     batch: int
     dense: float
     compressed: float
-    dense_spread: NotRequired[float]
-    compressed_spread: NotRequired[float]
     dense_spread: NotRequired[float]
     compressed_spread: NotRequired[float]
 

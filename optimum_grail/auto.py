@@ -60,8 +60,8 @@ class GrailAutoModel(_BaseAutoModelClass):
             the model, in eval mode; with ``output_loading_info=True`` a pair, as from transformers.
 
         Raises:
-            CheckpointError: pickled weights; or ``grail_config`` for a checkpoint that is compressed already, unless it says
-                ``allow_recompress``.
+            CheckpointError: pickled weights; or ``grail_config`` for a checkpoint that is compressed already, unless it
+                says ``allow_recompress``.
             ConfigError: a wrong value, or ``grail_config`` together with ``quantization_config``.
             GrailError: as :meth:`GrailCompressor.compress`.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def check_output(path: str | Path, overwrite: bool = False, *, source: str | Pat
         raise OutputError(f"The output {str(path)[:200]!r} cannot be a folder: {reason}. Choose another one.") from None
     if target.exists() and not target.is_dir():
         raise OutputError(f"The output {str(path)!r} is a file; expected a folder. Choose another one.")
-    if source is not None and Path(source).exists() and Path(source).resolve().is_relative_to(target):
+    if source is not None and os.path.exists(source) and Path(source).resolve().is_relative_to(target):
         raise OutputError(
             f"The output {str(path)!r} holds the model itself, which must survive. Choose another folder."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -209,7 +210,7 @@ class GrailConfig(QuantizationConfigMixin):
         Raises:
             ConfigError: there is none, or it holds a wrong value.
         """
-        if Path(folder_or_id).exists():
+        if os.path.exists(folder_or_id):  # unlike a path's own, it takes names too long for the system
             return cls.from_file(folder_or_id)
         try:
             return cls.from_file(hf_hub_download(str(folder_or_id), FILE_NAME, revision=revision, token=token))

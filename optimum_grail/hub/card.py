@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 from jinja2 import Environment, StrictUndefined
 
 from optimum_grail.checkpoints.identity import check_base_model
+from optimum_grail.errors import OutputError
 from optimum_grail.hub.citations import citations
 from optimum_grail.hub.metadata import CARD, auto_class_and_task, front_matter, inherited_from, without_folders
 from optimum_grail.hub.snippet import Snippet
@@ -97,11 +98,21 @@ def write_card(
     """Write the card of ``report`` to ``folder/README.md`` and return its path.
 
     It refers to the files in ``folder``. Without ``inherited``, a card that is there keeps its licence and language.
+    A link in its place is replaced, not followed.
+
+    Raises:
+        OutputError: it cannot be written there.
     """
     path = Path(folder) / CARD
     known = inherited_from(folder) if inherited is None else inherited
-    present = [file.name for file in Path(folder).iterdir()]
-    build_card(report, inherited=known, present=present, tags=tags, title=title).save(path)
+    try:
+        present = [file.name for file in Path(folder).iterdir()]
+        card = build_card(report, inherited=known, present=present, tags=tags, title=title)
+        if path.is_symlink():
+            path.unlink()
+        card.save(path)
+    except OSError as error:
+        raise OutputError(f"The card {str(path)!r} cannot be written: {error.strerror}. Make room for it.") from error
     return path
 
 
@@ -125,8 +136,9 @@ def rewrite_card(
         tags: more tags.
 
     Raises:
-        CheckpointError: there is no report in ``folder``.
+        CheckpointError: there is no report in ``folder``, or it is damaged.
         ConfigError: ``base_model`` is no Hub id.
+        OutputError: report or card cannot be written.
     """
     report = Report.load(folder)
     if base_model is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,7 +19,7 @@ def report_of(folder: Path) -> Report:
     Raises:
         CheckpointError: ``folder`` holds none, or a damaged one.
     """
-    if not (folder / REPORT).is_file():
+    if not os.path.isfile(folder / REPORT):
         raise CheckpointError(
             f"{str(folder)!r} holds no {REPORT}, so it is no compressed checkpoint. Name the folder that "
             "`optimum-cli grail compress` or save_pretrained wrote."

@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from optimum_grail.checkpoints.files import MODEL_WEIGHTS
 from optimum_grail.checkpoints.work_folders import WorkFolder, remove_abandoned
-from optimum_grail.errors import HubError
+from optimum_grail.errors import CheckpointError, GrailError, HubError
 from optimum_grail.hub.card import public
 from optimum_grail.hub.content import files_of, report_of
 from optimum_grail.hub.metadata import CARD, without_folders
@@ -166,13 +166,22 @@ def _stale(api: HfApi, repo_id: str, revision: str | None, new: set[str]) -> lis
 
 
 def _card(path: Path, repo_id: str, tags: Sequence[str]) -> str:
-    card = ModelCard.load(path, ignore_metadata_errors=True)
-    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags])) or None
+    try:
+        card = ModelCard.load(path, ignore_metadata_errors=True)
+        known = card.data.tags if isinstance(card.data.tags, list) else []
+        card.data.tags = list(dict.fromkeys([*map(str, known), *tags])) or None
+    except Exception as error:  # a card that a hand has changed can be wrong in many ways
+        raise CheckpointError(
+            f"{str(path)!r} cannot be read as a card ({type(error).__name__}). Write it again with `grail card`."
+        ) from error
     return str(card).replace(LOCAL_PATH, f'path = "{repo_id}"\n')
 
 
 def _described(path: Path) -> bytes:
-    values = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{str(path)!r} is not JSON ({error}). Restore the file.") from error
     values = without_folders(values) if path.name == "grail_config.json" else _descend(values)
     return (json.dumps(values, indent=2) + "\n").encode()
 
@@ -192,6 +201,8 @@ def _explained(remedy: str, folder: Path, upload: Upload) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; nothing was committed to {upload.repo_id}. {again}") from None
+    except GrailError:
+        raise
     except Exception as error:  # httpx's, the Hub's and plain errors of the upload threads share no base
         state = "Whether it was committed is not known: look before you repeat." if _in_doubt(error) else COMMITTED_NOT
         raise HubError(f"{_reason(error, upload)} {state} {again}") from error

@@ -30,6 +30,8 @@ from optimum_grail.survey.survey import cost_of, signals_of
 STUDENT_PASSES = 2.5
 """Student forwards per block: half of one for the attention's statistics, one for the FFN's, one to move on."""
 RATE_SIZE = 768
+ROWS_PER_FEATURE = 4
+"""Calibration rows that a fit wants for every feature."""
 HEADROOM = 0.8
 """Share of the free memory that a run may plan with."""
 
@@ -41,9 +43,11 @@ class Estimate:
     Args:
         seconds: expected wall time of survey and fit.
         memory: bytes of streams (unless they are kept in files), one block's statistics and one block's copies.
-        disk: bytes of streams that are kept in files.
         forward_flops: floating point operations of one pass over the calibration data through all blocks.
         gram_flops: of all Gram products, once.
+        disk: bytes of streams that are kept in files.
+        rows: calibration rows that the widest group sees.
+        features: of that group.
     """
 
     seconds: float
@@ -51,6 +55,18 @@ class Estimate:
     forward_flops: float
     gram_flops: float
     disk: int = 0
+    rows: int = 0
+    features: int = 0
+
+    def few_rows(self) -> str | None:
+        """What to say if there are too few rows for a fit to rest on; ``None`` if there are enough."""
+        if self.rows >= ROWS_PER_FEATURE * self.features:
+            return None
+        return (
+            f"The widest layer has {self.features:,} features and sees {self.rows:,} calibration rows, fewer than "
+            f"{ROWS_PER_FEATURE} for each: what is fitted on so few follows chance. Take more samples (--num-samples) "
+            "or tokens (--seqlen)."
+        )
 
     def line(self, samples: int, tokens: int) -> str:
         """One line for people."""
@@ -142,7 +158,16 @@ def estimate(
     streams = counted.stream * samples * 4 * copies
     memory = statistics + block + (0 if offload else 2 * streams)
     rate = matmul_rate(next(model.parameters()).device)
-    return Estimate((fit + survey) / rate, int(memory), forward, gram, int(streams) if offload else 0)
+    widest = max(widths, key=lambda name: widths[name])
+    return Estimate(
+        seconds=(fit + survey) / rate,
+        memory=int(memory),
+        forward_flops=forward,
+        gram_flops=gram,
+        disk=int(streams) if offload else 0,
+        rows=rows.get(widest, 0),
+        features=widths[widest],
+    )
 
 
 def matmul_rate(device: torch.device | str = "cpu", repeats: int = 4) -> float:

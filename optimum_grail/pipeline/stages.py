@@ -121,8 +121,8 @@ class Prepared:
             if (data.samples, data.tokens) != (outlook.samples, outlook.tokens):  # ready-made samples of other lengths
                 outlook = self.outlook_(data) or outlook
         try_widths(self.model, self.layout, on_device(self.model, data.batches[0].head()))
-        if note := choose_dtype_(self.model, outlook.cost, self.precision):
-            self.journal.notes.append(note)
+        told = (choose_dtype_(self.model, outlook.cost, self.precision), outlook.cost.few_rows())
+        self.journal.notes.extend(note for note in told if note is not None)
         return data
 
     def _read(self, dataset: Any) -> CalibrationData:
@@ -226,7 +226,13 @@ class Prepared:
         if isinstance(self.model, PreTrainedModel):
             provenance = {**self.setup.config.to_dict(), "widths": current_widths(self.model, left)}
             provenance.pop("quant_method", None)
-            standalone = is_standalone(write_config_(self.model, left, provenance))
+            updates = write_config_(self.model, left, provenance)
+            standalone = is_standalone(updates)
+            if updates[0].doubt:
+                self.journal.notes.append(
+                    f"Plain transformers cannot load the result, although the architecture map says so: "
+                    f"{updates[0].doubt}. Its widths are read once optimum_grail is imported."
+                )
         self.precision.restore_(self.model)
         return left, standalone
 

@@ -167,7 +167,7 @@ def read(value: Any, hint: Any, where: str) -> Any:
         return read(value, hint, where)
     if hint is Any:
         return _anything(value, where)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return hint(**_keys(value, hint, where, strict=True))
     if is_typeddict(hint):
         return _keys(value, hint, where)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from optimum_grail.errors import CheckpointError
+from optimum_grail.errors import CheckpointError, OutputError
 from optimum_grail.report.fields import (
     Command,
     Derived,
@@ -259,9 +259,16 @@ class Report:
         return cls.from_dict(values)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``grail_report.json`` into ``folder`` and return its path."""
+        """Write ``grail_report.json`` into ``folder`` and return its path.
+
+        Raises:
+            OutputError: it cannot be written there.
+        """
         path = Path(folder) / FILE_NAME
-        path.write_text(self.to_json(), encoding="utf-8")
+        try:
+            path.write_text(self.to_json(), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"The report {str(path)!r} cannot be written: {error.strerror}.") from error
         return path
 
     @classmethod

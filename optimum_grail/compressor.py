@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.models.stock import refuse_compressed
 from optimum_grail.pipeline.forecast import Forecast, forecast
 from optimum_grail.pipeline.run import compress_
-from optimum_grail.pipeline.saving import save_checkpoint
+from optimum_grail.pipeline.saving import Checkpoint
 from optimum_grail.pipeline.setup import Setup
 from optimum_grail.pipeline.summary import Outcome
 from optimum_grail.report.progress import Progress, Silent
@@ -67,7 +68,7 @@ class GrailCompressor:
         base_model: str | None = None,
     ) -> None:
         self.model = model
-        self.config = config if isinstance(config, GrailConfig) else GrailConfig(**dict(config or {}))
+        self.config = config if isinstance(config, GrailConfig) else GrailConfig.from_dict(config or {})
         self.spec = spec
         self.tokenizer = tokenizer
         self.processor = processor
@@ -162,7 +163,7 @@ class GrailCompressor:
         if self._report is not None:
             raise CheckpointError("This compressor has compressed its model already. Load the dense model again.")
         if save_directory is not None:
-            check_output(save_directory, overwrite, source=self.source if Path(self.source).exists() else None)
+            check_output(save_directory, overwrite, source=self.source if os.path.exists(self.source) else None)
         progress = progress or Silent()
         comparison = self._comparison(eval_dataset)
         watch = BeforeAndAfter(comparison, progress)
@@ -212,7 +213,7 @@ class GrailCompressor:
     ) -> None:
         """Write the compressed checkpoint with tokenizer, plan, report and card; complete or absent.
 
-        Args: as :func:`optimum_grail.pipeline.saving.save_checkpoint`.
+        Args: as :meth:`optimum_grail.pipeline.saving.Checkpoint.save`.
 
         Raises:
             GrailError: nothing has been compressed yet.
@@ -220,16 +221,12 @@ class GrailCompressor:
         """
         if self.plan is None or self._layout is None:
             raise GrailError("There is nothing to save yet. Call compress() first.")
-        save_checkpoint(
+        companions = tuple(item for item in (self.processor, self.tokenizer) if item is not None)
+        inherited = inherited_from(self.source, revision=self.revision) or inherited_from(self.base_model)
+        checkpoint = Checkpoint(self.model, self._layout, self.plan, self.report, companions, inherited)
+        checkpoint.save(
             save_directory,
-            self.model,
-            self._layout,
-            self.plan,
-            self.report,
-            self._resolved.to_dict(),
-            tuple(item for item in (self.processor, self.tokenizer) if item is not None),
             overwrite=overwrite,
-            inherited=inherited_from(self.source, revision=self.revision) or inherited_from(self.base_model),
             max_shard_size=max_shard_size,
             include_modeling_code=include_modeling_code,
         )

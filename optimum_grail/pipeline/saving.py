@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from optimum_grail.checkpoints.output import staged_folder
 from optimum_grail.checkpoints.plain_modules import save_compressed
 from optimum_grail.checkpoints.plan_file import save_plan, write_json
 from optimum_grail.checkpoints.remote_code import write_remote_code_
+from optimum_grail.config.recipe import FILE_NAME, stamped
 from optimum_grail.core.plan import Plan
 from optimum_grail.hub.card import write_card
 from optimum_grail.models.layout import Layout
@@ -30,56 +32,64 @@ class Savable(Protocol):
         """Write its files."""
 
 
-def save_checkpoint(
-    directory: str | Path,
-    model: nn.Module,
-    layout: Layout,
-    plan: Plan,
-    report: Report,
-    config: Mapping[str, Any],
-    companions: tuple[Savable, ...] = (),
-    *,
-    overwrite: bool = False,
-    inherited: Mapping[str, Any] | None = None,
-    max_shard_size: str | int = "5GB",
-    include_modeling_code: bool = False,
-) -> None:
-    """Write weights, companions, ``grail_config.json``, plan, report, plot (with matplotlib) and card.
-
-    Small files of the model's folder that transformers does not write (a licence, ``modules.json``) come along.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A compressed model with everything that is saved beside it.
 
     Args:
-        directory: the folder to be.
         model: the compressed model, its config already describing it.
-        layout: the layout before compression.
+        layout: of what is left, at the sizes before compression.
         plan: what was done.
         report: what was measured.
-        config: the resolved configuration, JSON.
         companions: tokenizer and processor.
-        overwrite: replace a checkpoint that is there.
         inherited: licence and language of the base model, for the card.
-        max_shard_size: as in transformers' ``save_pretrained``.
-        include_modeling_code: let transformers load the checkpoint with ``trust_remote_code=True`` where this package
-            is not installed; nothing is written where plain transformers loads it anyway.
-
-    Raises:
-        OutputError: the folder exists, cannot be written, or the disk is full; nothing is left half-written.
     """
-    with staged_folder(directory, overwrite) as folder:
-        if isinstance(model, PreTrainedModel):
-            if include_modeling_code and not report.standalone:
-                write_remote_code_(model, folder)
-            model.save_pretrained(folder, max_shard_size=max_shard_size)
-        else:
-            save_compressed(model, folder, layout)
-        for companion in companions:
-            companion.save_pretrained(folder)
-        write_json(folder / "grail_config.json", config)
-        save_plan(plan, folder)
-        report.save(folder)
-        if can_plot(report):
-            plot_errors(report, folder / PLOT)
-        source = local_folder(report.model, report.revision)
-        if source is not None:
-            carry_over(source, folder)
-        write_card(report, folder, inherited=inherited)
+
+    model: nn.Module
+    layout: Layout
+    plan: Plan
+    report: Report
+    companions: tuple[Savable, ...] = ()
+    inherited: Mapping[str, Any] | None = None
+
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        overwrite: bool = False,
+        max_shard_size: str | int = "5GB",
+        include_modeling_code: bool = False,
+    ) -> None:
+        """Write weights, companions, ``grail_config.json``, plan, report, plot (with matplotlib) and card.
+
+        Small files of the model's folder that transformers does not write (a licence, ``modules.json``) come along.
+
+        Args:
+            directory: the folder to be.
+            overwrite: replace a checkpoint that is there.
+            max_shard_size: as in transformers' ``save_pretrained``.
+            include_modeling_code: let transformers load the checkpoint with ``trust_remote_code=True`` where this
+                package is not installed; nothing is written where plain transformers loads it anyway.
+
+        Raises:
+            OutputError: the folder exists, cannot be written, or the disk is full; nothing is left half-written.
+        """
+        model, report = self.model, self.report
+        with staged_folder(directory, overwrite) as folder:
+            if isinstance(model, PreTrainedModel):
+                if include_modeling_code and not report.standalone:
+                    write_remote_code_(model, folder)
+                model.save_pretrained(folder, max_shard_size=max_shard_size)
+            else:
+                save_compressed(model, folder, self.layout)
+            for companion in self.companions:
+                companion.save_pretrained(folder)
+            write_json(folder / FILE_NAME, stamped(report.config))
+            save_plan(self.plan, folder)
+            report.save(folder)
+            if can_plot(report):
+                plot_errors(report, folder / PLOT)
+            source = local_folder(report.model, report.revision)
+            if source is not None:
+                carry_over(source, folder)
+            write_card(report, folder, inherited=self.inherited)

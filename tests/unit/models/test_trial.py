@@ -87,23 +87,9 @@ def test_nothing_of_the_model_changes(maps: Maps) -> None:
     spec = maps["phi3"]
     model = spec.example()
     before = {name: (id(tensor), tensor.clone()) for name, tensor in model.named_parameters()}
-    try_widths(model, resolve(model, spec), inputs_for(model, spec))
+    try_widths(model, resolve(model, spec), {**inputs_for(model, spec), "use_cache": False})
     assert all(
         id(now) == before[name][0] and torch.equal(now, before[name][1]) for name, now in model.named_parameters()
     )
     assert all(layer.self_attn.config is model.config for layer in model.model.layers)
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
-
-
-def test_a_factor_behind_the_consumer_is_no_drift(maps: Maps) -> None:
-    """What is missing in the residual sum is divided by it: with it, more of the damage is made up for."""
-    spec = maps["convnext"]
-    blind = replace(spec, groups=(replace(spec.groups[0], factor=None),))
-    inputs = inputs_for(spec.example(), spec)
-    with torch.no_grad():
-        dense = outputs_of(spec.example(), inputs)[0]
-        told, untold = (
-            float((outputs_of(compressed(item, sparsity=0.5, compensator="grail-plus"), inputs)[0] - dense).norm())
-            for item in (spec, blind)
-        )
-    assert told < untold

@@ -35,7 +35,6 @@ sys.path.insert(0, str(REPOSITORY / "examples"))
 
 import custom_module as example  # noqa: E402
 
-TURNS = 30
 LICENCE = {"license": "apache-2.0"}
 
 
@@ -202,8 +201,11 @@ def time_again(name: str, data: Path, output: Path) -> None:
     rows = []
     for row in forward["latency"]:
         inputs = [example_inputs(forward["inputs"], model, row["batch"]) for model in models]
-        dense, compressed = take_turns(models, inputs, TURNS)
-        rows.append({"batch": row["batch"], "dense": dense, "compressed": compressed})
+        dense, compressed = take_turns(models, inputs)
+        times = {"dense": dense.seconds, "compressed": compressed.seconds}
+        rows.append(
+            {"batch": row["batch"], **times, "dense_spread": dense.spread, "compressed_spread": compressed.spread}
+        )
     dataclasses.replace(report, forward={**forward, "latency": rows}).save(place)
     (place / CARD).write_text(render(name), encoding="utf-8")
 

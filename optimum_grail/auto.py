@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import (
     AutoModel,
@@ -60,8 +60,8 @@ class GrailAutoModel(_BaseAutoModelClass):
             the model, in eval mode; with ``output_loading_info=True`` a pair, as from transformers.
 
         Raises:
-            CheckpointError: pickled weights; or ``grail_config`` for a checkpoint that is compressed already, unless it says
-                ``allow_recompress``.
+            CheckpointError: pickled weights; or ``grail_config`` for a checkpoint that is compressed already, unless it
+                says ``allow_recompress``.
             ConfigError: a wrong value, or ``grail_config`` together with ``quantization_config``.
             GrailError: as :meth:`GrailCompressor.compress`.
         """
@@ -97,7 +97,7 @@ def as_config(value: GrailConfig | Mapping[str, Any] | str | Path) -> GrailConfi
     if isinstance(value, GrailConfig):
         return copy.deepcopy(value)
     if isinstance(value, Mapping):
-        return GrailConfig(**value)
+        return cast(GrailConfig, GrailConfig.from_dict(value))
     raise ConfigError(f"grail_config is a {type(value).__name__}; expected a GrailConfig, a dictionary or a path.")
 
 

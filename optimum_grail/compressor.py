@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,7 @@ class GrailCompressor:
         base_model: str | None = None,
     ) -> None:
         self.model = model
-        self.config = config if isinstance(config, GrailConfig) else GrailConfig(**dict(config or {}))
+        self.config = config if isinstance(config, GrailConfig) else GrailConfig.from_dict(config or {})
         self.spec = spec
         self.tokenizer = tokenizer
         self.processor = processor
@@ -162,7 +163,7 @@ class GrailCompressor:
         if self._report is not None:
             raise CheckpointError("This compressor has compressed its model already. Load the dense model again.")
         if save_directory is not None:
-            check_output(save_directory, overwrite, source=self.source if Path(self.source).exists() else None)
+            check_output(save_directory, overwrite, source=self.source if os.path.exists(self.source) else None)
         progress = progress or Silent()
         comparison = self._comparison(eval_dataset)
         watch = BeforeAndAfter(comparison, progress)

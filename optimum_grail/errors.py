@@ -13,6 +13,8 @@ from typing import Any
 
 LONGEST = 1000
 """Characters of a message; the middle of a longer one is left out, so that its beginning and its remedy are read."""
+NEAR = 0.78
+"""Least likeness (difflib's ratio) of a slip of the pen: one wrong letter of five, not of four."""
 
 _SHORT = Repr()
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple = 2, 4, 4, 4
@@ -25,6 +27,23 @@ def shorten(value: Any, limit: int = 80) -> str:
         return f"a number of more than {limit} digits"  # Python itself refuses to write very long ones
     text = _SHORT.repr(value)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that ``word`` was probably meant to be, or none; capitals and kinds of dashes are alike."""
+    plain = {_plain(name): name for name in known}
+    found = get_close_matches(_plain(word[:LONGEST]), list(plain), n=1, cutoff=NEAR)
+    return plain[found[0]] if found else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'NAME'?"`` to end a sentence with; empty where none of ``known`` is near."""
+    found = nearest(word, known)
+    return "" if found is None else f" Did you mean {found!r}?"
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("_", "-")
 
 
 class GrailError(ValueError):
@@ -47,9 +66,8 @@ class UnknownNameError(GrailError):
     def among(cls, kind: str, name: str, known: Iterable[str], remedy: str = "") -> UnknownNameError:
         """Build the error for ``name``, with the nearest of ``known`` as a suggestion."""
         names = sorted(known)
-        close = get_close_matches(name[:LONGEST], names, n=1, cutoff=0.5)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
         tail = f" {remedy}" if remedy else ""
+        guess = did_you_mean(name, names)
         return cls(f"Unknown {kind} {shorten(name)}.{guess} Available: {', '.join(names) or 'none'}.{tail}")
 
 

@@ -8,7 +8,6 @@ which is exact. Where it consumes them, ``A`` is itself a consumer: its columns 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -19,6 +18,8 @@ from optimum_grail.core.moments import MomentSums, TargetSums
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.solve import NormalEquations
 from optimum_grail.data.batches import Batch
+from optimum_grail.streams.hooks import given, hooked
+from optimum_grail.streams.probe import real_rows, rows_of
 
 PREFIX = "base_model.model."
 """What PEFT puts before the path of a module."""
@@ -122,11 +123,7 @@ class _Sums:
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Add the rows that enter the consumer, padding left out."""
-        features = (args[0] if args else next(iter(kwargs.values()))).detach().float()
-        if self.mask is not None and self.mask.shape == features.shape[:-1]:
-            rows = features[self.mask.to(features.device, torch.bool)]
-        else:
-            rows = features.flatten(0, -2)
+        rows = real_rows(rows_of(given(args, kwargs).detach().float(), -1), self.mask)
         rows = rows[:, self._strip(len(self.reduction.assignment))].to(self.full.device)
         kept = self.reduction.encode_columns(rows, self.port.span)
         self.moments.add_(kept)
@@ -144,10 +141,7 @@ class _Sums:
 @torch.inference_mode()
 def _one_pass(adapted: nn.Module, sums: Sequence[_Sums], batches: Sequence[Batch]) -> None:
     device = next(adapted.parameters()).device
-    with ExitStack() as hooks:
-        for each in sums:
-            module = adapted.get_submodule(PREFIX + each.path)
-            hooks.callback(module.register_forward_pre_hook(each.hook, with_kwargs=True).remove)
+    with hooked(before=[(adapted.get_submodule(PREFIX + each.path), each.hook) for each in sums]):
         for batch in batches:
             for each in sums:
                 each.mask = batch.inputs.get("attention_mask")

@@ -25,7 +25,12 @@ class Curved(Allocation):
     @property
     def needs(self) -> frozenset[Need]:
         """Error curves; the damage of leaving out each block if whole layers may go."""
-        return frozenset[Need]({"curves"}) | (frozenset({"drops"}) if self.depth else frozenset())
+        return super().needs | {"curves"} | ({"drops"} if self.depth else set())
+
+    @property
+    def drops_layers(self) -> bool:
+        """Whether whole layers may go."""
+        return self.depth
 
     def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
         """Widths of least predicted damage within the budget."""

@@ -52,7 +52,12 @@ class BlockInfluence(Allocation):
     @property
     def needs(self) -> frozenset[Need]:
         """The influence of every block; of every sub-block where those may go."""
-        return frozenset[Need]({"influence"}) | ({"part-influence"} if self.parts == "sub-blocks" else set())
+        return super().needs | {"influence"} | ({"part-influence"} if self.parts == "sub-blocks" else set())
+
+    @property
+    def drops_layers(self) -> bool:
+        """Whether whole layers may go."""
+        return self.drop > 0 and self.parts == "layers"
 
     def dropped(self, influence: Mapping[str, float], sizes: Mapping[str, float], asked: float) -> tuple[str, ...]:
         """As many of the parts of least influence per cost as fit into ``drop`` of what has to go; never all."""

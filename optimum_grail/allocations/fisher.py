@@ -9,22 +9,19 @@ from typing import ClassVar
 import torch
 
 from optimum_grail.allocations import ALLOCATIONS
-from optimum_grail.allocations._budgeted import Budgeted
 from optimum_grail.core import papers
 from optimum_grail.core.budget import Budget, WidthClass, minimise
+from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.problem import Need
 
 
 @ALLOCATIONS.register
 @dataclass(frozen=True)
-class Fisher(Budgeted):
+class Fisher(Allocation):
     """Widths that lose the least ``Σ_b (∂L_b/∂m)²`` over all masks ``m`` that go, under the budget, solved exactly.
 
     Kwon et al. 2022, "A Fast Post-Training Pruning Framework for Transformers", sec. 4.1 (the mask search of their
     algorithm 1: heads and filters in two rankings, every split of the budget tried). No layer loses all of a kind.
-
-    Args:
-        budget: what the sparsity is a fraction of: ``"parameters"``, ``"flops"``, ``"kv-cache"`` or ``"latency"``.
     """
 
     paper: ClassVar[str | None] = papers.KWON

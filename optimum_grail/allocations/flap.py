@@ -31,7 +31,7 @@ class Flap(Allocation):
     @property
     def needs(self) -> frozenset[Need]:
         """The standardised scores."""
-        return frozenset({"fluctuation"})
+        return super().needs | {"fluctuation"}
 
     def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
         """Widths at the threshold that meets the budget."""

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import ClassVar, Literal
 
 from optimum_grail.allocations import ALLOCATIONS
-from optimum_grail.allocations._budgeted import Budgeted
 from optimum_grail.allocations._curved import Curved
 from optimum_grail.core import papers
 from optimum_grail.core.problem import Need
@@ -21,15 +20,12 @@ CURVES: Mapping[str, Need] = MappingProxyType(
 
 @ALLOCATIONS.register
 @dataclass(frozen=True)
-class Knapsack(Budgeted, Curved):
+class Knapsack(Curved):
     """A width of its own for every group, where the predicted damage of the whole model is least.
 
     The checkpoint then needs the per-layer table (``import optimum_grail`` before loading).
 
     Args:
-        budget: what the sparsity is a fraction of, summed over the blocks: ``"parameters"``, ``"flops"`` per sample,
-            ``"kv-cache"`` (elements of keys and values per token) or ``"latency"`` (time of the blocks on a calibration
-            batch, measured at a few widths).
         sensitivity: ``"forward"``: one short forward pass per group with the group halved; ``"bent"``: three, down to
             an eighth, for networks whose damage is no multiple of the error (ResNets); ``"gradient"``: one backward
             pass per batch for all groups, which is cheaper for deep models and cruder; ``"error"``: none, every group's

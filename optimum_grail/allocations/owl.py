@@ -52,7 +52,7 @@ class Owl(Allocation):
     @property
     def needs(self) -> frozenset[Need]:
         """Weight times activation norm of every column."""
-        return frozenset({"outliers"})
+        return super().needs | {"outliers"}
 
     def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
         """Widths of the layers' ratios, all shifted so that the budget is met."""

@@ -10,9 +10,10 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
+from optimum_grail.report.report import FILE_NAME as REPORT
+
 MANIFEST = "grail_files.json"
 """In every folder that a run wrote: the names of its files."""
-REPORT = "grail_report.json"
 PLAN_TENSORS = "grail_plan.tensors"
 """In the format of safetensors, under a name that nobody takes for weights: engines read every ``*.safetensors``."""
 EARLIER_PLAN_TENSORS = "grail_plan.safetensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def hub_id(model: str | Path) -> str | None:
     An owner is required (``owner/name``): a bare name may as well be a class or a folder that has gone.
     """
     text = str(model)
-    return text if REPOSITORY_ID.fullmatch(text) and not Path(text).exists() else None
+    return text if REPOSITORY_ID.fullmatch(text) and not os.path.exists(text) else None
 
 
 def commit_of(model: str, revision: str | None = None) -> str | None:
@@ -48,7 +49,7 @@ def check_base_model(name: str) -> str:
     except HFValidationError:
         found = False
     else:
-        found = not Path(name).exists()
+        found = not os.path.exists(name)
     if not found:
         raise ConfigError(
             f"base_model={name!r} is no model on the Hub; expected an id such as 'owner/name'. A path of this machine "

@@ -148,20 +148,56 @@ def load_model(
     return model.to(place).eval()
 
 
+def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
+    """The model that a folder's or repository's config describes, on the meta device: without its weights.
+
+    Args:
+        path: folder or Hub id; the weights need not be there.
+        trust_remote_code: let transformers run code of the repository.
+
+    Raises:
+        CheckpointError: no such folder or repository in reach, or no config that a model can be built from; or it asks
+            for far more than is stored beside it.
+        ArchitectureError: its class is unknown.
+    """
+    config = load_config(path, trust_remote_code)
+    kind = model_class(config, trust_remote_code)
+    stored = stored_weights(path) if os.path.isdir(path) else None
+    try:
+        return _weighed(kind, config, stored, path)
+    except (GrailError, MemoryError):
+        raise
+    except Exception as error:  # whatever a class makes of wrong values: zero heads, words for numbers, ...
+        raise CheckpointError(
+            f"config.json of {str(path)!r} describes no {kind.__name__} that can be built ({_reason(error)}). Restore "
+            "the file."
+        ) from error
+
+
 def _weigh(kind: Any, config: Any, stored: Stored | None, path: str | Path) -> None:
-    """Build the model without storage and compare it with what is stored; a class of the repository's own is trusted."""
+    """Refuse what asks for far more than is stored, and nothing else: loading has the last word."""
+    from transformers import PreTrainedModel
+
+    if issubclass(kind, PreTrainedModel):
+        try:
+            _weighed(kind, config, stored, path)
+        except (GrailError, MemoryError):
+            raise
+        except Exception:  # loading fails for the same reason and says it, or knows how to build it all the same
+            return
+
+
+def _weighed(kind: Any, config: Any, stored: Stored | None, path: str | Path) -> Any:
+    """The model without storage, compared with what is stored; a class of the repository's own is trusted."""
     from transformers import PreTrainedModel
 
     if not issubclass(kind, PreTrainedModel):
-        return
-    try:
-        skeleton = build_skeleton(kind, config, stored, path)
-    except (GrailError, MemoryError):
-        raise
-    except Exception:  # loading fails for the same reason and says it, or knows how to build it all the same
-        return
+        with torch.device("meta"):
+            return kind.from_config(config, trust_remote_code=True)
+    skeleton = build_skeleton(kind, config, stored, path)
     if stored is not None and stored.bytes:
         check_size(skeleton, stored, path)
+    return skeleton
 
 
 def _refuse_misfit(path: str | Path, misfits: list[tuple[str, Any, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ from contextlib import contextmanager, suppress
 from itertools import count, islice
 from pathlib import Path
 
-from optimum_grail.checkpoints.files import MANIFEST, REPORT, strangers, write_manifest, written_files
+from optimum_grail.checkpoints.files import MANIFEST, strangers, write_manifest, written_files
 from optimum_grail.checkpoints.work_folders import WorkFolder, remove_abandoned
 from optimum_grail.errors import OutputError
+from optimum_grail.report.report import FILE_NAME as REPORT
 
 PREFIX = ".grail-"
 """Of the work folders beside an output; in one, ``new/NAME`` is what is written and ``old/NAME`` what it replaces."""
@@ -45,7 +47,7 @@ def check_output(path: str | Path, overwrite: bool = False, *, source: str | Pat
         raise OutputError(f"The output {str(path)[:200]!r} cannot be a folder: {reason}. Choose another one.") from None
     if target.exists() and not target.is_dir():
         raise OutputError(f"The output {str(path)!r} is a file; expected a folder. Choose another one.")
-    if source is not None and Path(source).exists() and Path(source).resolve().is_relative_to(target):
+    if source is not None and os.path.exists(source) and Path(source).resolve().is_relative_to(target):
         raise OutputError(
             f"The output {str(path)!r} holds the model itself, which must survive. Choose another folder."
         )

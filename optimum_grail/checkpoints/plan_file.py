@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from optimum_grail.checkpoints.files import EARLIER_PLAN_TENSORS, PLAN_TENSORS
 from optimum_grail.core.plan import Plan
 from optimum_grail.core.reduction import Reduction
-from optimum_grail.errors import CheckpointError
+from optimum_grail.errors import CheckpointError, shorten
 
 PLAN_FILE = "grail_plan.json"
 
@@ -57,9 +57,22 @@ def load_reductions(folder: str | Path) -> dict[str, Reduction]:
     reductions = {}
     for name in (key.removesuffix(".assignment") for key in tensors if key.endswith(".assignment")):
         assignment = tensors[f"{name}.assignment"]
-        weight = tensors.get(f"{name}.weight", torch.ones(len(assignment), dtype=torch.float64))
+        weight = tensors.get(f"{name}.weight", torch.ones(assignment.shape, dtype=torch.float64))
+        if not _is_reduction(assignment, weight):
+            raise CheckpointError(
+                f"The plan {str(path)!r} says of {shorten(name)} what no reduction can be: {assignment.dtype} "
+                f"{tuple(assignment.shape)}. Download or compress the checkpoint again."
+            )
         reductions[name] = Reduction(assignment, weight, int(assignment.max()) + 1)
     return reductions
+
+
+def _is_reduction(assignment: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether every unit goes to a slot below the number of units, or to none (-1), with a finite weight."""
+    if assignment.dtype != torch.int64 or assignment.dim() != 1 or not len(assignment):
+        return False
+    inside = bool(((assignment >= -1) & (assignment < len(assignment))).all())
+    return inside and weight.shape == assignment.shape and bool(torch.isfinite(weight.double()).all())
 
 
 def write_json(path: Path, value: Any) -> None:

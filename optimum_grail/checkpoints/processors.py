@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ def load_processors(path: str | Path, trust_remote_code: bool = False, **hub: An
 
 def _load_one(auto: Any, path: str | Path, files: tuple[str, ...], trust: bool, options: dict[str, Any]) -> Any:
     folder = Path(path)
-    local = folder.is_dir()
-    present = [name for name in files if (folder / name).is_file()]
+    local = os.path.isdir(folder)
+    present = [name for name in files if os.path.isfile(folder / name)]
     if local and not present and not (trust and (folder / "tokenizer_config.json").is_file()):
         return None  # without this, transformers may invent an empty tokenizer for a known model type
     try:
@@ -45,6 +46,6 @@ def _load_one(auto: Any, path: str | Path, files: tuple[str, ...], trust: bool, 
     except Exception as error:  # tokenizers and processors fail with bare exceptions of many libraries
         if not local or present == ["processor_config.json"]:
             return None
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0][:300]
         names = ", ".join(present)
         raise DataError(f"{names} in {str(path)!r} cannot be read ({reason}). Restore the file.") from error

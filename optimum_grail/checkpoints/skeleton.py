@@ -27,6 +27,7 @@ from optimum_grail.errors import CheckpointError, shorten
 LAYERS = 1000
 """Layers that any model may have, whatever is stored; more need a stored tensor each."""
 LABELS = 10**6
+DEPTH = 30
 PARTS, PARTS_PER_TENSOR = 10_000, 20
 """Modules and parameters that any model may have, and as many more for every stored tensor."""
 PARTS_UNKNOWN = 200_000
@@ -51,16 +52,21 @@ def check_numbers(values: Mapping[str, Any], stored: Stored | None, path: str | 
 
     Raises:
         CheckpointError: more layers than stored tensors (and than :data:`LAYERS`), more than :data:`LABELS` classes,
-            or a whole number of more than 63 bits.
+            a whole number of more than 63 bits, or values nested deeper than :data:`DEPTH`.
     """
     layers = max(LAYERS, len(stored.shapes) if stored else 0)
-    todo: list[tuple[str, Any]] = list(values.items())
+    todo: list[tuple[str, Any, int]] = [(name, value, 1) for name, value in values.items()]
     while todo:
-        name, value = todo.pop()
+        name, value, depth = todo.pop()
+        if isinstance(value, dict | list) and depth > DEPTH:
+            raise CheckpointError(
+                f"config.json of {str(path)!r} nests the values of {shorten(name)} more than {DEPTH} deep. Restore the "
+                "file that was changed."
+            )
         if isinstance(value, dict):
-            todo += [(str(key), item) for key, item in value.items()]
+            todo += [(str(key), item, depth + 1) for key, item in value.items()]
         elif isinstance(value, list):
-            todo += [(name, item) for item in value]
+            todo += [(name, item, depth + 1) for item in value]
         elif isinstance(value, int):
             counted = _COUNTED.search(name)
             most = LARGEST if counted is None else LABELS if name == "num_labels" else layers
@@ -135,8 +141,8 @@ def _at_most(parts: int, path: str | Path) -> Iterator[None]:
         count += 1
         if count > parts:
             raise CheckpointError(
-                f"config.json of {str(path)!r} asks for more than {parts:,} modules and parameters, more than any weights "
-                "beside it explain. Restore the file that was changed."
+                f"config.json of {str(path)!r} asks for more than {parts:,} modules and parameters, more than any "
+                "weights beside it explain. Restore the file that was changed."
             )
 
     hooks = (register_module_parameter_registration_hook(counted), register_module_module_registration_hook(counted))

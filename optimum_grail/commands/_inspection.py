@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import nn
-from transformers import PreTrainedModel
 
-from optimum_grail.checkpoints.loading import load_config, model_class
 from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import compressed_with, expressible
-
-
-def load_skeleton(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Build the model that a folder's or repository's config describes, without storage for its weights.
-
-    Raises:
-        CheckpointError: no such folder or repository in reach, or no config that transformers can read.
-        ArchitectureError: its class is unknown.
-    """
-    config = load_config(name, trust_remote_code)
-    kind: Any = model_class(config, trust_remote_code)
-    with torch.device("meta"):
-        if issubclass(kind, PreTrainedModel):
-            return cast(PreTrainedModel, kind(config))
-        return cast(PreTrainedModel, kind.from_config(config, trust_remote_code=trust_remote_code))
 
 
 def inspect_model(model: nn.Module) -> dict[str, Any]:
@@ -35,9 +18,11 @@ def inspect_model(model: nn.Module) -> dict[str, Any]:
 
     Raises:
         UnknownNameError: no map serves the model's type.
-        ArchitectureError: the map does not fit the model.
+        ArchitectureError: the map does not fit the model, or its blocks are empty.
     """
     layout = resolve(model)
+    if not layout.block_parameters:
+        raise ArchitectureError(f"The blocks of this {type(model).__name__} have no parameters. Check its config.json.")
     rows: dict[tuple[str, str, int, int], dict[str, Any]] = {}
     narrowest: dict[str, int] = {}
     for stack in layout.stacks:

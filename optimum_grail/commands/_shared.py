@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from optimum_grail.commands._interrupt import INTERRUPTED, NOTHING_WRITTEN, interruptible
 from optimum_grail.config.values import Option
-from optimum_grail.errors import GrailError
+from optimum_grail.errors import GrailError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,10 +130,22 @@ def _one_line(fallback: Callable[..., None]) -> Callable[..., None]:
 
 
 def describe(parser: ArgumentParser, description: str, examples: str) -> None:
-    """Give ``parser`` its text and examples, line breaks kept."""
+    """Give ``parser`` its text and examples, line breaks kept, and let it say which flag was probably meant."""
     parser.description = description
     parser.epilog = f"examples:\n{examples}"
     parser.formatter_class = RawDescriptionHelpFormatter
+    read = parser.parse_known_args
+
+    def parse_known_args(*args: Any, **kwargs: Any) -> tuple[Namespace, list[str]]:
+        """As argparse, which leaves unknown flags to the root parser, where nobody knows ours."""
+        namespace, rest = read(*args, **kwargs)
+        for word in (word.partition("=")[0] for word in rest if word.startswith("--")):
+            flags = [flag.lstrip("-") for action in parser._actions for flag in action.option_strings]
+            if guess := nearest(word.lstrip("-"), flags):
+                parser.error(f"unrecognized argument: {word}. Did you mean --{guess}?")
+        return namespace, rest
+
+    vars(parser)["parse_known_args"] = parse_known_args
 
 
 def add_model_flag(parser: ArgumentParser) -> None:
@@ -182,11 +194,13 @@ def add_option(group: argparse._ArgumentGroup, option: Option) -> None:
     elif option.kind == "flag":
         group.add_argument(option.flag, action="store_true", **settings)
     else:
+        if option.kind == "patterns":
+            settings["nargs"] = "+"
         metavar = "|".join(option.choices) or METAVARS[option.kind]
         group.add_argument(option.flag, type=reader(option), metavar=metavar, **settings)
 
 
-NUMBERS = ("fraction", "amount", "share", "count", "seed")
+NUMBERS = ("fraction", "amount", "share", "count", "seed", "parameters", "bytes")
 METAVARS: Mapping[str, str] = {
     "preset": "NAME",
     "fraction": "FRACTION",
@@ -194,6 +208,9 @@ METAVARS: Mapping[str, str] = {
     "share": "auto|FLOAT",
     "count": "N",
     "seed": "N",
+    "parameters": "N",
+    "bytes": "N",
+    "patterns": "LAYER",
     "method": "NAME[:k=v,...]",
     "text": "NAME",
     "data": "SRC",

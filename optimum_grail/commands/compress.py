@@ -19,21 +19,24 @@ from optimum_grail.commands._shared import (
     describe,
     session,
 )
-from optimum_grail.config.options import BUDGETS, BY_NAME, OPTIONS
+from optimum_grail.config.options import BUDGETS, BY_NAME, OPTIONS, OVERRIDES
 from optimum_grail.config.presets import presets
+from optimum_grail.config.spelling import parse_method
 
 EXAMPLES = """\
   optimum-cli grail compress -m meta-llama/Llama-3.2-1B -o small
-      half of the blocks' parameters; the model writes its own calibration text
+      a fifth of the blocks' parameters; the model writes its own calibration text
   optimum-cli grail compress -m MODEL -o small --sparsity 0.3 --dataset corpus.txt --eval-dataset test.txt
       calibrate on your own text, print perplexity before and after
   optimum-cli grail compress -m google/vit-base-patch16-224 -o small --dataset photos/ --ffn-sparsity 0.7
       drop 70 % of the feed-forward channels and leave the heads whole
   optimum-cli grail compress -m MODEL -o small --preset grail --compensator grail:ridge=0.01
       the published method with another ridge
+  optimum-cli grail compress -m MODEL -o small --target-bytes 200MB --protect 0 -1 --drop-layers
+      a size instead of a fraction; the first and the last layer stay whole, others may go altogether
   optimum-cli grail compress -m MODEL -o small --sparsity 0.3 --dry-run
       what would go, the time and the memory; nothing is written
-  optimum-cli grail compress -m MODEL -o again --config small/grail_config.json --seed 7
+  optimum-cli grail compress -m MODEL -o again --config small --seed 7
       repeat a run, with one change; flags win over the file, the file wins over the preset"""
 
 
@@ -49,7 +52,11 @@ class CompressCommand(BaseOptimumCLICommand):
         parser.add_argument(
             "--overwrite", action="store_true", help="Replace a checkpoint that is in --output already."
         )
-        parser.add_argument("--config", metavar="FILE", help="JSON with any of the fields below; flags win over it.")
+        parser.add_argument(
+            "--config",
+            metavar="FILE",
+            help="JSON or YAML with any of the fields below, or the report or folder of an earlier run; flags win.",
+        )
         parser.add_argument("--eval-dataset", metavar="SRC", help="Evaluate before and after on this data.")
         parser.add_argument(
             "--dry-run", action="store_true", help="Tell what would go, the time and the memory; write nothing."
@@ -72,12 +79,13 @@ class CompressCommand(BaseOptimumCLICommand):
             args = self.args
             target = check_output(args.output, args.overwrite, source=args.model)
             from optimum_grail.compressor import GrailCompressor
-            from optimum_grail.config.config import GrailConfig, read_json
+            from optimum_grail.config.config import GrailConfig
+            from optimum_grail.config.recipe import read_recipe
             from optimum_grail.data.rows import check_path
             from optimum_grail.report.progress import RichProgress
             from optimum_grail.report.table import print_report
 
-            config = GrailConfig.from_dict(settings(args, read_json(args.config) if args.config else {}))
+            config = GrailConfig.from_dict(settings(args, read_recipe(args.config) if args.config else {}))
             config.methods()  # a misspelt method or path is told before the model is loaded
             for source in (config.dataset, args.eval_dataset):
                 if isinstance(source, str):
@@ -113,10 +121,15 @@ class CompressCommand(BaseOptimumCLICommand):
 def settings(args: Namespace, file: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration's keyword arguments: flags that were given win over ``file``.
 
-    A sparsity flag replaces every sparsity of the file, since the two ways to state a budget exclude each other.
+    A flag of a size replaces every size of the file, since the ways to state one exclude each other; options of a
+    method that a flag spells replace the file's fields of that meaning.
     """
     flags = {name: value for name, value in vars(args).items() if name in BY_NAME}
-    kept = {key: value for key, value in file.items() if not (key in BUDGETS and set(flags) & set(BUDGETS))}
+    replaced = set(BUDGETS) if set(flags) & set(BUDGETS) else set()
+    for part, fields in OVERRIDES.items():
+        spelled = parse_method(flags[part])[1] if part in flags else {}
+        replaced |= {name for name, option in fields.items() if option in spelled}
+    kept = {key: value for key, value in file.items() if key not in replaced}
     preset = str(flags.get("preset", file.get("preset")))
     known = presets()
     shadowed = [key for key in known[preset].values if kept.get(key) is not None] if preset in known else []

@@ -20,7 +20,7 @@ from optimum_grail.commands.recover import RecoverCommand
 from optimum_grail.commands.sweep import SweepCommand
 
 EXAMPLES = """\
-  optimum-cli grail compress -m MODEL -o small                 half of the blocks' parameters, default method
+  optimum-cli grail compress -m MODEL -o small                 a fifth of the blocks' parameters, default method
   optimum-cli grail evaluate -m small --dataset text.txt --metric perplexity
   optimum-cli grail sweep -m MODEL -o sweep --eval-dataset text.txt    several sizes, a table and a plot
   optimum-cli grail inspect -m MODEL                           what can shrink, and how far

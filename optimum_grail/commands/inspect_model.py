@@ -33,7 +33,8 @@ class InspectCommand(BaseOptimumCLICommand):
             from rich.table import Table
             from rich.text import Text
 
-            from optimum_grail.commands._inspection import inspect_model, load_skeleton
+            from optimum_grail.checkpoints.loading import load_skeleton
+            from optimum_grail.commands._inspection import inspect_model
 
             model = load_skeleton(self.args.model, self.args.trust_remote_code)
             found = inspect_model(model)

@@ -56,7 +56,7 @@ def rows_of(topic: str) -> list[dict[str, Any]]:
         from optimum_grail.architectures import ARCHITECTURES
 
         return [_architecture(name, spec) for name, spec in ARCHITECTURES]
-    from optimum_grail.config.methods import REGISTRIES, method_options
+    from optimum_grail.config.building import REGISTRIES, method_options
 
     return [_method(name, entry, method_options(entry)) for name, entry in REGISTRIES[topic.removesuffix("s")]]
 

@@ -42,7 +42,8 @@ class PushCommand(BaseOptimumCLICommand):
     def run(self) -> None:
         """Publish and print the address, or only list the files."""
         with session(self.args) as out:
-            from optimum_grail.hub.publish import Upload, files_of, left_out, push_folder
+            from optimum_grail.hub.content import files_of, left_out
+            from optimum_grail.hub.publish import Upload, push_folder
 
             args = self.args
             found = files_of(args.folder, args.include)
@@ -67,7 +68,5 @@ class PushCommand(BaseOptimumCLICommand):
                 lines = [f"Published: {address}"]
                 out.result |= {"url": address, "commit": commit.oid}
             if others := left_out(args.folder, found):
-                lines.append(
-                    f"Not published, since no run wrote it: {', '.join(others)} (--include PATTERN takes more)"
-                )
+                lines.append(f"Not published, as no run wrote it: {', '.join(others)} (--include PATTERN takes more)")
             out.console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

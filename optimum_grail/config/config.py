@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -13,17 +13,16 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from optimum_grail.config.methods import build_method
-from optimum_grail.config.options import BUDGETS, BY_NAME, DEFAULT_SPARSITY, OPTIONS, OVERRIDES, UNIT_BUDGETS
+from optimum_grail.config.building import build_allocation, build_method
+from optimum_grail.config.options import BUDGETS, BY_NAME, DEFAULT_SPARSITY, OPTIONS, OVERRIDES, TARGETS
 from optimum_grail.config.presets import get_preset
-from optimum_grail.config.values import describe_data, format_method, parse_method
+from optimum_grail.config.recipe import FILE_NAME, METHOD, read_recipe, split_keys, stamped
+from optimum_grail.config.spelling import describe_data, format_method, parse_method
 from optimum_grail.core.contracts import Allocation, Compensator, Selector
 from optimum_grail.errors import ConfigError, GrailError
 
-METHOD = "grail"
-FILE_NAME = "grail_config.json"
-CARRIED = frozenset({"layers", "widths", "version", "optimum_grail_version", "base_model", "base_model_revision"})
-"""Keys that a saved checkpoint's table adds to the configuration: kept in ``extra`` without a warning."""
+LIVE = ("tokenizer", "processor")
+"""Arguments that are no fields."""
 
 
 class GrailConfig(QuantizationConfigMixin):
@@ -34,11 +33,19 @@ class GrailConfig(QuantizationConfigMixin):
 
     Args:
         preset: named combination of methods, ``"grail-plus"`` by default (``optimum-cli grail list presets``).
-        sparsity: fraction in (0, 1) of the parameters inside the repeated blocks that goes; 0.5 when no fraction at
-            all is given.
+        sparsity: fraction in (0, 1) of the parameters inside the repeated blocks that goes; 0.2 when no size at all is
+            given.
         ffn_sparsity: instead of ``sparsity``: fraction of the feed-forward channels that goes.
         head_sparsity: instead of ``sparsity``: fraction of the attention heads that goes.
         channel_sparsity: instead of ``sparsity``: fraction of the convolutions' inner channels that goes.
+        target_parameters: instead of a fraction: parameters of the whole model afterwards; a whole number or words such
+            as ``"100M"``.
+        target_bytes: instead of a fraction: bytes of all weights of the saved model, such as ``"60MB"``.
+        budget: what ``sparsity`` is a fraction of: ``"parameters"`` of the blocks (the default), ``"flops"`` per
+            sample, ``"kv-cache"`` (keys and values per token), ``"latency"`` (measured time) or ``"bytes"``.
+        protect: what stays whole: positions of layers in their stack (negative ones from the end), or patterns of the
+            names of layers or of what shrinks in them (``"heads"``, ``"layers.*.mlp"``); one or a list.
+        drop_layers: whether whole layers may go too, where that does less damage.
         selector: which units stay: ``"NAME"``, ``"NAME:key=value,..."`` or ``{"name": NAME, key: value}``.
         compensator: how consumers make up for it; same forms.
         allocation: how the budget is shared out; same forms.
@@ -66,10 +73,9 @@ class GrailConfig(QuantizationConfigMixin):
         allow_recompress: accept a model that is compressed already.
         tokenizer, processor: for the calibration data of a model that is compressed while it loads; by default those
             beside the model. Not part of :meth:`to_dict`.
-        extra: unknown keys are kept (with a warning) in ``self.extra`` and written back out.
 
     Raises:
-        ConfigError: a value outside its accepted range, or two that contradict each other.
+        ConfigError: an unknown argument, a value outside its accepted range, or two that contradict each other.
         UnknownNameError: no preset of that name.
     """
 
@@ -81,6 +87,11 @@ class GrailConfig(QuantizationConfigMixin):
         ffn_sparsity: float | None = None,
         head_sparsity: float | None = None,
         channel_sparsity: float | None = None,
+        target_parameters: int | str | None = None,
+        target_bytes: int | str | None = None,
+        budget: Literal["parameters", "flops", "kv-cache", "latency", "bytes"] | None = None,
+        protect: str | int | Sequence[str | int] | None = None,
+        drop_layers: bool | None = None,
         selector: str | Mapping[str, Any] | None = None,
         compensator: str | Mapping[str, Any] | None = None,
         allocation: str | Mapping[str, Any] | None = None,
@@ -106,23 +117,34 @@ class GrailConfig(QuantizationConfigMixin):
         allow_recompress: bool = False,
         tokenizer: Any = None,
         processor: Any = None,
-        **extra: Any,
+        **unknown: Any,
     ) -> None:
         given = dict(locals())
+        split_keys(unknown)
         self.quant_method = METHOD  # type: ignore[assignment]  # upstream's enum lists its own methods only
         for option in OPTIONS:
             setattr(self, option.name, option.check(given[option.name]))
         self.tokenizer, self.processor = tokenizer, processor
-        self.extra = _checked_extra(extra)
+        self.extra: dict[str, Any] = {}
         self._check_budget()
 
     def _check_budget(self) -> None:
-        named = [name for name in UNIT_BUDGETS if getattr(self, name) is not None]
-        if self.sparsity is not None and named:
+        """One size only; fractions of several kinds of units are one."""
+        given = {name: getattr(self, name) for name in BUDGETS if getattr(self, name) is not None}
+        alone = [name for name in given if name in ("sparsity", *TARGETS)]
+        if alone and len(given) > 1:
+            other = next(name for name in given if name != alone[0])
             raise ConfigError(
-                f"sparsity={self.sparsity} and {named[0]}={getattr(self, named[0])} contradict each other: sparsity is "
-                f"a fraction of the blocks' parameters, {named[0]} of units of one kind. Give one or the other."
+                f"{alone[0]}={given[alone[0]]} and {other}={given[other]} contradict each other: sparsity is a "
+                "fraction of the blocks, target_parameters and target_bytes are sizes of the whole model, and "
+                "ffn_sparsity, head_sparsity and channel_sparsity are fractions of one kind. Give one or the other."
             )
+        for target, budget in TARGETS.items():
+            if target in given and self.budget not in (None, budget):
+                raise ConfigError(
+                    f"{target}={given[target]} and budget={self.budget} contradict each other: a size is counted in "
+                    f"{budget}. Leave budget out, or give sparsity, which is a fraction of it."
+                )
 
     # -- dictionaries and files -------------------------------------------------------------------------------------
 
@@ -143,50 +165,55 @@ class GrailConfig(QuantizationConfigMixin):
     ) -> Any:
         """Build a configuration; keyword arguments that name a field win over the dictionary.
 
+        Keys that this version does not know are an error, unless the dictionary's ``optimum_grail_version`` is a newer
+        one: they are then kept, with a warning, in ``extra`` and written back out.
+
         Returns:
             The configuration, or ``(configuration, unused keyword arguments)`` if ``return_unused_kwargs``.
 
         Raises:
             ConfigError: as the constructor.
         """
-        known = {key: kwargs.pop(key) for key in tuple(kwargs) if key in BY_NAME}
-        config = cls(**{**config_dict, **known})
+        known = {key: kwargs.pop(key) for key in tuple(kwargs) if key in BY_NAME or not return_unused_kwargs}
+        fields, extra = split_keys({**config_dict, **known}, LIVE)
+        config = cls(**fields)
+        config.extra = extra
         return (config, kwargs) if return_unused_kwargs else config
 
     @classmethod
-    def from_json_file(cls, path: str | Path) -> GrailConfig:
-        """Read a configuration from a JSON file.
+    def from_file(cls, path: str | Path) -> GrailConfig:
+        """Read a configuration from what :func:`optimum_grail.config.recipe.read_recipe` takes.
 
         Raises:
-            ConfigError: no such file, not JSON, not an object, or a wrong value; the message names the file.
+            ConfigError: no configuration there, or a wrong value; the message names the file.
             UnknownNameError: no preset of that name.
         """
-        values = read_json(path)
         try:
-            return cast(GrailConfig, cls.from_dict(values))
+            return cast(GrailConfig, cls.from_dict(read_recipe(path)))
         except GrailError as error:
-            raise type(error)(f"{path}: {error}") from None
+            raise type(error)(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+    from_json_file = from_file
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write ``grail_config.json`` into ``save_directory``, which is created if missing."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE_NAME).write_text(self.to_json_string(use_diff=False), encoding="utf-8")
+        (folder / FILE_NAME).write_text(json.dumps(stamped(self.to_dict()), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(
         cls, folder_or_id: str | Path, *, revision: str | None = None, token: str | bool | None = None
     ) -> GrailConfig:
-        """Read ``grail_config.json`` from a folder or a Hub repository.
+        """Read a configuration from a file, a folder or a Hub repository.
 
         Raises:
             ConfigError: there is none, or it holds a wrong value.
         """
-        folder = Path(folder_or_id)
-        if folder.is_dir() or folder.is_file():
-            return cls.from_json_file(folder / FILE_NAME if folder.is_dir() else folder)
+        if os.path.exists(folder_or_id):  # unlike a path's own, it takes names too long for the system
+            return cls.from_file(folder_or_id)
         try:
-            return cls.from_json_file(hf_hub_download(str(folder_or_id), FILE_NAME, revision=revision, token=token))
+            return cls.from_file(hf_hub_download(str(folder_or_id), FILE_NAME, revision=revision, token=token))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise ConfigError(
                 f"No {FILE_NAME} for {str(folder_or_id)!r}: it is neither a folder here nor a Hub repository in reach "
@@ -234,8 +261,13 @@ class GrailConfig(QuantizationConfigMixin):
         return get_preset(self.preset).values.get(name) if own is None else own
 
     def _build(self, part: str) -> Any:
-        overrides = {key: getattr(self, key) for key in OVERRIDES[part] if getattr(self, key) is not None}
-        return build_method(part, self._value(part), overrides)
+        asked = {name: getattr(self, name) for name in OVERRIDES[part] if getattr(self, name) is not None}
+        if part != "allocation":
+            return build_method(part, self._value(part), asked)
+        for target, budget in TARGETS.items():
+            if getattr(self, target) is not None:
+                asked["budget"] = budget
+        return build_allocation(self._value(part), asked, given=self.allocation is not None)
 
     def resolved(self) -> GrailConfig:
         """A new configuration with nothing left to a preset or a method's default, for reports and for repeating a run.
@@ -248,30 +280,9 @@ class GrailConfig(QuantizationConfigMixin):
             changes["sparsity"] = DEFAULT_SPARSITY
         for part, overrides in OVERRIDES.items():
             values = dataclasses.asdict(self._build(part))
-            changes |= {key: values.pop(key) for key in overrides if key in values}
+            changes |= {name: values.pop(option) for name, option in overrides.items() if option in values}
             changes[part] = format_method(parse_method(self._value(part))[0], values)
         return self._with(**changes)
-
-
-def _checked_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """The unknown keys, after a warning.
-
-    Raises:
-        ConfigError: the configuration is another method's, or an unknown value is no JSON.
-    """
-    rest = dict(extra)
-    method = rest.pop("quant_method", METHOD)
-    if method != METHOD:
-        raise ConfigError(
-            f"quant_method is {method!r}; a GrailConfig has 'grail'. This is another method's configuration."
-        )
-    unknown = sorted(set(rest) - CARRIED)
-    if unknown:
-        warnings.warn(f"GrailConfig keeps unknown keys as they are: {', '.join(unknown)}.", UserWarning, stacklevel=3)
-    try:
-        return cast(dict[str, Any], json.loads(json.dumps(rest)))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"Unknown keys {', '.join(unknown)} of a GrailConfig must be JSON values: {error}.") from None
 
 
 def _plain(value: Any) -> Any:
@@ -279,20 +290,3 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | float):
         return value
     return json.loads(json.dumps(value)) if isinstance(value, Mapping) else describe_data(value)
-
-
-def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        ConfigError: no such file, not readable, not JSON, or not an object; the message names the file.
-    """
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Cannot read the configuration {str(path)!r}: {error}.") from error
-    except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, or nested too deep
-        raise ConfigError(f"The configuration {str(path)!r} is not JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"The configuration {str(path)!r} holds a {type(value).__name__}; expected a JSON object.")
-    return value

@@ -19,7 +19,7 @@ OPTIONS: tuple[Option, ...] = (
         "sparsity",
         "fraction",
         None,
-        "Fraction of the parameters inside the repeated blocks that goes; 0.5 when no fraction is given.",
+        "Fraction of the parameters inside the repeated blocks (or of --budget) that goes; 0.2 when no size is given.",
         "a number in (0, 1)",
         _BUDGET,
     ),
@@ -40,6 +40,49 @@ OPTIONS: tuple[Option, ...] = (
         None,
         "Fraction of the convolutions' inner channels that goes.",
         "a number in (0, 1)",
+        _BUDGET,
+    ),
+    Option(
+        "target_parameters",
+        "parameters",
+        None,
+        "Instead of a fraction: parameters that the whole model shall have afterwards.",
+        "a whole number >= 1, such as 100M or 1.1B",
+        _BUDGET,
+    ),
+    Option(
+        "target_bytes",
+        "bytes",
+        None,
+        "Instead of a fraction: bytes that all weights of the saved model shall have together.",
+        "a whole number >= 1, such as 60MB or 2GiB",
+        _BUDGET,
+    ),
+    Option(
+        "budget",
+        "choice",
+        None,
+        "What --sparsity is a fraction of: the blocks' parameters (the default), operations per sample, keys and "
+        "values per token, measured time, or bytes.",
+        "parameters, flops, kv-cache, latency or bytes",
+        _BUDGET,
+        ("parameters", "flops", "kv-cache", "latency", "bytes"),
+    ),
+    Option(
+        "protect",
+        "patterns",
+        None,
+        "What stays whole: positions of layers (0 is the first, -1 the last) or patterns of names (heads, layers.0, "
+        "'layers.*.mlp').",
+        "positions of layers, or patterns of names of layers or of what shrinks in them",
+        _BUDGET,
+    ),
+    Option(
+        "drop_layers",
+        "switch",
+        None,
+        "Whole layers may go too, where that does less damage.",
+        "true or false",
         _BUDGET,
     ),
     Option(
@@ -167,9 +210,15 @@ OPTIONS: tuple[Option, ...] = (
 
 BY_NAME: Mapping[str, Option] = MappingProxyType({option.name: option for option in OPTIONS})
 UNIT_BUDGETS: tuple[str, ...] = ("ffn_sparsity", "head_sparsity", "channel_sparsity")
-BUDGETS: tuple[str, ...] = ("sparsity", *UNIT_BUDGETS)
-DEFAULT_SPARSITY = 0.5
-OVERRIDES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"selector": (), "compensator": ("target", "ridge", "tau", "anchor", "affine"), "allocation": ("round_to",)}
+TARGETS: Mapping[str, str] = MappingProxyType({"target_parameters": "parameters", "target_bytes": "bytes"})
+"""Sizes of the whole model, and the budget that counts them."""
+BUDGETS: tuple[str, ...] = ("sparsity", *UNIT_BUDGETS, *TARGETS)
+DEFAULT_SPARSITY = 0.2
+OVERRIDES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "selector": {},
+        "compensator": {name: name for name in ("target", "ridge", "tau", "anchor", "affine")},
+        "allocation": {"round_to": "round_to", "budget": "budget", "protect": "protect", "drop_layers": "depth"},
+    }
 )
-"""Fields that set an option of the same name of the chosen method."""
+"""Fields that set an option of the chosen method, and that option's name."""

@@ -1,4 +1,4 @@
-"""What a configuration value may be: the :class:`Option` type, checks of single values, and the spelling of methods.
+"""What a configuration value may be: the :class:`Option` type, and checks of single values.
 
 Nothing heavy is imported, because every ``optimum-cli`` call reads this file.
 """
@@ -6,25 +6,50 @@ Nothing heavy is imported, because every ``optimum-cli`` call reads this file.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from numbers import Integral, Real
-from types import MappingProxyType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from types import MappingProxyType
+from typing import Any, Literal
 
 from optimum_grail.config.presets import get_preset
+from optimum_grail.config.spelling import LARGEST, is_number, number, parse_method
 from optimum_grail.errors import ConfigError, shorten
 
 Kind = Literal[
-    "preset", "fraction", "amount", "share", "count", "seed", "choice", "method", "text", "data", "switch", "flag"
+    "preset",
+    "fraction",
+    "amount",
+    "share",
+    "count",
+    "seed",
+    "parameters",
+    "bytes",
+    "patterns",
+    "choice",
+    "method",
+    "text",
+    "data",
+    "switch",
+    "flag",
 ]
 """What a value is: ``fraction`` in (0, 1); ``amount`` "auto" or >= 0; ``share`` "auto" or in [0, 1]; ``count`` >= 1;
-``seed`` >= 0; ``method`` a name with options; ``data`` a source or a live data set; ``switch`` true, false or unset;
-``flag`` true or false."""
-
-
-LARGEST = 2**63 - 1
-"""Whole numbers go no further: neither tensors nor random generators take larger ones."""
+``seed`` >= 0; ``parameters`` and ``bytes`` whole numbers >= 1, or words such as 100M and 60MB; ``patterns`` one or
+several, kept joined by slashes; ``method`` a name with options; ``data`` a source or a live data set; ``switch`` true,
+false or unset; ``flag`` true or false."""
+THOUSANDS = ("", "k", "m", "g", "t")
+SUFFIXES: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "parameters": {**{unit: 1000**power for power, unit in enumerate(THOUSANDS)}, "b": 10**9},
+        "bytes": {
+            **{unit + byte: 1000**power for power, unit in enumerate(THOUSANDS) for byte in ("", "b")},
+            **{unit + "ib": 1024**power for power, unit in enumerate(THOUSANDS) if unit},
+        },
+    }
+)
+"""What the letters behind a size stand for, capitals aside."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +104,8 @@ class Option:
         return ConfigError(f"{self.name} is {shorten(value)}; expected {self.accepted}{limit}.")
 
 
-def _number(text: str) -> Any:
-    """The number that ``text`` writes, else ``text`` itself, which the check then refuses."""
-    for read in (int, float):
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return text
-
-
 def _is_real(value: Any) -> bool:
-    """Whether ``value`` is a number that a float can hold."""
-    try:
-        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
+    return is_number(value) and math.isfinite(value)
 
 
 def _fraction(option: Option, value: Any) -> float:
@@ -118,11 +129,29 @@ def _share(option: Option, value: Any) -> float | str:
 def _whole(least: int) -> Callable[[Option, Any], int]:
     def check(option: Option, value: Any) -> int:
         """The whole number, or the refusal of the option."""
-        if isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= LARGEST:
+        if is_number(value) and isinstance(value, Integral) and int(value) >= least:
             return int(value)
         raise option.refuse(value)
 
     return check
+
+
+def _size(option: Option, value: Any) -> int:
+    """A whole number, or what a word such as ``"1.5M"`` or ``"60 MB"`` stands for."""
+    if isinstance(value, str) and (found := re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*([a-zA-Z]*)", value.strip())):
+        factor = SUFFIXES[option.kind].get(found[2].lower())
+        value = value if factor is None else int(Decimal(found[1]) * factor)
+    return _whole(1)(option, value)
+
+
+def _patterns(option: Option, value: Any) -> str:
+    """Patterns joined by slashes, as the allocations take them."""
+    words = value if isinstance(value, list | tuple) else [value]
+    whole = all(isinstance(word, str) or (isinstance(word, int) and is_number(word)) for word in words)
+    patterns = [part.strip() for word in words for part in str(word).split("/")] if whole else []
+    if not patterns or not all(patterns):
+        raise option.refuse(value)
+    return "/".join(patterns)
 
 
 def _choice(option: Option, value: Any) -> str:
@@ -171,6 +200,9 @@ _CHECKS: Mapping[str, Callable[[Option, Any], Any]] = MappingProxyType(
         "share": _share,
         "count": _whole(1),
         "seed": _whole(0),
+        "parameters": _size,
+        "bytes": _size,
+        "patterns": _patterns,
         "choice": _choice,
         "method": _method,
         "text": _text,
@@ -181,117 +213,5 @@ _CHECKS: Mapping[str, Callable[[Option, Any], Any]] = MappingProxyType(
 )
 
 _PARSERS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
-    {"fraction": _number, "amount": _number, "share": _number, "count": _number, "seed": _number}
+    dict.fromkeys(("fraction", "amount", "share", "count", "seed"), number)
 )
-
-
-def parse_method(value: Any) -> tuple[str, dict[str, Any]]:
-    """Split ``"NAME"``, ``"NAME:k=v,..."`` or ``{"name": NAME, k: v, ...}`` into the name and its options.
-
-    Values of a string stay strings: their types are the method's business.
-
-    Raises:
-        ConfigError: the value has another form.
-    """
-    if isinstance(value, Mapping):
-        options = dict(value)
-        name = options.pop("name", None)
-        if isinstance(name, str) and name and all(isinstance(key, str) for key in options):
-            return name, options
-    elif isinstance(value, str):
-        name, colon, rest = value.partition(":")
-        pairs = [pair.partition("=") for pair in rest.split(",")] if colon else []
-        keys = [key.strip() for key, _, _ in pairs]
-        if (
-            name.strip()
-            and len(set(keys)) == len(keys)
-            and all(key and text.strip() for key, (_, _, text) in zip(keys, pairs, strict=True))
-        ):
-            return name.strip(), {key: text.strip() for key, (_, _, text) in zip(keys, pairs, strict=True)}
-    raise ConfigError(
-        f"{shorten(value)} is not a method; expected NAME, NAME:key=value,key=value or a dict with the key 'name', "
-        "for example 'magnitude:p=2'."
-    )
-
-
-def format_method(name: str, options: Mapping[str, Any]) -> str | dict[str, Any]:
-    """Write a method the way :func:`parse_method` reads it: a string where that says it all, else a dict."""
-    if all(isinstance(value, str | int | float) and "," not in str(value) for value in options.values()):
-        pairs = ",".join(f"{key}={_spell(value)}" for key, value in options.items())
-        return f"{name}:{pairs}" if pairs else name
-    return {"name": name, **options}
-
-
-def _spell(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def coerce(value: Any, hint: Any) -> Any:
-    """Convert ``value`` to the type that ``hint`` (an annotation) names; a string is read as that type.
-
-    Known: ``Literal``, ``None``, ``bool``, ``int``, ``float``, ``str`` and unions of them, tried in that order. Values
-    under any other hint pass as they are.
-
-    Raises:
-        ConfigError: the value is none of these; the message ends with what is accepted.
-    """
-    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    for member in sorted(members, key=_eagerness):
-        found, result = _read(value, member)
-        if found:
-            return result
-    raise ConfigError(f"{shorten(value)}; expected {describe(hint)}.")
-
-
-def describe(hint: Any) -> str:
-    """What an annotation accepts, in words."""
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(describe(member) for member in sorted(get_args(hint), key=_eagerness))
-    if get_origin(hint) is Literal:
-        return " or ".join(map(str, get_args(hint)))
-    words: dict[Any, str] = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "a text",
-        type(None): "none",
-    }
-    return words.get(hint, str(hint))
-
-
-def _eagerness(hint: Any) -> int:
-    order = (type(None), bool, int, float, str)
-    return order.index(hint) if hint in order else -1
-
-
-def _read(value: Any, hint: Any) -> tuple[bool, Any]:
-    """Whether ``value`` is of the one type ``hint``, and what it is then."""
-    text = value.strip().lower() if isinstance(value, str) else None
-    if get_origin(hint) is Literal:
-        words = {str(word): word for word in get_args(hint)}
-        word = value if isinstance(value, str) else shorten(value)
-        return word in words, words.get(word)
-    if hint is type(None):
-        return value is None or text == "none", None
-    if hint is bool:
-        return isinstance(value, bool) or text in ("true", "false"), text == "true" if text else value
-    if hint in (int, float):
-        number = _number(value) if text else value
-        accepted = isinstance(number, Integral if hint is int else Real) and not isinstance(number, bool)
-        accepted = accepted and not (isinstance(number, Integral) and abs(int(number)) > LARGEST)
-        return accepted, hint(number) if accepted else None
-    return hint is not str or isinstance(value, str), value
-
-
-def describe_data(value: Any) -> str:
-    """A short description of a live data set, for example ``"list of 128 strings"``."""
-    kind = type(value).__name__
-    if isinstance(value, list | tuple):
-        item = type(value[0]).__name__ if value else "item"
-        return f"{kind} of {len(value)} {'string' if item == 'str' else item}s"
-    try:
-        rows = f" of {len(value)} rows"
-    except TypeError:
-        rows = ""
-    columns = getattr(value, "column_names", None)
-    return f"{kind}{rows}" + (f" with columns {', '.join(map(str, columns))}" if columns else "")

@@ -87,6 +87,7 @@ class Budget:
         undershoot: how far below ``kept`` a result may stay, as a fraction of ``total``.
         asked: the request in the user's words, for messages.
         resource: what is counted, for messages.
+        outside: what the rest of the model costs, where a size of the whole model was asked for; for messages.
     """
 
     kept: float
@@ -94,6 +95,7 @@ class Budget:
     undershoot: float = 0.005
     asked: str = ""
     resource: str = "parameters"
+    outside: float | None = None
 
 
 def cost_of(classes: Sequence[WidthClass], widths: Mapping[str, int]) -> int:
@@ -121,10 +123,11 @@ def check_reachable(classes: Sequence[WidthClass], budget: Budget) -> None:
     if least > budget.kept + budget.undershoot * budget.total:
         whole = sum(item.whole for item in classes)
         reach = (whole - least) / max(budget.total, 1)
+        left = "" if budget.outside is None else f", which leaves {budget.outside + budget.total - whole + least:,.0f}"
         raise BudgetError(
             f"{budget.asked or 'The sparsity'} cannot be reached: with the widths allowed here at most {reach:.4f} of "
-            f"the blocks' {budget.resource} can go. Ask for less, lower --round-to and the allocation's floors, or "
-            "allow other widths with --no-standalone."
+            f"the blocks' {budget.resource} can go{left}. Ask for less, lower --round-to and the allocation's floors, "
+            "or allow other widths with --no-standalone."
         )
 
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, get_args
 
 from optimum_grail.core.budget import Budget, WidthClass
 from optimum_grail.core.preset import Preset
 from optimum_grail.core.problem import Compensation, GroupProblem, Need, Selection
 from optimum_grail.core.reduction import Reduction
-from optimum_grail.errors import BudgetError, ConfigError
+from optimum_grail.errors import BudgetError, ConfigError, shorten
 
 NOTHING = "none"
-Resource = Literal["parameters", "flops", "kv-cache", "latency"]
+POSITION = re.compile(r"-?\d{1,9}")
+"""What reads like the position of a layer."""
+Resource = Literal["parameters", "flops", "kv-cache", "latency", "bytes"]
 """What a budget may count."""
+MEASURED: Mapping[Resource, Need] = MappingProxyType({"flops": "positions", "latency": "latency"})
+"""What has to be measured before costs are known."""
 Share = Callable[[Sequence[WidthClass], Budget], dict[str, int]]
 """``(classes, budget) -> units to keep in each group of each class, by class name``."""
 
@@ -85,8 +91,12 @@ class Allocation(Method):
             with 0 its attention may go altogether (the checkpoint then needs the per-layer table).
         min_ffn: the same for FFN channels.
         min_channels: the same for convolution channels, of which one always stays.
-        protect: layers that stay whole, as positions in their stack joined by slashes; negative ones count from the
-            end: ``0/1/-1`` are the first two and the last.
+        protect: what stays whole, joined by slashes: positions of layers in their stack, negative ones from the end
+            (``0/1/-1`` are the first two and the last), and patterns of the last words of names of layers or groups
+            (``heads``, ``layers.3``, ``layers.*.mlp``).
+        budget: what the sparsity is a fraction of, summed over the blocks: ``"parameters"``, ``"flops"`` per sample,
+            ``"kv-cache"`` (elements of keys and values per token), ``"latency"`` (time of the blocks on a calibration
+            batch, measured at a few widths) or ``"bytes"`` of the parameters as they are saved.
 
     Raises:
         ConfigError: a value outside its range; the message names the option.
@@ -97,6 +107,7 @@ class Allocation(Method):
     min_ffn: int | float = 1
     min_channels: int | float = 1
     protect: str = NOTHING
+    budget: Resource = "parameters"
     tied: ClassVar[bool] = False
     """Whether all layers of a kind get one width."""
 
@@ -106,17 +117,24 @@ class Allocation(Method):
         floors = {"min_heads": self.min_heads, "min_ffn": self.min_ffn, "min_channels": self.min_channels}
         for name, value in floors.items():
             _check_floor(name, value)
-        self._positions()
-
-    @property
-    def resource(self) -> Resource:
-        """What the budget counts: parameters, unless an option says otherwise."""
-        return "parameters"
+        if self.budget not in get_args(Resource):
+            raise ConfigError(f"budget is {self.budget!r}; expected {', '.join(get_args(Resource))}.")
+        if not all(word.strip() for word in str(self.protect).split("/")):
+            raise ConfigError(
+                f"protect is {shorten(self.protect)}; expected 'none', or positions of layers and patterns of names "
+                "joined by slashes, for example 0/1/-1."
+            )
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Names of the signals that the survey has to measure on the dense model; nothing by default."""
-        return frozenset()
+        """Names of the signals that the survey has to measure on the dense model: what costs are computed from. A
+        method that needs more adds to these."""
+        return frozenset({MEASURED[self.budget]} if self.budget in MEASURED else ())
+
+    @property
+    def drops_layers(self) -> bool:
+        """Whether whole layers may go."""
+        return False
 
     @abstractmethod
     def __call__(self, classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
@@ -152,22 +170,22 @@ class Allocation(Method):
         Raises:
             BudgetError: a position is outside the stack.
         """
-        for position in self._positions():
+        positions = [int(word) for word in self._protected if POSITION.fullmatch(word)]
+        for position in positions:
             if not -layers <= position < layers:
                 raise BudgetError(
                     f"protect names layer {position}, but a stack has {layers}; expected {-layers} to {layers - 1}."
                 )
-        return frozenset(position % layers for position in self._positions())
+        return frozenset(position % layers for position in positions)
 
-    def _positions(self) -> tuple[int, ...]:
-        words = [] if self.protect == NOTHING else str(self.protect).split("/")
-        try:
-            return tuple(int(word) for word in words)
-        except ValueError:
-            raise ConfigError(
-                f"protect is {self.protect!r}; expected 'none' or positions of layers joined by slashes, for example "
-                "0/1/-1."
-            ) from None
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Patterns of names of what stays whole."""
+        return tuple(word for word in self._protected if not POSITION.fullmatch(word))
+
+    @property
+    def _protected(self) -> tuple[str, ...]:
+        return () if self.protect == NOTHING else tuple(word.strip() for word in self.protect.split("/"))
 
 
 def _check_floor(name: str, value: int | float) -> None:

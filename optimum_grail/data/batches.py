@@ -53,6 +53,11 @@ class Batch:
     split: Split
     labels: Tensor | None = None
 
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return len(next(iter(self.inputs.values())))
+
     def head(self) -> Batch:
         """A batch of the first sample alone, for checks that need no more."""
         labels = None if self.labels is None else self.labels[:1]

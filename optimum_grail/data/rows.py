@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from optimum_grail.data.batches import LABELS
 from optimum_grail.data.files import LOADERS, SPLIT_ALIASES, local_arguments
-from optimum_grail.errors import DataError
+from optimum_grail.errors import DataError, shorten
 
 if TYPE_CHECKING:
     from optimum_grail.data.foreign import DataSource
@@ -109,10 +110,10 @@ def _read_path_or_hub(
 ) -> Rows:
     from datasets import DatasetDict, load_dataset, load_from_disk
 
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     sliced = split if split is not None and "[" in split else None
-    with _reading(name, local=path.exists()):
-        if not path.exists():
+    with _reading(name, local=os.path.exists(path)):
+        if not os.path.exists(path):
             check_path(name)
             loaded = load_dataset(name, config_name, split=sliced)
         elif path.is_dir() and ((path / "dataset_dict.json").exists() or (path / "state.json").exists()):
@@ -130,12 +131,12 @@ def check_path(name: str) -> None:
     Raises:
         DataError: names the path.
     """
-    path = Path(name).expanduser()
-    if path.exists():
+    path = Path(os.path.expanduser(name))  # os.path: no name is too long for it, and links may go in a circle
+    if os.path.exists(path):
         return
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local or path.suffix.lower() in LOADERS:
-        raise DataError(f"The dataset path {name!r} does not exist. Check the spelling of the path.")
+        raise DataError(f"The dataset path {shorten(name, 200)} does not exist. Check the spelling of the path.")
 
 
 @contextlib.contextmanager

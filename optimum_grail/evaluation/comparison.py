@@ -13,7 +13,7 @@ from optimum_grail.data.batches import CalibrationData, overlap
 from optimum_grail.data.rows import Rows
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.evaluate import make_metric
-from optimum_grail.evaluation.forward import compare_forward, measure_forward
+from optimum_grail.evaluation.forward import compare_forward, shape_of
 from optimum_grail.evaluation.metrics import Metric
 from optimum_grail.report.progress import Progress
 
@@ -169,12 +169,12 @@ class BeforeAndAfter:
     def dense(self, model: nn.Module, data: CalibrationData | None) -> None:
         """Measure what the compressed model is compared with."""
         self._metric = self.comparison.measure(model, "dense", self.progress)
-        self._pass = measure_forward(model, data)
+        self._shape = None if data is None else shape_of(model)
 
     def compressed(self, model: nn.Module, data: CalibrationData | None) -> None:
         """Measure and compare."""
         self.results = self.comparison.results(self._metric, model, self.progress)
-        self.forward = compare_forward(self._pass, measure_forward(model, data))
+        self.forward = compare_forward(self._shape, model, data)
 
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {

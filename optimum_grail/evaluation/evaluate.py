@@ -88,8 +88,9 @@ def evaluate_path(
     rows = measure.read(dataset, config_name=config_name, split=split)
     tokenizer, processor = load_processors(model_path, trust_remote_code)
     measure.check(kind, config, tokenizer, processor, rows)
-    trust = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
-    model = load_model(model_path, dtype=dtype, device=device, **trust)
+    model = load_model(
+        model_path, dtype=dtype, device=device, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+    )
     if dtype == "auto" and model.device.type == "cpu" and not getattr(model, "is_quantized", False):
         model.float()
     result = measure(model, tokenizer, processor, rows, progress=progress)

@@ -1,9 +1,14 @@
-"""One forward pass: what goes in, what comes out, how long it takes and how much memory."""
+"""One forward pass: what goes in, what comes out, how long it takes and how much memory.
+
+Machines get busy and warm: the dense and the compressed model take turns, and every time is a median with its spread.
+"""
 
 from __future__ import annotations
 
+import copy
+import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,70 +17,87 @@ from torch import Tensor, nn
 
 from optimum_grail.data.batches import CalibrationData
 from optimum_grail.errors import CheckpointError
+from optimum_grail.streams.memory import available_memory
 
-ROUNDS = 20
-PATIENCE = 0.5
-"""Seconds: passes are repeated for so long, though at least once and at most :data:`ROUNDS` times. Four measurements of
-every run wait for it."""
+BATCHES = (1, 8)
+"""Samples per pass that are timed."""
+LEAST, ROUNDS, PATIENCE = 4, 20, 1.0
+"""Fewest and most passes of each model that count, and the seconds that decide between them."""
 
 
 @dataclass(frozen=True)
-class Forward:
-    """A model's forward pass.
+class Timing:
+    """Time of a forward pass.
 
     Args:
-        inputs: shape and dtype of every input, for one sample.
-        outputs: shape of every tensor that comes out, for one sample.
-        seconds: least time by batch size: whatever else the machine does can only lengthen a pass.
-        memory: highest memory above what the model itself takes, in bytes, by batch size; empty where the device does
-            not count it.
+        seconds: the median.
+        spread: half the interquartile range, in seconds.
+        memory: highest memory above what the model itself takes, in bytes; ``None`` where the device does not count it.
     """
 
-    inputs: Mapping[str, Any]
-    outputs: Mapping[str, list[int]]
-    seconds: Mapping[int, float]
-    memory: Mapping[int, int]
-    dtype: str
-    device: str
+    seconds: float
+    spread: float
+    memory: int | None = None
+
+    @classmethod
+    def of(cls, times: Sequence[float], memory: int | None = None) -> Timing:
+        """Of at least one pass."""
+        low, middle, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else 3 * [times[0]]
+        return cls(middle, (high - low) / 2, memory)
+
+
+def shape_of(model: nn.Module) -> nn.Module | None:
+    """A copy of ``model`` without memory for its parameters, to be timed beside it later; buffers are shared.
+
+    ``None`` where there is no such copy: of a model that is spread over devices or partly on disk, or that Python
+    cannot copy.
+    """
+    if len({parameter.device for parameter in model.parameters()}) != 1:
+        return None
+    try:
+        return _twin(model, lambda parameter: torch.empty_like(parameter, device="meta"))
+    except (TypeError, RuntimeError, NotImplementedError):  # what copy.deepcopy raises for what it cannot copy
+        return None
 
 
 @torch.inference_mode()
-def measure_forward(model: nn.Module, data: CalibrationData | None) -> Forward | None:
-    """Run ``model`` on one sample and on one batch of its calibration data; ``None`` without data.
+def compare_forward(dense: nn.Module | None, compressed: nn.Module, data: CalibrationData | None) -> dict[str, Any]:
+    """One pass of both models, as a report has it; empty without data.
 
     Args:
-        model: in eval mode.
-        data: the samples; the first batch is used.
+        dense: from :func:`shape_of`. The time of a pass depends on shapes, not on values, so it gets values of its own;
+            ``None``: only inputs and outputs are told.
+        compressed: in eval mode.
+        data: calibration data; samples of the first batch are used.
+
+    Returns:
+        ``inputs`` and ``outputs`` of one sample, ``dtype``, ``device``; ``latency`` (medians in seconds, and their
+        spreads) and ``memory`` (bytes), each with one row per batch size. Both are empty where there is no room for
+        the dense model beside the compressed one.
     """
     if data is None:
-        return None
-    parameter = next(model.parameters())
-    batch = {name: tensor.to(parameter.device) for name, tensor in data.batches[0].inputs.items()}
-    single = {name: tensor[:1] for name, tensor in batch.items()}
-    sizes = {len(next(iter(inputs.values()))): inputs for inputs in (single, batch)}
-    found = {size: _timed(model, inputs) for size, inputs in sizes.items()}
-    return Forward(
-        inputs={name: {"shape": list(t.shape), "dtype": str(t.dtype)} for name, t in single.items()},
-        outputs=_shapes(model(**single)),
-        seconds={size: seconds for size, (seconds, _) in found.items()},
-        memory={size: memory for size, (_, memory) in found.items() if memory is not None},
-        dtype=str(parameter.dtype).removeprefix("torch."),
-        device=parameter.device.type,
-    )
-
-
-def compare_forward(dense: Forward | None, compressed: Forward | None) -> dict[str, Any]:
-    """Both passes as a report has them: ``latency`` in seconds and ``memory`` in bytes, each a list of rows."""
-    if dense is None or compressed is None:
         return {}
-    return {
-        "inputs": dict(compressed.inputs),
-        "outputs": dict(compressed.outputs),
-        "dtype": compressed.dtype,
-        "device": compressed.device,
-        "latency": _rows(dense.seconds, compressed.seconds),
-        "memory": _rows(dense.memory, compressed.memory),
+    parameter = next(compressed.parameters())
+    batch = {name: tensor.to(parameter.device) for name, tensor in data.batches[0].inputs.items()}
+    single = _resized(batch, 1)
+    found: dict[str, Any] = {
+        "inputs": {name: {"shape": list(t.shape), "dtype": str(t.dtype)} for name, t in single.items()},
+        "outputs": _shapes(compressed(**single)),
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "device": parameter.device.type,
+        "latency": [],
+        "memory": [],
     }
+    if dense is None or not _fits(dense, parameter.device):
+        return found
+    models = [_twin(dense, lambda item: _filled(item, parameter.device)), compressed]
+    for size in BATCHES:
+        first, second = take_turns(models, [_resized(batch, size)] * 2)
+        row = {"batch": size, "dense": first.seconds, "compressed": second.seconds}
+        found["latency"].append({**row, "dense_spread": first.spread, "compressed_spread": second.spread})
+        if first.memory is not None:
+            found["memory"].append({"batch": size, "dense": first.memory, "compressed": second.memory})
+    return found
 
 
 def example_inputs(shapes: Mapping[str, Any], model: nn.Module, batch: int = 1) -> dict[str, Tensor]:
@@ -104,39 +126,56 @@ def example_inputs(shapes: Mapping[str, Any], model: nn.Module, batch: int = 1) 
 
 
 @torch.inference_mode()
-def take_turns(models: Sequence[nn.Module], inputs: Sequence[Mapping[str, Tensor]], turns: int = ROUNDS) -> list[float]:
-    """Least seconds of one pass of each model; they take turns, so that a busy machine hits all alike.
+def take_turns(models: Sequence[nn.Module], inputs: Sequence[Mapping[str, Tensor]]) -> list[Timing]:
+    """Time passes of several models that take turns, so that a busy machine hits all alike.
 
     Args:
         models: in eval mode.
         inputs: of each.
-        turns: passes of each, beyond one that does not count.
     """
-    rounds = [
-        [_seconds(model, given, next(model.parameters()).device) for model, given in zip(models, inputs, strict=True)]
-        for _ in range(1 + turns)
-    ]
-    return [min(times) for times in zip(*rounds[1:], strict=True)]
+    warm = [_seconds(model, given) for model, given in zip(models, inputs, strict=True)]  # a first pass does not count
+    turns = max(LEAST, min(ROUNDS, int(PATIENCE / sum(warm))))
+    times = [[_seconds(model, given) for model, given in zip(models, inputs, strict=True)] for _ in range(turns)]
+    memory = [_memory(model, given) for model, given in zip(models, inputs, strict=True)]
+    return [Timing.of(spent, most) for spent, most in zip(zip(*times, strict=True), memory, strict=True)]
 
 
-def _rows(dense: Mapping[int, float], compressed: Mapping[int, float]) -> list[dict[str, Any]]:
-    return [{"batch": size, "dense": dense[size], "compressed": compressed[size]} for size in dense]
+def _twin(model: nn.Module, of: Callable[[nn.Parameter], Tensor]) -> nn.Module:
+    """A copy of ``model`` whose parameters are what ``of`` makes of them; tied ones stay tied, buffers are shared."""
+    known: dict[int, Any] = {id(item): nn.Parameter(of(item), requires_grad=False) for item in model.parameters()}
+    return copy.deepcopy(model, known | {id(item): item for item in model.buffers()})
 
 
-def _timed(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[float, int | None]:
-    """Least seconds of a pass, after one that does not count, and its memory in bytes where CUDA tells."""
+def _filled(parameter: nn.Parameter, device: torch.device) -> Tensor:
+    """Values that no pass makes too small or too large: norms and biases of ones, small matrices."""
+    value = torch.ones_like(parameter, device=device)
+    return value if value.dim() < 2 else value.div_(value[0].numel())
+
+
+def _fits(model: nn.Module, device: torch.device) -> bool:
+    """Whether there is memory for the parameters of ``model``, and half as much again."""
+    free = available_memory(device)
+    return free is None or 1.5 * sum(p.numel() * p.element_size() for p in model.parameters()) < free
+
+
+def _resized(batch: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+    """The first ``size`` rows of every input, from the start again where there are fewer."""
+    return {name: tensor[torch.arange(size, device=tensor.device) % len(tensor)] for name, tensor in batch.items()}
+
+
+def _memory(model: nn.Module, inputs: Mapping[str, Tensor]) -> int | None:
+    """Bytes that a pass takes beyond what is there already, where CUDA tells."""
     device = next(model.parameters()).device
-    counted = device.type == "cuda"
-    resting = torch.cuda.memory_allocated(device) if counted else 0
-    if counted:
-        torch.cuda.reset_peak_memory_stats(device)
-    first = _seconds(model, inputs, device)
-    rounds = max(1, min(ROUNDS, int(PATIENCE / first)))
-    spent = min(_seconds(model, inputs, device) for _ in range(rounds))
-    return spent, torch.cuda.max_memory_allocated(device) - resting if counted else None
+    if device.type != "cuda":
+        return None
+    resting = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    model(**inputs)
+    return int(torch.cuda.max_memory_allocated(device)) - resting
 
 
-def _seconds(model: nn.Module, inputs: Mapping[str, Tensor], device: torch.device) -> float:
+def _seconds(model: nn.Module, inputs: Mapping[str, Tensor]) -> float:
+    device = next(model.parameters()).device
     start = time.perf_counter()
     model(**inputs)
     if device.type == "cuda":

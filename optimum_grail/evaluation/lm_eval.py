@@ -58,8 +58,9 @@ def evaluate_tasks(
     tokenizer, _ = load_processors(model_path, trust_remote_code)
     if tokenizer is None:
         raise DataError(f"{str(model_path)!r} has no tokenizer, which tasks need. Put its files into the folder.")
-    trust = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
-    model = load_model(model_path, dtype=dtype, device=device, **trust)
+    model = load_model(
+        model_path, dtype=dtype, device=device, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+    )
     with float32_on_cpu(model):
         wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size or 1)
         try:

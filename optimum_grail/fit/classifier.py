@@ -4,7 +4,6 @@ is no longer corrected by any of them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,9 @@ from optimum_grail.fit.methods import Methods
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.surgery import apply_
 from optimum_grail.streams.blocks import Batches, Streams
-from optimum_grail.streams.capture import on_device
+from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.collect import Collector
+from optimum_grail.streams.hooks import hooked
 from optimum_grail.streams.probe import Record
 from optimum_grail.streams.problems import collector_for, problem_of
 from optimum_grail.streams.tail import leaving
@@ -79,7 +79,7 @@ def refit_classifiers_(
         what was done with each that saw enough rows, the readouts left out (the model has them).
     """
     collectors = [collector_for(model, group, "held-out" in methods.needs) for group in groups]
-    masks = Batches.of(batches, next((stack.spec.mask for stack in layout.stacks if stack.spec.mask), None)).masks
+    masks = Batches.of(batches, layout.mask).masks
     for index, batch in enumerate(batches):
         student = {name: stream.student[index] for name, stream in streams.items()}
         dense = {name: stream.dense[index] for name, stream in streams.items() if stream.dense is not None}
@@ -112,10 +112,8 @@ def _records(
 
         return hook
 
-    with ExitStack() as stack:
-        for group in groups:
-            stack.callback(model.get_submodule(group.name).register_forward_hook(keep(group.name)).remove)
-        stack.enter_context(leaving(model, {item.name: item.blocks for item in layout.stacks}, hidden))
+    hooks = [(model.get_submodule(group.name), keep(group.name)) for group in groups]
+    with hooked(after=hooks), leaving(model, layout.blocks, hidden):
         model(**on_device(model, batch))
     return records
 

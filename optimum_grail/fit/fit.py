@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,11 +25,28 @@ from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.surgery import apply_
 from optimum_grail.report.progress import Progress
 from optimum_grail.streams.blocks import Batches, BlockRun, Streams, Targets, advance
-from optimum_grail.streams.capture import Call, Captured, capture, check_chain
+from optimum_grail.streams.calls import Call
+from optimum_grail.streams.capture import Captured, Order, capture, order_of
 from optimum_grail.streams.gradients import block_gradients
+from optimum_grail.streams.masking import capture_fed
 from optimum_grail.streams.memory import release, released_at_once
 from optimum_grail.streams.probe import Probe, Wanted
 from optimum_grail.streams.problems import collector_for, problem_of, to_patches
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What a block is called with, per batch.
+
+    Args:
+        student: in the model as compressed so far.
+        dense: in the model that targets come from; the very same unless an earlier stack changed them.
+        beyond: blocks right behind it that the student lacks, with their calls in that model.
+    """
+
+    student: Sequence[Call]
+    dense: Sequence[Call]
+    beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +65,7 @@ class FitRun:
             afterwards.
         mask_gradients: per group, what :func:`optimum_grail.streams.gradients.mask_gradients` returned.
         offload: keep both streams in files of a temporary folder instead of in memory.
+        around: called with a block's path; what it returns is entered around all that is done about that block.
     """
 
     model: nn.Module
@@ -58,12 +78,13 @@ class FitRun:
     dropped: Sequence[str] = ()
     mask_gradients: Mapping[str, Tensor] = field(default_factory=dict)
     offload: bool = False
+    around: Callable[[str], AbstractContextManager[Any]] = nullcontext
 
     def run_(self) -> Plan:
         """Compress the model and return the plan that was applied: every group that lost units or was refitted.
 
         Raises:
-            ArchitectureError: the blocks of a stack are no uninterrupted chain.
+            ArchitectureError: the blocks of a stack cannot be calibrated one by one.
             StatisticsError: activations of a group are not finite, or all its rows are padding.
         """
         with released_at_once(self.offload):
@@ -71,47 +92,68 @@ class FitRun:
 
     def _plans_(self) -> list[GroupPlan]:
         plans: list[GroupPlan] = []
-        captured = self._capture()
         left: dict[str, Streams] = {}
-        for stack in self.layout.stacks:
-            plans += self._stack_(stack, captured.get(stack.name), left)
+        for stack, student, dense in self._walk(left):
+            plans += self._stack_(stack, student, dense, left)
         if self._classifiers and any(not streams.equal for streams in left.values()):
             plans += refit_classifiers_(
                 self.model, self.layout, self._classifiers, self.methods, self.batches, left, self.seed
             )
         return plans
 
+    def _walk(self, left: Mapping[str, Streams]) -> Iterator[tuple[Stack, Captured | None, Captured | None]]:
+        """The stacks with what they see in the student and what in the dense model.
+
+        A stack that others feed comes when they have been compressed. If it continues a stack of the same sub-model
+        (stages with downsampling in between), its dense side is the dense model's, and what still drifts is made up
+        for. Else it is fed by another model, and its own target is what the dense stack makes of what reaches it: to
+        take the errors of an image back in a language model would cost the words that have none.
+        """
+        if not self.methods.fit_needs or not self.batches:
+            yield from ((stack, None, None) for stack in self.layout.stacks)
+            return
+        stacks = {stack.name: stack for stack in self.layout.stacks}
+        order = order_of(self.model, self.layout.blocks, self.batches[0])
+        owners = [stacks[name].owner for name in (*order.free, *order.fed)]
+        fed = enumerate(order.fed, start=len(order.free))
+        continuing = tuple(name for index, name in fed if stacks[name].owner in owners[:index])
+        blocks = {name: stacks[name].blocks for name in (*order.free, *continuing)}
+        known = Order(order.free, continuing)
+        found = capture(self.model, blocks, self.batches, offload=self.offload, order=known)
+        for name in (*order.free, *order.fed):
+            student = dense = found.pop(name, None)
+            if name in order.fed and (dense is None or any(not streams.equal for streams in left.values())):
+                student = capture_fed(self.model, self.layout, stacks[name], self.dropped, self.batches, self.offload)
+            yield stacks[name], student, dense or student
+
     @cached_property
     def _classifiers(self) -> list[ChannelGroup]:
         """The layers to refit last; where there are some, the streams are needed behind the last blocks too."""
         return classifiers_of(self.model, self.layout) if self.methods.refits and self.batches else []
 
-    def _capture(self) -> dict[str, Captured]:
-        if not self.methods.fit_needs or not self.batches:
-            return {}
-        for stack in self.layout.stacks:
-            check_chain(self.model, stack.blocks, self.batches[0])
-        return capture(self.model, self.layout.blocks, self.batches, offload=self.offload)
-
-    def _stack_(self, stack: Stack, captured: Captured | None, left: dict[str, Streams]) -> list[GroupPlan]:
+    def _stack_(
+        self, stack: Stack, student: Captured | None, dense: Captured | None, left: dict[str, Streams]
+    ) -> list[GroupPlan]:
         """Compress one stack; ``left`` is told the streams that leave it."""
         kept = [path for path in stack.blocks if path not in self.dropped]
-        if captured is None:
+        if student is None or dense is None:
             return [self._group_(group, group, None) for path in kept for group in self._touched(path, False)]
         batches = Batches.of(self.batches, stack.spec.mask)
-        streams = Streams(captured.hidden, captured.hidden.copy() if self.methods.two_streams else None)
+        streams = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
         left[stack.name] = streams
         plans: list[GroupPlan] = []
-        drifted = False
+        drifted = student is not dense
         for path, beyond in _runs(stack.blocks, self.dropped):
-            calls = [(self.model.get_submodule(item), captured.calls.pop(item)) for item in beyond]
+            skipped = [(self.model.get_submodule(item), dense.calls[item]) for item in beyond]
             if path is None:  # the stack begins with dropped blocks
-                for block, block_calls in calls if streams.dense is not None else ():
+                for block, block_calls in skipped if streams.dense is not None else ():
                     advance(block, block_calls, streams.dense or [])
             else:
                 groups = self._touched(path, drifted, bool(beyond))
                 last = path == kept[-1] and not self._classifiers
-                plans += self._block_(path, groups, captured.calls.pop(path), streams, batches, last, calls)
+                calls = Calls(student.calls[path], dense.calls[path], skipped)
+                with self.around(path):
+                    plans += self._block_(path, groups, calls, streams, batches, last)
                 drifted = drifted or bool(groups)
             drifted = drifted or bool(beyond)
         return plans
@@ -134,47 +176,39 @@ class FitRun:
         self,
         path: str,
         groups: list[ChannelGroup],
-        calls: Sequence[Call],
+        calls: Calls,
         streams: Streams,
         batches: Batches,
         last: bool,
-        beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = (),
     ) -> list[GroupPlan]:
         block = self.model.get_submodule(path)
         if not groups:
-            return self._pass_through(block, calls, streams, last, beyond)
+            return self._pass_through(block, calls, streams, last)
         wanted = self.methods.wanted if streams.dense is not None else Wanted()
         targets = None
         if streams.dense is not None:
             together = replace(wanted, features=streams.equal)
-            targets = Targets(Probe(block, path, groups, together), calls, streams.dense, beyond)
-        run = BlockRun(block, path, calls, streams, batches, targets)
+            targets = Targets(Probe(block, path, groups, together), calls.dense, streams.dense, calls.beyond)
+        run = BlockRun(block, path, calls.student, streams, batches, targets)
         regional = Regional.before(run, self.methods.selector.tuning_rounds)
         plans = [plan for stage in self._stages(groups) for plan in self._stage_(run, stage, wanted)]
         regional.optimise_([group.consumer.module for group in groups])
         if not last:
-            advance(block, calls, streams.student)
+            advance(block, calls.student, streams.student)
             release()
         return plans
 
-    def _pass_through(
-        self,
-        block: nn.Module,
-        calls: Sequence[Call],
-        streams: Streams,
-        last: bool,
-        beyond: Sequence[tuple[nn.Module, Sequence[Call]]],
-    ) -> list[GroupPlan]:
+    def _pass_through(self, block: nn.Module, calls: Calls, streams: Streams, last: bool) -> list[GroupPlan]:
         """Nothing to do in this block: only move the streams on, both at once while they are still equal."""
         if not last:
             equal = streams.equal
-            advance(block, calls, streams.student)
+            advance(block, calls.student, streams.student)
             if streams.dense is not None:
                 if equal:
                     streams.dense = streams.student.copy()
                 else:
-                    advance(block, calls, streams.dense)
-                for other, other_calls in beyond:
+                    advance(block, calls.dense, streams.dense)
+                for other, other_calls in calls.beyond:
                     advance(other, other_calls, streams.dense)
         return []
 

@@ -6,8 +6,8 @@ runs the whole fit on a quarter of the samples, one block at a time on a copy, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
@@ -16,19 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.contracts import Selector
-from optimum_grail.core.groups import ChannelGroup
-from optimum_grail.core.plan import GroupPlan
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch
 from optimum_grail.fit.classifier import classifiers_of
 from optimum_grail.fit.fit import FitRun
 from optimum_grail.fit.methods import Methods
-from optimum_grail.models.layout import Layout
+from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.report.progress import Progress, Silent
-from optimum_grail.streams.blocks import Batches, Streams, advance
-from optimum_grail.streams.capture import Call, Captured, capture
-from optimum_grail.streams.masking import spare
+from optimum_grail.streams.blocks import advance
+from optimum_grail.streams.capture import Captured, Order, capture
+from optimum_grail.streams.masking import capture_fed, spare
 from optimum_grail.streams.tail import Tail
 from optimum_grail.survey.findings import Curve
 
@@ -82,59 +80,78 @@ class Rehearsal:
 
     @cached_property
     def entering(self) -> dict[str, Captured]:
-        """What the stacks see of the unseen batches."""
-        return capture(self.model, self.layout.blocks, self.unseen, offload=self.offload)
+        """What the stacks that no other feeds see of the unseen batches."""
+        free = self.tail.order.free
+        blocks = {name: self.layout.blocks[name] for name in free}
+        return capture(self.model, blocks, self.unseen, offload=self.offload, order=Order(free))
 
     @torch.no_grad()
     def damage(self, kept: Mapping[str, int], dropped: Sequence[str] = ()) -> float:
         """Loss against the dense outputs with ``kept`` units per group and without the blocks ``dropped``."""
         selector = _InOrder({name: curve.order for name, curve in self.curves.items()})
         methods = replace(self.methods, selector=selector)
-        audience = {name: Captured(seen.hidden.copy(), seen.calls) for name, seen in self.entering.items()}
-        trial = _Trial(
-            self.model,
-            self.layout,
-            methods,
-            kept,
-            self.few,
-            self.seed,
-            self.progress,
-            dropped,
-            offload=self.offload,
-            audience=audience,
-        )
-        tail = self.tail  # of the dense model: before anything is spared
+        order = self.tail.order  # of the dense model: before anything is spared
         self.progress.start(len(self.layout.groups), "trying on part of the data how to share the cuts")
         with ExitStack() as spared:
             for group in classifiers_of(self.model, self.layout):
                 spared.enter_context(spare(self.model, group.name))
-            trial.run_()
+            audience = _Audience(self, dropped, order.feeding, spared)
+            FitRun(
+                self.model,
+                self.layout,
+                methods,
+                kept,
+                self.few,
+                self.seed,
+                self.progress,
+                dropped,
+                offload=self.offload,
+                around=audience.around,
+            ).run_()
             self.progress.finish()
-            return sum(tail.damage(name, [], seen.hidden) for name, seen in audience.items())
+            left = {name: seen.hidden for name, seen in audience.seen.items()}
+            parts = [left] if order.fed else [{name: states} for name, states in left.items()]
+            return sum(self.tail.loss(part) for part in parts)
 
 
 @dataclass(frozen=True)
-class _Trial(FitRun):
-    """A fit that leaves the model as it was: every block is compressed as a copy, which is given up once it has been
-    passed by the fit's stream and by the ``audience``, hidden states of batches that it is not fitted on."""
+class _Audience:
+    """Hidden states of batches that a fit does not see. They pass every block once it has been compressed, which leaves
+    the model as it was: what is compressed is a copy.
 
-    audience: Mapping[str, Captured] = field(default_factory=dict)
+    Args:
+        rehearsal: whose model and unseen batches they are.
+        dropped: paths of blocks that they pass by.
+        feeding: stacks whose copies later stacks are fed by.
+        spared: what such copies stay in the model for.
+        seen: what the stacks reached so far see of the batches; at last, what leaves them.
+    """
 
-    def _block_(
-        self,
-        path: str,
-        groups: list[ChannelGroup],
-        calls: Sequence[Call],
-        streams: Streams,
-        batches: Batches,
-        last: bool,
-        beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = (),
-    ) -> list[GroupPlan]:
-        stack = next(stack.name for stack in self.layout.stacks if path in stack.blocks)
-        with spare(self.model, path) as block:
-            plans = super()._block_(path, groups, calls, streams, batches, last, beyond)
-            advance(block, self.audience[stack].calls[path], self.audience[stack].hidden)
-        return plans
+    rehearsal: Rehearsal
+    dropped: Sequence[str]
+    feeding: Collection[str]
+    spared: ExitStack
+    seen: dict[str, Captured] = field(default_factory=dict)
+
+    @contextmanager
+    def around(self, path: str) -> Iterator[None]:
+        """Put a copy in the place of a block, let it be compressed, pass it, and give it up."""
+        model = self.rehearsal.model
+        stack = next(stack for stack in self.rehearsal.layout.stacks if path in stack.blocks)
+        if stack.name not in self.seen:
+            self.seen[stack.name] = self._entering(stack)
+        seen = self.seen[stack.name]
+        with ExitStack() as own:
+            keeper = self.spared if stack.name in self.feeding else own
+            block = keeper.enter_context(spare(model, path))
+            yield
+            advance(block, seen.calls[path], seen.hidden)
+
+    def _entering(self, stack: Stack) -> Captured:
+        run = self.rehearsal
+        if stack.name in run.tail.order.fed:
+            return capture_fed(run.model, run.layout, stack, self.dropped, run.unseen, run.offload)
+        return Captured(run.entering[stack.name].hidden.copy(), run.entering[stack.name].calls)
 
 
 @dataclass(frozen=True)
@@ -154,7 +171,7 @@ class _InOrder(Selector):
 
 def _first(batches: Sequence[Batch]) -> list[Batch]:
     """The first batches, a quarter of the samples; at least one batch."""
-    sizes = [len(next(iter(batch.inputs.values()))) for batch in batches]
+    sizes = [batch.size for batch in batches]
     found, seen = list(batches[:1]), sum(sizes[:1])
     for batch, size in zip(batches[1:], sizes[1:], strict=True):
         if seen + size <= sum(sizes) / REHEARSED_FRACTION:

@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 from jinja2 import Environment, StrictUndefined
 
 from optimum_grail.checkpoints.identity import check_base_model
+from optimum_grail.errors import OutputError
 from optimum_grail.hub.citations import citations
 from optimum_grail.hub.metadata import CARD, auto_class_and_task, front_matter, inherited_from, without_folders
 from optimum_grail.hub.snippet import Snippet
@@ -22,6 +23,7 @@ from optimum_grail.report.plots import FILE_NAME as PLOT
 from optimum_grail.report.report import Report
 from optimum_grail.report.table import (
     MISSING,
+    NOT_TOLD_APART,
     asked_lines,
     change,
     comparison_rows,
@@ -29,6 +31,7 @@ from optimum_grail.report.table import (
     number,
     percent,
     seconds,
+    told_apart,
 )
 
 REMOTE_CODE = "modeling_grail.py"
@@ -72,6 +75,7 @@ def build_card(
         rows=[(cell(name), *rest) for name, *rest in comparison_rows(report)],
         derived=_derived(report),
         measured=", ".join(f"{name} {item['shape']}" for name, item in report.forward.get("inputs", {}).items()),
+        timed=_timed(report),
         plain_measured=any(row.get("plain") is not None for row in report.evaluation),
         protocols=list(dict.fromkeys(plain(row["protocol"]) for row in report.evaluation if row.get("protocol"))),
         errors=[row for row in report.groups if row.plain_error is not None or row.fit_error is not None],
@@ -94,11 +98,21 @@ def write_card(
     """Write the card of ``report`` to ``folder/README.md`` and return its path.
 
     It refers to the files in ``folder``. Without ``inherited``, a card that is there keeps its licence and language.
+    A link in its place is replaced, not followed.
+
+    Raises:
+        OutputError: it cannot be written there.
     """
     path = Path(folder) / CARD
     known = inherited_from(folder) if inherited is None else inherited
-    present = [file.name for file in Path(folder).iterdir()]
-    build_card(report, inherited=known, present=present, tags=tags, title=title).save(path)
+    try:
+        present = [file.name for file in Path(folder).iterdir()]
+        card = build_card(report, inherited=known, present=present, tags=tags, title=title)
+        if path.is_symlink():
+            path.unlink()
+        card.save(path)
+    except OSError as error:
+        raise OutputError(f"The card {str(path)!r} cannot be written: {error.strerror}. Make room for it.") from error
     return path
 
 
@@ -122,8 +136,9 @@ def rewrite_card(
         tags: more tags.
 
     Raises:
-        CheckpointError: there is no report in ``folder``.
+        CheckpointError: there is no report in ``folder``, or it is damaged.
         ConfigError: ``base_model`` is no Hub id.
+        OutputError: report or card cannot be written.
     """
     report = Report.load(folder)
     if base_model is not None:
@@ -192,6 +207,23 @@ def _config(report: Report) -> str:
     return json.dumps(kept, indent=2, ensure_ascii=False)
 
 
+def _timed(report: Report) -> str:
+    """How the passes were timed; reports without spreads are of a version that took the best time."""
+    spreads = any("dense_spread" in row for row in report.forward.get("latency", ()))
+    return (
+        "the median of passes in turns (± half the interquartile range)"
+        if spreads
+        else "the best of several forward passes"
+    )
+
+
+def _ratio(times: Mapping[str, float]) -> str:
+    spreads = times.get("derived_spread", 0.0), times.get("compressed_spread", 0.0)
+    if not told_apart(times["derived"], times["compressed"], *spreads):
+        return NOT_TOLD_APART
+    return number(times["derived"] / times["compressed"], 3)
+
+
 def _derived(report: Report) -> list[tuple[str, str, str, str, str]]:
     """Name, result, its change from the compressed model's, size, and time of a pass as a ratio to the compressed."""
     known = {(row.get("metric"), row.get("dataset"), row.get("protocol", "")): row for row in report.evaluation}
@@ -200,6 +232,6 @@ def _derived(report: Report) -> list[tuple[str, str, str, str, str]]:
         before = known.get((row["metric"], row["dataset"], row.get("protocol", "")), {}).get("compressed")
         result = f"{row['metric']} on {row['dataset']}: {number(row['value'])}"
         times = row.get("seconds") or {}
-        ratio = number(times["derived"] / times["compressed"], 3) if times.get("compressed") else MISSING
+        ratio = _ratio(times) if times.get("compressed") else MISSING
         rows.append((cell(row["name"]), cell(result), change(before, row["value"]), number(row["bytes"]), ratio))
     return rows

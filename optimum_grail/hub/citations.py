@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from optimum_grail.config.methods import REGISTRIES
+from optimum_grail.config.building import REGISTRIES
 from optimum_grail.core.papers import GRAIL
 
 

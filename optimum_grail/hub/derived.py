@@ -68,8 +68,11 @@ def _seconds(
     """Time of one pass of the compressed and of the derived model; empty where the report knows no inputs."""
     if not report.forward.get("inputs"):
         return {}
-    trust = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
-    models = [load_model(path, device=device, **trust) for path in folders]
+    models = [
+        load_model(path, device=device, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+        for path in folders
+    ]
     inputs = [example_inputs(report.forward["inputs"], model) for model in models]
     compressed, other = take_turns(models, inputs)
-    return {"compressed": compressed, "derived": other}
+    spreads = {"compressed_spread": compressed.spread, "derived_spread": other.spread}
+    return {"compressed": compressed.seconds, "derived": other.seconds, **spreads}

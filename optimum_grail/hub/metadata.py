@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData, hf_hub_download, metadata_load
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from yaml import YAMLError
 
 from optimum_grail.checkpoints.identity import hub_id
 from optimum_grail.report.report import Report
@@ -41,14 +43,14 @@ def inherited_from(
         return {}
     path = Path(model) / CARD
     try:
-        if not Path(model).exists():
+        if not os.path.exists(model):
             if hub_id(model) is None:
                 return {}
             path = Path(hf_hub_download(str(model), CARD, revision=revision, token=token))
-        metadata = metadata_load(path) or {}
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError):
+        metadata = metadata_load(path)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError, YAMLError):
         return {}
-    found = {key: metadata.get(key) for key in INHERITED}
+    found = {key: metadata.get(key) for key in INHERITED} if isinstance(metadata, dict) else {}
     return {key: value for key, value in found.items() if _is_word(value) or (key == "language" and _is_words(value))}
 
 

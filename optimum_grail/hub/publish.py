@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,16 +15,11 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not re-exported
 
-from optimum_grail.checkpoints.files import (
-    MODEL_WEIGHTS,
-    WRITTEN,
-    matches,
-    present_name,
-    strangers,
-    written_files,
-)
-from optimum_grail.errors import CheckpointError, HubError
+from optimum_grail.checkpoints.files import MODEL_WEIGHTS
+from optimum_grail.checkpoints.work_folders import WorkFolder, remove_abandoned
+from optimum_grail.errors import CheckpointError, GrailError, HubError
 from optimum_grail.hub.card import public
+from optimum_grail.hub.content import files_of, report_of
 from optimum_grail.hub.metadata import CARD, without_folders
 from optimum_grail.hub.snippet import LOCAL_PATH
 from optimum_grail.report.report import FILE_NAME as REPORT
@@ -35,6 +29,8 @@ DESCRIBED = ("config.json", "grail_config.json")
 """Files whose ``grail_config`` may name paths of the author's disk."""
 OURS = (*MODEL_WEIGHTS, "grail_*", "modeling_grail.py")
 """Files of an earlier version that would be wrong beside a new one: the same commit removes them."""
+PREFIX = "grail-"
+"""Of the temporary folders that are published from."""
 COMMITTED_NOT = "Nothing was committed."
 
 
@@ -104,7 +100,7 @@ def push_folder(folder: str | Path, upload: Upload) -> CommitInfo:
             to do.
     """
     path = Path(folder)
-    report = _report_of(path)
+    report = report_of(path)
     files = files_of(path, upload.include)
     upload.check()
     api = HfApi(token=upload.token)
@@ -126,74 +122,28 @@ def push_folder(folder: str | Path, upload: Upload) -> CommitInfo:
 def push_saved(save: Callable[[Path], None], upload: Upload) -> CommitInfo:
     """Publish what ``save`` writes to the folder it is given.
 
-    The folder is temporary; if the upload fails it stays, and the message names it.
+    The folder is temporary; if the upload fails it stays, and the message names it. Those of processes that were killed
+    are removed first.
 
     Raises:
         HubError: as :func:`push_folder`.
     """
     upload.check()
-    place = Path(tempfile.mkdtemp(prefix="grail-"))
-    folder = place / upload.repo_id.rpartition("/")[2]
+    remove_abandoned(tempfile.gettempdir(), PREFIX)
+    work = WorkFolder(tempfile.gettempdir(), PREFIX)
+    folder = work.path / upload.repo_id.rpartition("/")[2]
     try:
         save(folder)
     except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
+        work.remove()
         raise
-    commit = push_folder(folder, upload)
-    shutil.rmtree(place, ignore_errors=True)
+    try:
+        commit = push_folder(folder, upload)
+    except BaseException:
+        work.keep()
+        raise
+    work.remove()
     return commit
-
-
-def _report_of(folder: Path) -> Report:
-    if not (folder / REPORT).is_file():
-        raise CheckpointError(
-            f"{str(folder)!r} holds no {REPORT}, so it is no compressed checkpoint. Name the folder that "
-            "`optimum-cli grail compress` or save_pretrained wrote."
-        )
-    return Report.load(folder)
-
-
-def files_of(folder: str | Path, include: Sequence[str] = ()) -> dict[str, Path]:
-    """What of a checkpoint is published: the files that a run wrote, under their names on the Hub.
-
-    These are the ones that its manifest names, and whatever else is called as a run calls its files. Hidden files and
-    what lies in hidden folders are never among them.
-
-    Args:
-        folder: the checkpoint.
-        include: patterns of further files, as paths within the folder; ``*`` crosses folders.
-
-    Raises:
-        CheckpointError: the folder is no checkpoint of this package; a pattern fits nothing; or a file is a link that
-            leads nowhere or out of the folder.
-    """
-    root = Path(folder)
-    _report_of(root)
-    paths = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if not path.is_dir()}
-    visible = {name: path for name, path in paths.items() if not name.startswith(".") and "/." not in name}
-    for pattern in include:
-        if not any(fnmatch(name, pattern) for name in visible):
-            raise CheckpointError(f"include={pattern!r} fits no file in {str(root)!r}. Check the spelling.")
-    written = written_files(root) or set()
-    found = {
-        present_name(name): path
-        for name, path in visible.items()
-        if name in written or matches(name, WRITTEN) or any(fnmatch(name, pattern) for pattern in include)
-    }
-    for name, path in found.items():
-        if not (path.is_file() and path.resolve().is_relative_to(root.resolve())):
-            raise CheckpointError(
-                f"{name!r} in {str(root)!r} is a link out of the folder, or leads nowhere; what lies elsewhere is not "
-                "published. Put a copy in its place."
-            )
-    return found
-
-
-def left_out(folder: str | Path, files: Mapping[str, Path]) -> list[str]:
-    """What of a checkpoint is not published, of folders only the name; hidden ones are not worth a word."""
-    root = Path(folder)
-    published = {path.relative_to(root).as_posix() for path in files.values()}
-    return [name for name in strangers(root, published) if not name.startswith(".") and "/." not in name]
 
 
 def _additions(
@@ -216,13 +166,22 @@ def _stale(api: HfApi, repo_id: str, revision: str | None, new: set[str]) -> lis
 
 
 def _card(path: Path, repo_id: str, tags: Sequence[str]) -> str:
-    card = ModelCard.load(path, ignore_metadata_errors=True)
-    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags])) or None
+    try:
+        card = ModelCard.load(path, ignore_metadata_errors=True)
+        known = card.data.tags if isinstance(card.data.tags, list) else []
+        card.data.tags = list(dict.fromkeys([*map(str, known), *tags])) or None
+    except Exception as error:  # a card that a hand has changed can be wrong in many ways
+        raise CheckpointError(
+            f"{str(path)!r} cannot be read as a card ({type(error).__name__}). Write it again with `grail card`."
+        ) from error
     return str(card).replace(LOCAL_PATH, f'path = "{repo_id}"\n')
 
 
 def _described(path: Path) -> bytes:
-    values = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{str(path)!r} is not JSON ({error}). Restore the file.") from error
     values = without_folders(values) if path.name == "grail_config.json" else _descend(values)
     return (json.dumps(values, indent=2) + "\n").encode()
 
@@ -242,6 +201,8 @@ def _explained(remedy: str, folder: Path, upload: Upload) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; nothing was committed to {upload.repo_id}. {again}") from None
+    except GrailError:
+        raise
     except Exception as error:  # httpx's, the Hub's and plain errors of the upload threads share no base
         state = "Whether it was committed is not known: look before you repeat." if _in_doubt(error) else COMMITTED_NOT
         raise HubError(f"{_reason(error, upload)} {state} {again}") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +44,7 @@ def drop_blocks_(model: nn.Module, layout: Layout, dropped: Sequence[str]) -> La
         stacks.append(replace(stack, blocks=stack.blocks[: len(kept)], layers=stack.layers[: len(kept)]))
         if len(kept) < len(stack.blocks):
             _shorten_(model, stack, dropped)
+            _number_(model.get_submodule(_home(stack)))
     layers = {path: layer for stack in stacks for path, layer in zip(stack.blocks, stack.layers, strict=True)}
     groups = [(group, _moved(group, moves, layers)) for group in layout.groups if group.block in moves]
     old = {port.module: _swap(port.module, group.block, moves) for group, _ in groups for port in _ports(group)}
@@ -53,6 +55,34 @@ def drop_blocks_(model: nn.Module, layout: Layout, dropped: Sequence[str]) -> La
         specs={new.name: layout.specs[group.name] for group, new in groups},
         weights={old[path]: size for path, size in layout.weights.items() if path in old},
     )
+
+
+@contextmanager
+def without(model: nn.Module, layout: Layout, dropped: Collection[str]) -> Iterator[None]:
+    """The model, and what its configs say of its depth, without some blocks; put back afterwards.
+
+    The blocks keep their ``layer_idx``, which only caches read.
+
+    Args:
+        model: the model, these blocks in ``nn.ModuleList``.
+        layout: its layout.
+        dropped: paths of blocks of ``layout``.
+    """
+    with ExitStack() as undo:
+        for stack in layout.stacks:
+            if any(path in dropped for path in stack.blocks):
+                home = model.get_submodule(_home(stack))
+                undo.callback(setattr, home, "_modules", dict(home._modules))
+                config = config_of(model, stack.owner)
+                if config is not None:
+                    undo.callback(vars(config).update, dict(vars(config)))
+                _shorten_(model, stack, dropped)
+        yield
+
+
+def _home(stack: Stack) -> str:
+    """Path of the list that the blocks are in."""
+    return stack.blocks[0].rpartition(".")[0]
 
 
 def _check(model: nn.Module, stack: Stack, dropped: Sequence[str]) -> None:
@@ -69,20 +99,26 @@ def _check(model: nn.Module, stack: Stack, dropped: Sequence[str]) -> None:
         raise ArchitectureError(f"The blocks of {stack.name!r} are in no ModuleList, so none can be dropped.")
 
 
-def _shorten_(model: nn.Module, stack: Stack, dropped: Sequence[str]) -> None:
+def _shorten_(model: nn.Module, stack: Stack, dropped: Collection[str]) -> None:
     gone = [index for index, path in enumerate(stack.blocks) if path in dropped]
-    parent: Any = model.get_submodule(stack.blocks[0].rpartition(".")[0])
+    parent: Any = model.get_submodule(_home(stack))
     for index in reversed(gone):
         del parent[index]
-    for index, block in enumerate(parent):
+    config = config_of(model, stack.owner)
+    if config is None or stack.spec.depth_field is None:
+        return
+    kinds = getattr(config, "layer_types", None)
+    setattr(config, stack.spec.depth_field, len(parent))
+    if isinstance(kinds, list) and len(kinds) == len(stack.blocks):
+        config.layer_types = [kind for index, kind in enumerate(kinds) if index not in gone]
+
+
+def _number_(blocks: Any) -> None:
+    """Tell the modules of every block which layer they are in now."""
+    for index, block in enumerate(blocks):
         for module in block.modules():
             if isinstance(vars(module).get("layer_idx"), int):
                 module.layer_idx = index
-    config = config_of(model, stack.owner)
-    kinds = getattr(config, "layer_types", None)
-    setattr(config, str(stack.spec.depth_field), len(parent))
-    if isinstance(kinds, list) and len(kinds) == len(stack.blocks):
-        config.layer_types = [kind for index, kind in enumerate(kinds) if index not in gone]
 
 
 def _ports(group: ChannelGroup) -> tuple[Port, ...]:

@@ -24,9 +24,12 @@ def weights_of(model: nn.Module, path: str) -> Weights:
     module = model.get_submodule(path)
     height = rows(module, path)
     parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
+    itemsize = next((parameter.element_size() for parameter in parameters), 0)
     if is_channelwise(module):
-        return Weights(height, 0, 1, sum(parameter.numel() for parameter in parameters) // max(height, 1))
-    return Weights(height, columns(module, path), taps(module), sum(parameter.dim() == 1 for parameter in parameters))
+        vectors = sum(parameter.numel() for parameter in parameters) // max(height, 1)
+        return Weights(height, 0, 1, vectors, itemsize)
+    vectors = sum(parameter.dim() == 1 for parameter in parameters)
+    return Weights(height, columns(module, path), taps(module), vectors, itemsize)
 
 
 class GroupBuilder:

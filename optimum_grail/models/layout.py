@@ -39,13 +39,15 @@ class Stack:
 class Weights:
     """Sizes of one module that a group touches: a matrix ``rows x columns x taps`` and vectors along the rows.
 
-    ``columns`` is 0 for a BatchNorm; ``vectors`` counts bias, or a BatchNorm's weight and bias.
+    ``columns`` is 0 for a BatchNorm; ``vectors`` counts bias, or a BatchNorm's weight and bias; ``itemsize`` is bytes
+    per element.
     """
 
     rows: int
     columns: int
     taps: int
     vectors: int
+    itemsize: int = 4
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Layout:
         block_parameters: parameters inside the repeated blocks (what sparsity is a fraction of).
         total_parameters: parameters of the whole model, tied ones once.
         sizes: parameters of every block, by path.
+        block_bytes: bytes of the parameters inside the repeated blocks, in the dtypes they have.
+        total_bytes: the same for the whole model.
     """
 
     stacks: tuple[Stack, ...]
@@ -69,6 +73,8 @@ class Layout:
     block_parameters: int
     total_parameters: int
     sizes: Mapping[str, int]
+    block_bytes: int
+    total_bytes: int
 
     def group(self, name: str) -> ChannelGroup:
         """The group called ``name``.
@@ -104,6 +110,11 @@ class Layout:
             )
             for found in chains.values()
         )
+
+    @property
+    def mask(self) -> str | None:
+        """Name of the input that marks the real rows of what the model puts out: its last stack's that has one."""
+        return next((stack.spec.mask for stack in reversed(self.stacks) if stack.spec.mask), None)
 
     @property
     def blocks(self) -> dict[str, tuple[str, ...]]:

@@ -47,10 +47,19 @@ def resolve(model: nn.Module, spec: ArchitectureSpec | None = None) -> Layout:
     touched = {port.module: weights_of(model, port.module) for group in groups for port in _ports(group)}
     _check_overlaps(groups)
     _check_sharing(model, touched)
-    inside = {id(p): p.numel() for stack in stacks for block in stack.blocks for p in _parameters(model, block)}
-    total = sum(parameter.numel() for parameter in model.parameters())
-    sizes = {path: sum(p.numel() for p in _parameters(model, path)) for stack in stacks for path in stack.blocks}
-    return Layout(tuple(stacks), tuple(groups), specs, touched, sum(inside.values()), total, sizes)
+    inside = {id(p): p for stack in stacks for block in stack.blocks for p in _parameters(model, block)}
+    whole = list(model.parameters())
+    return Layout(
+        stacks=tuple(stacks),
+        groups=tuple(groups),
+        specs=specs,
+        weights=touched,
+        block_parameters=sum(parameter.numel() for parameter in inside.values()),
+        total_parameters=sum(parameter.numel() for parameter in whole),
+        sizes={path: sum(p.numel() for p in _parameters(model, path)) for stack in stacks for path in stack.blocks},
+        block_bytes=sum(parameter.nbytes for parameter in inside.values()),
+        total_bytes=sum(parameter.nbytes for parameter in whole),
+    )
 
 
 def _ports(group: ChannelGroup) -> tuple[Port, ...]:

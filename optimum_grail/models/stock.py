@@ -6,11 +6,13 @@ Everything else goes to the per-layer table in ``config.grail_config["layers"]``
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.spec import Conv, GroupSpec, Heads, Mlp
@@ -19,7 +21,11 @@ from optimum_grail.models.attributes import share_config_
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.matrix import columns
 from optimum_grail.models.resolve import model_type
+from optimum_grail.models.standalone import misfit
 from optimum_grail.models.table import Table, entries, read_table
+
+HOW_TO_LOAD = "pip install optimum-grail, then `import optimum_grail` before from_pretrained: widths differ per layer"
+"""Noted where the widths are, for who meets transformers' complaint about sizes that do not match."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class StockUpdate:
         layers: the per-layer table; empty if the stock config says it all.
         key_value_heads: key-value heads per layer where the table changes them, for transformers' caches.
         key_value_field: the field that holds them, if the family has one.
+        doubt: why widths that the map calls expressible are in the table all the same; empty if none are.
     """
 
     owner: str
@@ -39,6 +46,7 @@ class StockUpdate:
     layers: Table
     key_value_heads: Mapping[int, int]
     key_value_field: str | None = None
+    doubt: str = ""
 
 
 def config_of(model: nn.Module, owner: str) -> Any:
@@ -63,13 +71,14 @@ def expressible_together(model: nn.Module, layout: Layout, groups: Sequence[Chan
     return all(expressible(model, layout, group, units) for group in groups)
 
 
-def config_updates(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> list[StockUpdate]:
+def config_updates(model: nn.Module, layout: Layout, widths: Mapping[str, int], doubt: str = "") -> list[StockUpdate]:
     """What each config has to say if the groups get ``widths``; changes nothing.
 
     Args:
         model: the model; only its configs and head sizes are read, so it may be compressed already.
         layout: the layout before compression.
         widths: units by group name; groups not named keep theirs.
+        doubt: why all that changes shall be in the table, whatever the map says.
 
     Returns:
         one update per config, in order.
@@ -77,7 +86,7 @@ def config_updates(model: nn.Module, layout: Layout, widths: Mapping[str, int]) 
     Raises:
         CheckpointError: a config holds a malformed table already.
     """
-    return [_update(model, layout, stack, {**layout.widths, **widths}) for stack in layout.owners]
+    return [_update(model, layout, stack, {**layout.widths, **widths}, doubt) for stack in layout.owners]
 
 
 def is_standalone(updates: list[StockUpdate]) -> bool:
@@ -104,7 +113,7 @@ def write_config_(model: nn.Module, layout: Layout, provenance: Mapping[str, Any
         provenance: JSON values noted in ``config.grail_config`` of the root and of every owner (inert for loading).
 
     Returns:
-        what was written.
+        what was written: the table where the map calls widths expressible and the stock class does not build them.
 
     Raises:
         ArchitectureError: the model has no config, or one that is not part of the root's; or layers of a family that
@@ -119,6 +128,8 @@ def write_config_(model: nn.Module, layout: Layout, provenance: Mapping[str, Any
                 f"The config of {update.owner or type(model).__name__!r} is not part of the model's config, so it "
                 "would not be saved. Save a module without a config with save_compressed instead."
             )
+    if is_standalone(updates) and (doubt := _doubt(model, root, configs, updates)):
+        updates = config_updates(model, layout, current_widths(model, layout), doubt)
     root.grail_config = dict(provenance)
     for update, config in zip(updates, configs, strict=True):
         _write_(config, update, provenance)
@@ -156,6 +167,15 @@ def sub_configs(config: Any) -> list[Any]:
     return [value for value in vars(config).values() if isinstance(getattr(value, "model_type", None), str)]
 
 
+def _doubt(model: nn.Module, root: Any, configs: Sequence[Any], updates: Sequence[StockUpdate]) -> str:
+    """What the stock class, built from the configs after ``updates``, has other than ``model``; changes nothing."""
+    memo: dict[int, Any] = {}
+    trial = copy.deepcopy(root, memo)
+    for config, update in zip(configs, updates, strict=True):
+        _write_(memo[id(config)], update, {})
+    return misfit(cast(PreTrainedModel, model), trial)
+
+
 def _contains(root: Any, config: Any) -> bool:
     return root is config or any(_contains(value, config) for value in sub_configs(root))
 
@@ -176,7 +196,7 @@ def _stated(spec: GroupSpec, config: Any, field: str) -> int | None:
     return value
 
 
-def _update(model: nn.Module, layout: Layout, stack: Stack, widths: Mapping[str, int]) -> StockUpdate:
+def _update(model: nn.Module, layout: Layout, stack: Stack, widths: Mapping[str, int], doubt: str = "") -> StockUpdate:
     config = config_of(model, stack.owner)
     families: dict[str, list[ChannelGroup]] = {}
     for group in layout.of_stack(stack):
@@ -188,7 +208,7 @@ def _update(model: nn.Module, layout: Layout, stack: Stack, widths: Mapping[str,
         wanted = [entries(group, widths[group.name]) for group in groups]
         if config is None or isinstance(spec, Conv):
             changed = _changed(config, groups, widths)
-        elif all(values == wanted[0] for values in wanted) and _accepted(spec, config, wanted[0]):
+        elif not doubt and all(values == wanted[0] for values in wanted) and _accepted(spec, config, wanted[0]):
             changed = []
             fields |= _fields(model, groups[0], spec, config, wanted[0])
         else:
@@ -208,7 +228,9 @@ def _update(model: nn.Module, layout: Layout, stack: Stack, widths: Mapping[str,
     field = _key_value_field(stack)
     # A layer without heads still tells the cache one number per token.
     heads = {int(layer): max(row[field], 1) for layer, row in layers.items() if field in row and layer.isdigit()}
-    return StockUpdate(stack.owner, fields, {key: layers[key] for key in stack.layers if key in layers}, heads, field)
+    return StockUpdate(
+        stack.owner, fields, {key: layers[key] for key in stack.layers if key in layers}, heads, field, doubt
+    )
 
 
 def _changed(config: Any, groups: list[ChannelGroup], widths: Mapping[str, int]) -> list[ChannelGroup]:
@@ -242,7 +264,8 @@ def _key_value_field(stack: Stack) -> str | None:
 def _write_(config: Any, update: StockUpdate, provenance: Mapping[str, Any]) -> None:
     for field, value in update.fields.items():
         setattr(config, field, value)
-    config.grail_config = {**provenance, "layers": update.layers} if update.layers else dict(provenance)
+    told = {"how_to_load": HOW_TO_LOAD, **provenance, "layers": update.layers}
+    config.grail_config = told if update.layers else dict(provenance)
     if not update.key_value_field:
         return
     # transformers sizes static caches from the config. Only the key-value heads: LlamaConfig would refuse other numbers

@@ -74,7 +74,7 @@ def check_table(layout: Layout, stack: Stack, table: Mapping[Any, Any], where: s
                 raise CheckpointError(f"{place}[{shorten(field)}]: no such width; expected {_some(known)}. {_REMEDY}")
             if type(value) is not int or value < 0:
                 raise CheckpointError(
-                    f"{place}[{shorten(field)}] is {shorten(value)}; expected a width: an integer, 0 or above. {_REMEDY}"
+                    f"{place}[{shorten(field)}] is {shorten(value)}; expected a width: an integer >= 0. {_REMEDY}"
                 )
         for group in groups:
             if any(field in row for field, _ in group.fields):
@@ -92,9 +92,8 @@ def _units(group: ChannelGroup, row: Mapping[str, int], place: str) -> int:
         ratio = ", ".join(f"{name} = {count} x units" for name, count in group.fields)
         raise CheckpointError(f"{place}: {shorten(dict(row))} does not fit {group.name}; expected {ratio}. {_REMEDY}")
     if units > group.units:
-        raise CheckpointError(
-            f"{place}[{field!r}] is {shorten(row[field])}, above the {group.units * per_unit} of {group.name}. {_REMEDY}"
-        )
+        width, most = shorten(row[field], 30), group.units * per_unit
+        raise CheckpointError(f"{place}[{field!r}] is {width}, above the {most} of {group.name}. {_REMEDY}")
     return units
 
 

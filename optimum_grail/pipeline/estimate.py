@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -22,13 +21,17 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.models.matrix import feature_axis
 from optimum_grail.models.precision import Precision
 from optimum_grail.signals import Work
-from optimum_grail.streams.capture import first, on_device
+from optimum_grail.streams.calls import on_device
+from optimum_grail.streams.hooks import first, hooked
+from optimum_grail.streams.memory import available_memory
 from optimum_grail.streams.problems import view_of
 from optimum_grail.survey.survey import cost_of, signals_of
 
 STUDENT_PASSES = 2.5
 """Student forwards per block: half of one for the attention's statistics, one for the FFN's, one to move on."""
 RATE_SIZE = 768
+ROWS_PER_FEATURE = 4
+"""Calibration rows that a fit wants for every feature."""
 HEADROOM = 0.8
 """Share of the free memory that a run may plan with."""
 
@@ -40,9 +43,11 @@ class Estimate:
     Args:
         seconds: expected wall time of survey and fit.
         memory: bytes of streams (unless they are kept in files), one block's statistics and one block's copies.
-        disk: bytes of streams that are kept in files.
         forward_flops: floating point operations of one pass over the calibration data through all blocks.
         gram_flops: of all Gram products, once.
+        disk: bytes of streams that are kept in files.
+        rows: calibration rows that the widest group sees.
+        features: of that group.
     """
 
     seconds: float
@@ -50,6 +55,18 @@ class Estimate:
     forward_flops: float
     gram_flops: float
     disk: int = 0
+    rows: int = 0
+    features: int = 0
+
+    def few_rows(self) -> str | None:
+        """What to say if there are too few rows for a fit to rest on; ``None`` if there are enough."""
+        if self.rows >= ROWS_PER_FEATURE * self.features:
+            return None
+        return (
+            f"The widest layer has {self.features:,} features and sees {self.rows:,} calibration rows, fewer than "
+            f"{ROWS_PER_FEATURE} for each: what is fitted on so few follows chance. Take more samples (--num-samples) "
+            "or tokens (--seqlen)."
+        )
 
     def line(self, samples: int, tokens: int) -> str:
         """One line for people."""
@@ -110,7 +127,7 @@ def estimate(
     model: nn.Module, layout: Layout, methods: Methods, batches: Sequence[Batch], offload: bool = False
 ) -> Estimate:
     """Count one sample's operations with hooks, measure this machine's matrix-product rate, multiply."""
-    samples = sum(len(next(iter(item.inputs.values()))) for item in batches)
+    samples = sum(batch.size for batch in batches)
     with _counting(model, layout) as counted:
         model(**on_device(model, batches[0].head()))
     forward = counted.flops * samples
@@ -141,7 +158,16 @@ def estimate(
     streams = counted.stream * samples * 4 * copies
     memory = statistics + block + (0 if offload else 2 * streams)
     rate = matmul_rate(next(model.parameters()).device)
-    return Estimate((fit + survey) / rate, int(memory), forward, gram, int(streams) if offload else 0)
+    widest = max(widths, key=lambda name: widths[name])
+    return Estimate(
+        seconds=(fit + survey) / rate,
+        memory=int(memory),
+        forward_flops=forward,
+        gram_flops=gram,
+        disk=int(streams) if offload else 0,
+        rows=rows.get(widest, 0),
+        features=widths[widest],
+    )
 
 
 def matmul_rate(device: torch.device | str = "cpu", repeats: int = 4) -> float:
@@ -153,16 +179,6 @@ def matmul_rate(device: torch.device | str = "cpu", repeats: int = 4) -> float:
         float((matrix @ matrix)[0, 0])
         best = max(best, 2.0 * RATE_SIZE**3 / (time.perf_counter() - start))
     return best
-
-
-def available_memory(device: torch.device) -> int | None:
-    """Free bytes on ``device``; ``None`` where the system does not tell."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 def choose_dtype_(model: nn.Module, cost: Estimate, native: Precision) -> str | None:
@@ -222,17 +238,9 @@ def _counting(model: nn.Module, layout: Layout) -> Iterator[_Counted]:
         """Note the largest hidden state."""
         counted.stream = max(counted.stream, first(output).numel())
 
-    handles = []
-    for stack in layout.stacks:
-        for path in stack.blocks:
-            handles.append(model.get_submodule(path).register_forward_hook(block))
-            for module in model.get_submodule(path).modules():
-                if isinstance(module, (nn.Linear, nn.Conv2d)):
-                    handles.append(module.register_forward_hook(layer))
-    for group in layout.groups:
-        handles.append(model.get_submodule(group.consumer.module).register_forward_hook(consumer(group.name)))
-    try:
+    blocks = [model.get_submodule(path) for stack in layout.stacks for path in stack.blocks]
+    linears = [module for each in blocks for module in each.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    hooks = [*((each, block) for each in blocks), *((module, layer) for module in linears)]
+    hooks += [(model.get_submodule(group.consumer.module), consumer(group.name)) for group in layout.groups]
+    with hooked(after=hooks):
         yield counted
-    finally:
-        for handle in handles:
-            handle.remove()

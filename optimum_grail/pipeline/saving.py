@@ -16,6 +16,7 @@ from optimum_grail.checkpoints.output import staged_folder
 from optimum_grail.checkpoints.plain_modules import save_compressed
 from optimum_grail.checkpoints.plan_file import save_plan, write_json
 from optimum_grail.checkpoints.remote_code import write_remote_code_
+from optimum_grail.config.recipe import FILE_NAME, stamped
 from optimum_grail.core.plan import Plan
 from optimum_grail.hub.card import write_card
 from optimum_grail.models.layout import Layout
@@ -83,7 +84,7 @@ class Checkpoint:
                 save_compressed(model, folder, self.layout)
             for companion in self.companions:
                 companion.save_pretrained(folder)
-            write_json(folder / "grail_config.json", report.config)
+            write_json(folder / FILE_NAME, stamped(report.config))
             save_plan(self.plan, folder)
             report.save(folder)
             if can_plot(report):

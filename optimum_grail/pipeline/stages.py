@@ -32,7 +32,7 @@ from optimum_grail.models.surgery import check_weights
 from optimum_grail.models.trial import try_widths
 from optimum_grail.pipeline.estimate import Outlook, choose_dtype_, estimate
 from optimum_grail.pipeline.setup import Journal, Setup
-from optimum_grail.streams.capture import on_device
+from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.gradients import check_labels, mask_gradients
 from optimum_grail.survey.cache import dependencies
 from optimum_grail.survey.findings import Findings
@@ -71,7 +71,7 @@ class Prepared:
     @property
     def request(self) -> tuple[Request, Allocation, Accepts]:
         """The widths that were asked for, by which method, and what the stock config can say."""
-        request = Request.of(self.setup.config, self.before.blocks)
+        request = Request.of(self.setup.config, self.layout, self.before.blocks)
         return request, self.setup.methods.allocation, partial(expressible_together, self.model, self.layout)
 
     def outlook_(self, dataset: Any) -> Outlook | None:
@@ -121,8 +121,8 @@ class Prepared:
             if (data.samples, data.tokens) != (outlook.samples, outlook.tokens):  # ready-made samples of other lengths
                 outlook = self.outlook_(data) or outlook
         try_widths(self.model, self.layout, on_device(self.model, data.batches[0].head()))
-        if note := choose_dtype_(self.model, outlook.cost, self.precision):
-            self.journal.notes.append(note)
+        told = (choose_dtype_(self.model, outlook.cost, self.precision), outlook.cost.few_rows())
+        self.journal.notes.extend(note for note in told if note is not None)
         return data
 
     def _read(self, dataset: Any) -> CalibrationData:
@@ -226,7 +226,13 @@ class Prepared:
         if isinstance(self.model, PreTrainedModel):
             provenance = {**self.setup.config.to_dict(), "widths": current_widths(self.model, left)}
             provenance.pop("quant_method", None)
-            standalone = is_standalone(write_config_(self.model, left, provenance))
+            updates = write_config_(self.model, left, provenance)
+            standalone = is_standalone(updates)
+            if updates[0].doubt:
+                self.journal.notes.append(
+                    f"Plain transformers cannot load the result, although the architecture map says so: "
+                    f"{updates[0].doubt}. Its widths are read once optimum_grail is imported."
+                )
         self.precision.restore_(self.model)
         return left, standalone
 

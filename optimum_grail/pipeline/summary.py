@@ -78,13 +78,15 @@ class Outcome:
 
     def _asked(self) -> dict[str, float]:
         config = self.config
-        sparsities = {
+        sizes = {
             "sparsity": config.sparsity,
+            "target_parameters": config.target_parameters,
+            "target_bytes": config.target_bytes,
             "ffn_sparsity": config.ffn_sparsity,
             "head_sparsity": config.head_sparsity,
             "channel_sparsity": config.channel_sparsity,
         }
-        return {key: value for key, value in sparsities.items() if value is not None}
+        return {key: value for key, value in sizes.items() if value is not None}
 
     def _groups(self) -> tuple[GroupRow, ...]:
         rows = []
@@ -92,7 +94,8 @@ class Outcome:
             item = self.run.plan.get(group.name)
             diagnostics = {} if item is None else item.diagnostics
             kept = 0 if group.block in self.run.widths.dropped else self.run.widths.kept[group.name]
-            rows.append(GroupRow.of(group.name, group.kind, group.units, kept, diagnostics))
+            counts = {"per_unit": dict(group.fields)} if group.kind == "heads" else {}
+            rows.append(GroupRow.of(group.name, group.kind, group.units, kept, {**diagnostics, **counts}))
         for item in self.run.plan.values():
             if item.group.kind == "classifier":
                 units = item.group.units

@@ -17,6 +17,7 @@ from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.resolve import resolve
 from optimum_grail.recovery.recipe import Recipe
 from optimum_grail.report.progress import Progress
+from optimum_grail.streams.tail import divergences
 
 Sample = Mapping[str, Tensor]
 
@@ -29,12 +30,7 @@ def divergence(teacher: Tensor, student: Tensor, mask: Tensor | None) -> Tensor:
         student: logits of the same shape.
         mask: ``[B, T]``, non-zero on real tokens; ``None``: all are.
     """
-    target = teacher.float().log_softmax(-1)
-    gaps = (target.exp() * (target - student.float().log_softmax(-1))).sum(-1)
-    if mask is None or mask.shape != gaps.shape:
-        return gaps.mean()
-    weights = mask.to(gaps)
-    return (gaps * weights).sum() / weights.sum()
+    return divergences(teacher.float(), student.float(), mask).mean()
 
 
 def adapted(student: PreTrainedModel, rank: int) -> PeftModel:
@@ -55,7 +51,7 @@ def samples_of(batches: Sequence[Batch], held: bool) -> list[Sample]:
         {name: tensor[index] for name, tensor in batch.inputs.items()}
         for batch in batches
         if (batch.split == "held") == held
-        for index in range(len(next(iter(batch.inputs.values()))))
+        for index in range(batch.size)
     ]
 
 

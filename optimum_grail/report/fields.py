@@ -72,11 +72,13 @@ class InputRow(TypedDict):
 
 
 class Pass(TypedDict):
-    """Dense and compressed at one batch size: seconds, or bytes."""
+    """Dense and compressed at one batch size: seconds with their spreads, or bytes."""
 
     batch: int
     dense: float
     compressed: float
+    dense_spread: NotRequired[float]
+    compressed_spread: NotRequired[float]
 
 
 class ForwardPass(TypedDict):
@@ -165,7 +167,7 @@ def read(value: Any, hint: Any, where: str) -> Any:
         return read(value, hint, where)
     if hint is Any:
         return _anything(value, where)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return hint(**_keys(value, hint, where, strict=True))
     if is_typeddict(hint):
         return _keys(value, hint, where)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from optimum_grail.errors import CheckpointError
+from optimum_grail.errors import CheckpointError, OutputError
 from optimum_grail.report.fields import (
     Command,
     Derived,
@@ -46,6 +46,7 @@ class GroupRow:
         held_error: error of the choice on the held-out rows, as it was fitted on the others.
         ridge: the ridge used, relative.
         tau: the share of the stream's drift that was corrected.
+        per_unit: for heads: what the config counts, by its fields, and how many of it one unit is.
         chosen: which candidate won: ``"fit"``, ``"batch-norm"`` (fitted, BatchNorm re-estimated) or ``"plain"``.
     """
 
@@ -60,6 +61,7 @@ class GroupRow:
     ridge: Measured | None = None
     tau: Measured | None = None
     chosen: Word | None = None
+    per_unit: Mapping[Word, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, kind: str, before: int, after: int, diagnostics: Mapping[str, Any]) -> GroupRow:
@@ -109,7 +111,8 @@ class Report:
         model_class: name of the model's class, for example ``"LlamaForCausalLM"``.
         base_model: Hub id of the dense model, if it has one.
         revision: its commit, if known.
-        asked: the request: ``{"sparsity": 0.5}``, or the fractions of units per kind.
+        asked: the request: ``{"sparsity": 0.5}``, a size such as ``{"target_bytes": 60000000}``, or the fractions of
+            units per kind.
         budget: what ``sparsity`` is a fraction of: parameters, FLOPs, key-value cache, or latency.
         budget_removed: fraction of it that went, by the survey's measurements; ``None`` for parameters.
         parameters_before: parameters of the whole dense model.
@@ -132,7 +135,7 @@ class Report:
             ``kl_after`` (divergence from the dense model, nats), and ``evaluation`` with ``dense``, ``before`` and
             ``after``; empty where there was none.
         derived: models made from this one, such as its quantized twin, each with ``name``, ``metric``, ``dataset``,
-            ``value``, ``bytes`` and ``seconds`` (one pass of ``compressed`` and ``derived``).
+            ``value``, ``bytes`` and ``seconds`` (one pass of ``compressed`` and ``derived``, and their spreads).
         seconds: wall time per stage.
         peak_memory: bytes, highest resident memory of the process.
         versions: of Python and the libraries.
@@ -254,9 +257,16 @@ class Report:
         return cls.from_dict(values)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``grail_report.json`` into ``folder`` and return its path."""
+        """Write ``grail_report.json`` into ``folder`` and return its path.
+
+        Raises:
+            OutputError: it cannot be written there.
+        """
         path = Path(folder) / FILE_NAME
-        path.write_text(self.to_json(), encoding="utf-8")
+        try:
+            path.write_text(self.to_json(), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"The report {str(path)!r} cannot be written: {error.strerror}.") from error
         return path
 
     @classmethod

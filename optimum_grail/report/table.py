@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -13,6 +13,8 @@ from rich.text import Text
 from optimum_grail.report.report import GroupRow, Report
 
 MISSING = "-"
+NOT_TOLD_APART = "not told apart"
+"""Said of two times that differ by less than their spreads."""
 NAMED = 8
 """Most groups that one line names."""
 ASKED_NAMES: Mapping[str, str] = {
@@ -65,13 +67,35 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
         (_result_name(row), row.get("dense"), row.get("plain"), row.get("compressed")) for row in report.evaluation
     ]
     measured = [
-        (f"{name}, batch of {row['batch']}", show(dense), MISSING, show(compressed), change(dense, compressed))
-        for name, show in (("latency", seconds), ("memory", gibibytes))
+        (f"{name}, batch of {row['batch']}", *cells)
+        for name, cells_of in (("latency", _times), ("memory", _memory))
         for row in report.forward.get(name, ())
-        for dense, compressed in [(row["dense"], row["compressed"])]
+        for cells in [cells_of(row)]
     ]
     counted = [(name, number(a), number(b), number(c), change(a, c)) for name, a, b, c in sizes + results]
     return counted + measured
+
+
+def _times(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    dense, compressed = row["dense"], row["compressed"]
+    spreads = row.get("dense_spread", 0.0), row.get("compressed_spread", 0.0)
+    apart = told_apart(dense, compressed, *spreads)
+    before, after = (_spread(*pair) for pair in zip((dense, compressed), spreads, strict=True))
+    return before, MISSING, after, change(dense, compressed) if apart else NOT_TOLD_APART
+
+
+def _spread(value: float, spread: float) -> str:
+    return f"{seconds(value)} ± {seconds(spread)}" if spread else seconds(value)
+
+
+def _memory(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    dense, compressed = row["dense"], row["compressed"]
+    return gibibytes(dense), MISSING, gibibytes(compressed), change(dense, compressed)
+
+
+def told_apart(first: float, second: float, first_spread: float, second_spread: float) -> bool:
+    """Whether two times differ by more than their spreads together."""
+    return abs(first - second) > first_spread + second_spread
 
 
 def _result_name(row: Mapping[str, Any]) -> str:
@@ -83,7 +107,11 @@ def asked_lines(report: Report) -> list[str]:
     """One line per request, with what was achieved, and one for the whole model."""
     kinds = {"ffn_sparsity": "mlp", "head_sparsity": "heads", "channel_sparsity": "conv"}
     lines = []
+    sizes = {"target_parameters": report.parameters_after, "target_bytes": report.bytes_after}
     for name, asked in report.asked.items():
+        if name in sizes:
+            lines.append(f"asked for {asked:,} {name.removeprefix('target_')}, got {sizes[name]:,}")
+            continue
         achieved = report.achieved_budget if name == "sparsity" else report.achieved_units.get(kinds.get(name, ""))
         what = f"of the blocks' {report.budget}" if name == "sparsity" else ASKED_NAMES.get(name, name)
         lines.append(f"asked {percent(asked)} {what}, achieved {percent(achieved)}")
@@ -124,19 +152,35 @@ def groups_table(report: Report) -> Table:
 def _group_cells(row: GroupRow) -> list[str]:
     errors = (number(value, 3) for value in (row.plain_error, row.fit_error, row.held_error))
     ridge = MISSING if row.ridge is None else f"{row.ridge:.0e}"
-    return [f"{row.units_after}/{row.units_before}", *errors, ridge, number(row.tau, 2), row.chosen or MISSING]
+    scale = max(row.per_unit.values(), default=1)
+    return [
+        f"{row.units_after * scale}/{row.units_before * scale}",
+        *errors,
+        ridge,
+        number(row.tau, 2),
+        row.chosen or MISSING,
+    ]
 
 
 def width_lines(report: Report) -> list[str]:
-    """One line per kind: units before and after, as a range where the groups differ."""
+    """One line per kind: units before and after, as a range where the groups differ; heads as the config counts."""
     lines = []
     for kind in dict.fromkeys(row.kind for row in report.groups if row.shrinks):
         rows = [row for row in report.groups if row.kind == kind]
-        before, after = ({getattr(row, name) for row in rows} for name in ("units_before", "units_after"))
+        counted = dict.fromkeys(name for row in rows for name in row.per_unit) or {"units": None}
+        units = ", ".join(_counts(rows, name) for name in counted)
         whole = all(row.units_after == row.units_before for row in rows)
-        units = f"all {_range(before)} units stay" if whole else f"{_range(before)} -> {_range(after)} units"
-        lines.append(f"{kind}: {units} in {len(rows)} group{'s' * (len(rows) > 1)}")
+        lines.append(f"{kind}: {f'all {units} stay' if whole else units} in {len(rows)} group{'s' * (len(rows) > 1)}")
     return lines
+
+
+def _counts(rows: Sequence[GroupRow], field: str) -> str:
+    """How many of what a config's field counts there were and are; once where nothing went."""
+    before = {row.units_before * row.per_unit.get(field, 1) for row in rows}
+    after = {row.units_after * row.per_unit.get(field, 1) for row in rows}
+    heads = "key-value heads" if "key_value" in field or "kv" in field else "attention heads"
+    change = _range(before) if before == after else f"{_range(before)} -> {_range(after)}"
+    return f"{change} {'units' if field == 'units' else heads}"
 
 
 def whole_lines(report: Report) -> list[str]:

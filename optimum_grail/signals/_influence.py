@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from optimum_grail.streams.probe import rows_of
+from optimum_grail.streams.probe import real_rows, rows_of
 
 
 def cosines(before: Tensor, after: Tensor, mask: Tensor | None) -> Tensor:
@@ -16,8 +16,7 @@ def cosines(before: Tensor, after: Tensor, mask: Tensor | None) -> Tensor:
     if before.shape != after.shape:
         return torch.tensor([0.0, 1.0], dtype=torch.float64)
     found = torch.cosine_similarity(rows_of(before).float(), rows_of(after).float(), dim=-1)
-    if mask is not None and mask.shape == found.shape:
-        found = found[mask.to(found.device, torch.bool)]
+    found = real_rows(found, mask)
     return torch.tensor([float(found.sum()), found.numel()], dtype=torch.float64)
 
 

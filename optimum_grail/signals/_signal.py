@@ -20,7 +20,7 @@ from optimum_grail.core.problem import GroupProblem
 from optimum_grail.data.batches import PROBE_FRACTION, Batch
 from optimum_grail.errors import StatisticsError
 from optimum_grail.models.layout import Layout, Stack
-from optimum_grail.streams.capture import Call
+from optimum_grail.streams.calls import Call
 from optimum_grail.streams.probe import Record, Wanted
 from optimum_grail.streams.tail import Tail
 

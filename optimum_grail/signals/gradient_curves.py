@@ -4,7 +4,6 @@ to second order."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,10 @@ from optimum_grail.data.batches import Batch
 from optimum_grail.models.layout import Layout
 from optimum_grail.signals import SIGNALS, Dense, Tensors, Visit, Work
 from optimum_grail.signals._curves import CurveSignal, Thinned
-from optimum_grail.streams.capture import on_device
+from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.gradients import frozen
-from optimum_grail.streams.probe import rows_of
+from optimum_grail.streams.hooks import hooked
+from optimum_grail.streams.probe import real_rows, rows_of
 from optimum_grail.streams.tail import Outputs, outputs_of
 
 PASSES = 3
@@ -70,17 +70,14 @@ def curvatures(model: nn.Module, layout: Layout, batches: Sequence[Batch], seed:
     """
     draw = torch.Generator().manual_seed(seed)
     squares: dict[str, Tensor] = {}
-    mask_name = next((stack.spec.mask for stack in layout.stacks if stack.spec.mask), None)
     scale = 0.0
     for batch in batches:
         seen: dict[str, Tensor] = {}
-        with frozen(model), ExitStack() as stack, torch.enable_grad():
-            for group in layout.groups:
-                module = model.get_submodule(group.consumer.module)
-                stack.callback(module.register_forward_hook(_keeper(seen, group)).remove)
-            mask = batch.inputs.get(mask_name) if mask_name else None
+        hooks = [(model.get_submodule(group.consumer.module), _keeper(seen, group)) for group in layout.groups]
+        with frozen(model), hooked(after=hooks), torch.enable_grad():
+            mask = batch.inputs.get(layout.mask) if layout.mask else None
             loss, weight = _loss(outputs_of(model(**on_device(model, batch))), mask, draw)
-            gradients = torch.autograd.grad(loss, list(seen.values()))
+            gradients = torch.autograd.grad(loss, list(seen.values()), allow_unused=True, materialize_grads=True)
         scale += weight
         for name, gradient in zip(seen, gradients, strict=True):
             square = rows_of(gradient).flatten(0, 1).double().square().sum(0)
@@ -111,19 +108,13 @@ def _loss(outputs: Outputs, mask: Tensor | None, draw: torch.Generator) -> tuple
     """A scalar whose squared gradient estimates the curvature, and what that is to be divided by."""
     if outputs.logits is not None:
         logits = outputs.logits.flatten(0, -2)
-        real = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
-        if mask is not None and outputs.logits.shape[:-1] == mask.shape:
-            real = mask.flatten().to(logits.device, torch.bool)
         labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=draw).to(logits.device)
-        picked = -logits.log_softmax(-1).gather(-1, labels)[:, 0][real]
+        rows = -logits.log_softmax(-1).gather(-1, labels).reshape(len(outputs.logits), -1)
+        picked = real_rows(rows, mask)
         return picked.sum(), 2.0 * len(picked)
     loss = torch.zeros(())
     for states in outputs.embeddings:
-        rows = rows_of(states)
-        real = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
-        if mask is not None and states.dim() == 3 and rows.shape[:2] == mask.shape:
-            real = mask.to(rows.device, torch.bool)
-        rows = rows[real]
+        rows = real_rows(rows_of(states), mask if states.dim() == 3 else None)
         spread = (rows - rows.mean(0) if len(rows) > 1 else rows).detach().square().sum().clamp(min=1e-30)
         noise = torch.randn(rows.shape, generator=draw).to(rows)
         loss = loss + (rows * noise).sum() / spread.sqrt()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.models.surgery import narrow_
 from optimum_grail.signals import SIGNALS, Signal, Tensors, Visit, Work
-from optimum_grail.streams.capture import Call
+from optimum_grail.streams.calls import Call
 from optimum_grail.streams.masking import spare
 
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from optimum_grail.data.batches import Batch
 from optimum_grail.models.layout import Layout
 from optimum_grail.signals import SIGNALS, Dense, Signal, Tensors
-from optimum_grail.streams.capture import first, on_device
+from optimum_grail.streams.calls import on_device
+from optimum_grail.streams.hooks import first, hooked
 from optimum_grail.streams.probe import Wanted
 
 
@@ -46,16 +47,13 @@ def positions(model: nn.Module, layout: Layout, batch: Batch) -> dict[str, Tenso
 
         return count
 
-    handles = []
+    hooks = []
     for stack in layout.stacks:
         for block in stack.blocks:
             for local, module in model.get_submodule(block).named_modules():
                 size = sum(parameter.numel() for parameter in module.parameters(recurse=False))
                 if size:
-                    handles.append(module.register_forward_hook(hook(f"{block}.{local}".rstrip("."), size)))
-    try:
+                    hooks.append((module, hook(f"{block}.{local}".rstrip("."), size)))
+    with hooked(after=hooks):
         model(**on_device(model, batch.head()))
-    finally:
-        for handle in handles:
-            handle.remove()
     return found

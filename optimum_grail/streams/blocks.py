@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from optimum_grail.core.groups import AT_OUTPUT
 from optimum_grail.data.batches import Batch
-from optimum_grail.streams.capture import Call
+from optimum_grail.streams.calls import Call
 from optimum_grail.streams.collect import Collector
 from optimum_grail.streams.probe import Probe, Record, Wanted
 from optimum_grail.streams.states import States, is_same

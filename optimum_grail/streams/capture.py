@@ -1,12 +1,14 @@
-"""Block by block through a model: capture what every block is called with, then run blocks one at a time.
+"""What the blocks of every stack are called with, recorded stack by stack, so that blocks can be run one at a time.
 
-Whatever a block receives beside its hidden state is recorded as it comes (args and kwargs), nothing is listed by hand.
+A stack's blocks are passed by while it is recorded: only what leads to the first of them is computed. That is as good
+as a true forward pass as long as nothing in front of a stack depends on another stack's blocks. Where something does
+(a language model that is fed by an image encoder), the stacks before it really run. Which stacks those are is found out
+by comparing one sample with a true forward pass, and whatever still differs then is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,179 +16,223 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.data.batches import Batch
-from optimum_grail.errors import ArchitectureError
+from optimum_grail.errors import ArchitectureError, GrailError
+from optimum_grail.streams.calls import Call, difference, on_device, same
+from optimum_grail.streams.hooks import Reached, first, hooked, patched_forward
 from optimum_grail.streams.states import OffloadedStates, States
 
-
-class _Reached(Exception):
-    """Ends a forward pass once everything wanted from it has been seen. Private: real errors are never swallowed."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """Everything one block was called with on one batch, but for the hidden state.
-
-    Args:
-        args: positional arguments after the hidden state.
-        kwargs: keyword arguments.
-        name: keyword of the hidden state, or ``None`` if it came first by position.
-    """
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    name: str | None = None
-
-    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """The block's output for ``hidden``."""
-        if self.name is not None:
-            return first(block(*self.args, **{**self.kwargs, self.name: hidden}))
-        return first(block(hidden, *self.args, **self.kwargs))
+Stacks = Mapping[str, Sequence[str]]
+"""Stack name to the paths of its blocks, in order."""
+TOLERANCE = 1e-4
+"""Two runs of the same stacks may differ by so much of the norm: not every kernel adds up in a fixed order."""
 
 
 @dataclass
 class Captured:
-    """What the blocks of one stack see: the first block's input per batch, and each block's call per batch."""
+    """What the blocks of one stack see: the first block's input per batch, and each block's call per batch.
+
+    Args:
+        hidden: ``[B, T, C]`` or ``[B, C, H, W]`` per batch.
+        calls: by path of the block, per batch.
+    """
 
     hidden: States = field(default_factory=list)
     calls: dict[str, list[Call]] = field(default_factory=dict)
 
-
-def first(output: Any) -> Tensor:
-    """The hidden state in a block's output: the output itself, or the first element of a tuple."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-@contextmanager
-def patched_forward(model: nn.Module, replacements: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Replace the ``forward`` of the modules at these paths, and put everything back on the way out."""
-    modules = {path: model.get_submodule(path) for path in replacements}
-    saved = {path: module.__dict__.get("forward") for path, module in modules.items()}
-    try:
-        for path, replacement in replacements.items():
-            modules[path].forward = replacement  # type: ignore[method-assign]
-        yield
-    finally:
-        for path, module in modules.items():
-            original = saved[path]
-            if original is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.forward = original  # type: ignore[method-assign]
+    def add(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Note a call of the block at ``path``, and return its hidden state."""
+        hidden, call = Call.of(path, args, kwargs)
+        if not self.calls or path == next(iter(self.calls)):
+            self.hidden.append(hidden.clone())
+        self.calls.setdefault(path, []).append(call)
+        return hidden
 
 
-def _split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
-    if args:
-        return args[0], Call(args[1:], kwargs)
-    name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
-    rest = {key: value for key, value in kwargs.items() if key != name}
-    return kwargs[name], Call((), rest, name)
+@dataclass(frozen=True)
+class Order:
+    """In which order the stacks of a model can be walked through.
+
+    Args:
+        free: those that are called with nothing that other stacks put out.
+        fed: the others, first called first.
+    """
+
+    free: tuple[str, ...]
+    fed: tuple[str, ...] = ()
+
+    @property
+    def feeding(self) -> frozenset[str]:
+        """Stacks whose output may reach that of the model through others: all before the last one that is fed."""
+        return frozenset((*self.free, *self.fed)[:-1] if self.fed else ())
 
 
 @torch.no_grad()
 def capture(
-    model: nn.Module, stacks: Mapping[str, Sequence[str]], batches: Sequence[Batch], *, offload: bool = False
+    model: nn.Module,
+    stacks: Stacks,
+    batches: Sequence[Batch],
+    *,
+    offload: bool = False,
+    order: Order | None = None,
 ) -> dict[str, Captured]:
-    """Run ``model`` once over ``batches`` with every block replaced by the identity, recording the calls.
+    """Record what the blocks of ``stacks`` are called with.
 
     Args:
         model: in eval mode.
-        stacks: stack name to the paths of its blocks, in order.
-        batches: calibration batches; their inputs are moved to the model's device.
+        stacks: those to record; the model's other blocks just run.
+        batches: calibration batches, at least one; their inputs are moved to the model's device.
         offload: keep the hidden states in files.
+        order: of these stacks, if it is known already.
 
     Returns:
-        What the blocks see, per stack. Only embeddings are computed: this pass costs next to nothing.
+        what the blocks see, by stack; those that are fed by others come last, in the order of their calls. For all
+        others one pass computes embeddings only and costs next to nothing.
+
+    Raises:
+        ArchitectureError: as :func:`order_of`.
     """
-    captured = {name: Captured(OffloadedStates() if offload else []) for name in stacks}
-    owner = {path: name for name, paths in stacks.items() for path in paths}
-    pending: set[str] = set()
-
-    def recorder(path: str) -> Callable[..., Any]:
-        """What stands in for the block at ``path``."""
-
-        def forward(*args: Any, **kwargs: Any) -> Tensor:
-            """Note the call and pass the hidden state on."""
-            hidden, call = _split_call(args, kwargs)
-            record = captured[owner[path]]
-            if path == stacks[owner[path]][0]:
-                record.hidden.append(hidden.clone())
-            record.calls.setdefault(path, []).append(call)
-            pending.discard(path)
-            if not pending:
-                raise _Reached
-            return hidden
-
-        return forward
-
-    with patched_forward(model, {path: recorder(path) for path in owner}):
-        for batch in batches:
-            pending = set(owner)
-            try:
-                model(**on_device(model, batch))
-            except _Reached:
-                continue
-            raise ArchitectureError(
-                f"The model never called block {min(pending)!r} on the calibration data. Check the map's block pattern "
-                "and that the data holds every input the model needs (CLIP: images and texts)."
-            )
-    return captured
-
-
-def on_device(model: nn.Module, batch: Batch) -> dict[str, Any]:
-    """The batch's inputs on the model's device, plus ``use_cache=False`` where the config knows caches."""
-    device = next(model.parameters()).device
-    inputs: dict[str, Any] = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
-    config = getattr(model, "config", None)
-    if getattr(config, "use_cache", None):
-        inputs["use_cache"] = False
-    return inputs
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Equal, NaN included: overflowing activations are for the statistics to refuse, in better words."""
-    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
+    order = order or order_of(model, stacks, batches[0])
+    found = _pass_by(model, {name: stacks[name] for name in order.free}, batches, offload)
+    for name in order.fed:
+        found |= _pass_by(model, {name: stacks[name]}, batches, offload)
+    return found
 
 
 @torch.no_grad()
-def check_chain(model: nn.Module, paths: Sequence[str], batch: Batch) -> None:
-    """Verify on the first sample of ``batch`` that each block's input is the previous block's output.
+def order_of(model: nn.Module, stacks: Stacks, batch: Batch) -> Order:
+    """Find out with the first sample of ``batch`` how the stacks follow each other, and that they can be recorded.
 
     Raises:
-        ArchitectureError: something happens between two blocks, so that running them one by one would be wrong.
+        ArchitectureError: blocks are not called exactly once; something happens between two blocks of a stack; a cache
+            is among their arguments; or what would be recorded is not what a true forward pass shows.
     """
-    previous: dict[str, Tensor] = {}
+    sample = batch.head()
+    truth = _really(model, stacks, sample)
+    try:
+        found = _pass_by(model, stacks, [sample])
+        suspects = [name for name in truth if _unlike(found[name], truth[name], 0.0) is not None]
+    except GrailError:
+        raise
+    except Exception:  # a later stack cannot take what it gets when earlier ones are passed by
+        suspects = list(truth)
+    for name in suspects:
+        try:
+            wrong = _unlike(_pass_by(model, {name: stacks[name]}, [sample])[name], truth[name], TOLERANCE)
+        except GrailError:
+            raise
+        except Exception as error:
+            wrong = f"a forward pass without them fails ({error})"
+        if wrong is not None:
+            raise ArchitectureError(
+                f"The blocks of stack {name!r} cannot be calibrated one by one: {wrong}. A map has to leave out blocks "
+                "that work with more than the hidden state and arguments that are known before the first of them."
+            )
+    fed = tuple(name for name in suspects if name != next(iter(truth)))
+    return Order(tuple(name for name in stacks if name not in fed), fed)
+
+
+def _unlike(found: Captured, truth: Captured, tolerance: float) -> str | None:
+    """What differs between two records of one sample, in words."""
+    if not same(found.hidden[0], truth.hidden[0], tolerance):
+        return "the hidden state that enters them is another than in a true forward pass"
+    for path, calls in truth.calls.items():
+        one, other = found.calls[path][0], calls[0]
+        place = difference(one.args, other.args, "argument", tolerance)
+        place = place or difference(one.kwargs, other.kwargs, "argument", tolerance)
+        if place is not None:
+            return f"{place} of block {path!r} is another than in a true forward pass"
+    return None
+
+
+def _really(model: nn.Module, stacks: Stacks, sample: Batch) -> dict[str, Captured]:
+    """What a true forward pass shows, by stack, first called first."""
+    owner = {path: name for name, paths in stacks.items() for path in paths}
+    found: dict[str, Captured] = {}
+    left: dict[str, Tensor] = {}
     broken: list[str] = []
 
     def enter(path: str) -> Callable[..., None]:
-        """A hook that compares a block's input with the last output."""
+        """A hook that records a call, and compares the block's input with the last output of its stack."""
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             """Note a block whose input is another."""
-            hidden = _split_call(args, kwargs)[0]
-            last = previous.get("output")
-            if last is not None and not _same(last, hidden):
+            hidden = found.setdefault(owner[path], Captured()).add(path, args, kwargs)
+            last = left.get(owner[path])
+            if last is not None and not same(last, hidden):
                 broken.append(path)
 
         return hook
 
-    def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Keep the output for the next block."""
-        previous["output"] = first(output).clone()
+    def leave(path: str) -> Callable[..., None]:
+        """A hook that keeps the output for the next block."""
 
-    handles = []
-    for path in paths:
-        block = model.get_submodule(path)
-        handles += [
-            block.register_forward_pre_hook(enter(path), with_kwargs=True),
-            block.register_forward_hook(leave),
-        ]
-    try:
-        model(**on_device(model, batch.head()))
-    finally:
-        for handle in handles:
-            handle.remove()
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            """Keep a clone."""
+            left[owner[path]] = first(output).clone()
+
+        return hook
+
+    modules = {path: model.get_submodule(path) for path in owner}
+    with hooked(
+        before=[(module, enter(path)) for path, module in modules.items()],
+        after=[(module, leave(path)) for path, module in modules.items()],
+    ):
+        model(**on_device(model, sample))
+    for path, name in owner.items():
+        times = len(found[name].calls.get(path, ())) if name in found else 0
+        if times != 1:
+            raise never_called(path, name, sample, times)
+    for name, seen in found.items():  # blocks that are called in another order follow other blocks than the map says
+        broken += [path for path, called in zip(stacks[name], seen.calls, strict=True) if path != called]
     if broken:
         raise ArchitectureError(
             f"The input of block {broken[0]!r} is not the output of the block before it. Give the map one block "
             "pattern per uninterrupted chain of blocks."
         )
+    return found
+
+
+def never_called(path: str, stack: str, batch: Batch, times: int = 0) -> ArchitectureError:
+    """The error for a block that ``batch`` does not reach, or reaches more than once."""
+    if times > 1:
+        return ArchitectureError(
+            f"The model called block {path!r} of stack {stack!r} {times} times on one sample. Blocks that are used "
+            "more than once in a pass cannot be compressed."
+        )
+    return ArchitectureError(
+        f"The model never called block {path!r} of stack {stack!r} on the calibration data, which has "
+        f"{', '.join(batch.inputs)}. Check the map's block pattern, and give every input that the model needs "
+        "(images and texts for a model of both)."
+    )
+
+
+def _pass_by(model: nn.Module, stacks: Stacks, batches: Sequence[Batch], offload: bool = False) -> dict[str, Captured]:
+    """Run ``model`` over ``batches`` with every block of ``stacks`` replaced by the identity, recording the calls; each
+    pass ends when all of them have been called."""
+    captured = {name: Captured(OffloadedStates() if offload else []) for name in stacks}
+    owner = {path: name for name, paths in stacks.items() for path in paths}
+    pending: set[str] = set()
+
+    def recorder(path: str) -> Callable[..., Tensor]:
+        """What stands in for the block at ``path``."""
+
+        def forward(*args: Any, **kwargs: Any) -> Tensor:
+            """Note the call and pass the hidden state on."""
+            hidden = captured[owner[path]].add(path, args, kwargs)
+            pending.discard(path)
+            if not pending:
+                raise Reached
+            return hidden
+
+        return forward
+
+    with patched_forward(model, {path: recorder(path) for path in owner}):
+        for batch in batches if owner else ():
+            pending = set(owner)
+            try:
+                model(**on_device(model, batch))
+            except Reached:
+                continue
+            path = min(pending)
+            raise never_called(path, owner[path], batch)
+    return captured

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.moments import Moments, MomentSums, Statistics, TargetMoments, TargetSums
 from optimum_grail.models.matrix import feature_axis
-from optimum_grail.streams.probe import Record, features_of, rows_of
+from optimum_grail.streams.probe import Record, features_of, fits, real_rows, rows_of
 
 Split = Literal["fit", "held", "halves"]
 TINY_SCALE = 1e-3
@@ -83,21 +83,20 @@ class Collector:
         if split != "halves" or not self.held_out:
             self._add("held" if split == "held" and self.held_out else "fit", features, drift, offset, mask)
             return
-        if mask is None or mask.shape != features.shape[:2]:
-            mask = torch.ones(features.shape[:2], device=features.device)
-        for part, half in zip(("fit", "held"), _halves(mask.bool()), strict=True):
+        real = mask.bool() if fits(mask, features) else torch.ones_like(features[..., 0], dtype=torch.bool)
+        for part, half in zip(("fit", "held"), _halves(real), strict=True):
             self._add(part, features, drift, offset, half)
 
     def _add(
         self, part: str, features: Tensor, drift: Tensor | None, offset: Tensor | None, mask: Tensor | None
     ) -> None:
-        rows = _real(features, mask)
+        rows = real_rows(features, mask)
         if part not in self.moments:
             self.moments[part] = MomentSums.zero(rows.shape[1], rows.device)
         self.moments[part].add_(rows)
         for sums, gap in ((self.targets, drift), (self.offsets, offset)):
             if gap is not None:
-                gaps = _real(gap, mask)
+                gaps = real_rows(gap, mask)
                 if part not in sums:
                     sums[part] = TargetSums.zero(gaps.shape[1], rows.shape[1], rows.device)
                 sums[part].add_(gaps, rows)
@@ -142,9 +141,3 @@ def _halves(real: Tensor) -> tuple[Tensor, Tensor]:
     count = real.sum(1, keepdim=True)
     first = real & (2 * real.cumsum(1) <= count + 1)
     return first, real & ~first
-
-
-def _real(rows: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is None or rows.shape[:2] != mask.shape:
-        return rows.flatten(0, 1)
-    return rows[mask.to(rows.device, torch.bool)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,8 +17,10 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.models.matrix import feature_axis
 from optimum_grail.report.progress import Progress
 from optimum_grail.streams.blocks import BlockRun
-from optimum_grail.streams.capture import first, on_device
-from optimum_grail.streams.probe import features_of, rows_of
+from optimum_grail.streams.calls import on_device
+from optimum_grail.streams.capture import never_called
+from optimum_grail.streams.hooks import first, hooked
+from optimum_grail.streams.probe import features_of, fits, rows_of
 from optimum_grail.streams.problems import view_of
 from optimum_grail.streams.tail import Outputs, outputs_of
 
@@ -43,19 +45,27 @@ def mask_gradients(
     """
     draw = torch.Generator().manual_seed(seed)
     found: dict[str, list[Tensor]] = {group.name: [] for group in layout.groups}
-    mask_name = next((stack.spec.mask for stack in layout.stacks if stack.spec.mask), None)
     with frozen(model):
         for batch in batches:
-            inputs = on_device(model, batch)
-            count = len(next(iter(batch.inputs.values())))
-            with _masks(model, layout.groups, count) as masks, torch.enable_grad():
-                real = inputs.get(mask_name) if mask_name else None
+            inputs, masks = on_device(model, batch), dict[str, Tensor]()
+            hooks = [(model.get_submodule(g.consumer.module), _multiplier(masks, g, batch.size)) for g in layout.groups]
+            with hooked(before=hooks), torch.enable_grad():
+                real = inputs.get(layout.mask) if layout.mask else None
                 loss = _loss(model, inputs, outputs_of(model(**inputs)), real, draw, batch.labels)
-                gradients = torch.autograd.grad(loss, list(masks.values()))
+                _check_reached(layout, masks, batch)
+                # the last block of an image encoder may not reach the loss: an image-text model reads an earlier one
+                gradients = torch.autograd.grad(loss, list(masks.values()), allow_unused=True, materialize_grads=True)
             for name, gradient in zip(masks, gradients, strict=True):
                 found[name].append(gradient.detach().double())
             progress.update(1, "measuring gradients")
     return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _check_reached(layout: Layout, masks: Mapping[str, Tensor], batch: Batch) -> None:
+    for stack in layout.stacks:
+        for group in layout.of_stack(stack):
+            if group.name not in masks:
+                raise never_called(group.block, stack.name, batch)
 
 
 @torch.no_grad()
@@ -71,8 +81,8 @@ def check_labels(model: nn.Module, batches: Sequence[Batch]) -> None:
         raise DataError(f"{name} has no classes: label_column cannot be used. Leave it out.")
     for batch in batches:
         inputs, labels = batch.inputs, batch.labels
-        samples = next(iter(inputs.values()))
-        expected = samples.shape[:1] if logits.dim() == 2 else inputs.get("input_ids", samples).shape[:2]
+        rows = inputs.get("input_ids", next(iter(inputs.values())))
+        expected = rows.shape[: 1 if logits.dim() == 2 else 2]
         if labels is None or labels.shape != expected:
             found = "no labels" if labels is None else f"labels of the shape {list(labels.shape)}"
             raise DataError(
@@ -108,7 +118,7 @@ def _loss(
     else:
         odds = logits.detach().softmax(-1).flatten(0, -2)
         labels = torch.multinomial(odds.cpu(), 1, generator=draw).to(logits.device).reshape(logits.shape[:-1])
-        if mask is not None and labels.shape == mask.shape:
+        if fits(mask, labels):
             labels = labels.masked_fill(mask == 0, IGNORED)
     rows = nn.functional.cross_entropy(
         logits.flatten(0, -2), labels.flatten(), reduction="none", ignore_index=IGNORED
@@ -122,7 +132,7 @@ def _gaussian(states: Tensor, mask: Tensor | None, draw: torch.Generator) -> Ten
     rows = nn.functional.normalize(rows_of(states), dim=-1)
     noise = torch.randn(rows.shape, generator=draw).to(rows.device)
     products = (rows * noise).sum(-1)
-    if mask is None or products.shape != mask.shape:
+    if not fits(mask, products):
         return -products.mean(1).sum()
     real = mask.to(products.dtype)
     return -((products * real).sum(1) / real.sum(1).clamp(min=1)).sum()
@@ -141,29 +151,20 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-@contextmanager
-def _masks(model: nn.Module, groups: Sequence[ChannelGroup], samples: int) -> Iterator[dict[str, Tensor]]:
-    """Factors of one on every unit of every sample, ``[samples, units]``, multiplied into the consumers' inputs."""
-    device = next(model.parameters()).device
-    masks: dict[str, Tensor] = {}
-    with ExitStack() as stack:
-        for group in groups:
-            masks[group.name] = torch.ones(samples, group.units, device=device, requires_grad=True)
-            hook = _multiplier(masks[group.name], group.consumer.span)
-            module = model.get_submodule(group.consumer.module)
-            stack.callback(module.register_forward_pre_hook(hook).remove)
-        yield masks
+def _multiplier(masks: dict[str, Tensor], group: ChannelGroup, samples: int) -> Callable[..., Any]:
+    """A hook on a consumer: factors of one on every unit of every sample, ``[samples, units]``, kept in ``masks``."""
 
-
-def _multiplier(mask: Tensor, span: int) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def hook(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Multiply the features by their mask."""
         features = args[0]
-        factors = mask.repeat_interleave(span, 1)
+        if group.name not in masks:
+            masks[group.name] = torch.ones(samples, group.units, device=features.device, requires_grad=True)
+        factors = masks[group.name].repeat_interleave(group.consumer.span, 1)
         between = (1,) * (features.dim() - 2)
         shape = (*factors.shape, *between) if feature_axis(module) == 1 else (len(factors), *between, factors.shape[1])
-        factors = factors.view(shape)
-        return (features * factors.to(features.dtype), *args[1:])
+        return (features * factors.view(shape).to(features.dtype), *args[1:]), kwargs
 
     return hook
 
@@ -186,9 +187,8 @@ def block_gradients(run: BlockRun, groups: Sequence[ChannelGroup], model: nn.Mod
     with frozen(run.block):
         for call, hidden in zip(run.calls, run.streams.student, strict=True):
             seen: dict[str, tuple[Tensor, Tensor]] = {}
-            with ExitStack() as stack, torch.enable_grad():
-                for name, module in modules.items():
-                    stack.callback(module.register_forward_hook(_keeper(seen, name)).remove)
+            hooks = [(module, _keeper(seen, name)) for name, module in modules.items()]
+            with hooked(after=hooks), torch.enable_grad():
                 output = first(call.run(run.block, hidden.clone().requires_grad_()))
                 norms = output.flatten(1).float().norm(dim=1).sum()
                 gradients = torch.autograd.grad(norms, [pair[1] for pair in seen.values()])

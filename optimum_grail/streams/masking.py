@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,7 +14,11 @@ from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
+from optimum_grail.data.batches import Batch
+from optimum_grail.models.depth import without
+from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.matrix import from_matrix
+from optimum_grail.streams.capture import Captured, capture
 from optimum_grail.streams.problems import norm_of, to_patches
 
 
@@ -28,6 +32,15 @@ def spare(model: nn.Module, path: str) -> Iterator[nn.Module]:
         yield twin
     finally:
         home._modules[name] = original
+
+
+def capture_fed(
+    model: nn.Module, layout: Layout, stack: Stack, dropped: Sequence[str], batches: Sequence[Batch], offload: bool
+) -> Captured:
+    """What a stack sees in ``model`` as it is now, where others that feed it lack those of the ``dropped`` blocks that
+    are theirs."""
+    with without(model, layout, [path for path in dropped if path not in stack.blocks]):
+        return capture(model, {stack.name: stack.blocks}, batches, offload=offload)[stack.name]
 
 
 @contextmanager

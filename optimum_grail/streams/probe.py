@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.core.groups import ChannelGroup, StreamFunction
+from optimum_grail.core.groups import AT_OUTPUT, ChannelGroup, StreamFunction
 from optimum_grail.models.matrix import feature_axis
-from optimum_grail.streams.capture import Call, _Reached, first
+from optimum_grail.streams.calls import Call
+from optimum_grail.streams.hooks import Reached, first, given, hooked
 
 
 @dataclass
@@ -64,22 +66,20 @@ class Probe:
         submodules: dict[str, dict[str, Tensor]] = {group.name: {} for group in self.groups}
         self._missing = 0
         whole = [group for group in self.groups if self.wanted.stream and self._after(group)]
-        handles = [handle for group in self.groups for handle in self._attach(group, submodules[group.name])]
+        before: list[tuple[nn.Module, Callable[..., None]]] = []
+        after: list[tuple[nn.Module, Callable[..., None]]] = []
+        for group in self.groups:
+            self._attach(group, submodules[group.name], before, after)
         output: Tensor | None = None
-        try:
+        with suppress(Reached), hooked(before=before, after=after):
             output = call.run(self.block, hidden.clone())
-        except _Reached:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
         if output is not None:
             for group in whole:
                 self.records[group.name].stream = self._late(group, hidden, output, submodules[group.name])
         return output
 
     def _after(self, group: ChannelGroup) -> bool:
-        return group.stream == "@block" or isinstance(group.stream, StreamFunction)
+        return group.stream == AT_OUTPUT or isinstance(group.stream, StreamFunction)
 
     def _late(self, group: ChannelGroup, hidden: Tensor, output: Tensor, seen: Mapping[str, Tensor]) -> Tensor:
         if isinstance(group.stream, StreamFunction):
@@ -89,48 +89,47 @@ class Probe:
     def _local(self, path: str) -> nn.Module:
         return self.block.get_submodule(path.removeprefix(self.path + "."))
 
-    def _done(self) -> None:
-        self._missing -= 1
-        if self._missing == 0 and self.stop_early:
-            raise _Reached
-
-    def _attach(self, group: ChannelGroup, seen: dict[str, Tensor]) -> list[Any]:
+    def _attach(
+        self,
+        group: ChannelGroup,
+        seen: dict[str, Tensor],
+        before: list[tuple[nn.Module, Callable[..., None]]],
+        after: list[tuple[nn.Module, Callable[..., None]]],
+    ) -> None:
+        """Add the hooks that a group asks for."""
         record = self.records[group.name]
         consumer = self._local(group.consumer.module)
-        handles = []
         if self.wanted.features:
-            handles.append(self._before(consumer, record, "features"))
+            before.append((consumer, self._input(record, "features")))
         if self.wanted.output or (self.wanted.stream and group.stream is None):
-            handles.append(self._behind(consumer, record, "output"))
+            after.append((consumer, self._output(record, "output")))
         if self.wanted.stream and isinstance(group.stream, StreamFunction):
             self._missing += 1  # known only when the block has run
-            for path in group.stream.records:
-                handles.append(self.block.get_submodule(path).register_forward_hook(_keeper(seen, path)))
-        elif self.wanted.stream and group.stream == "@block":
+            after += [(self.block.get_submodule(path), _keeper(seen, path)) for path in group.stream.records]
+        elif self.wanted.stream and group.stream == AT_OUTPUT:
             self._missing += 1
         elif self.wanted.stream and isinstance(group.stream, str):
             path, _, side = group.stream.partition(":")
-            module = self.block.get_submodule(path)
-            handles.append((self._behind if side == "output" else self._before)(module, record, "stream"))
-        return handles
+            if side == "output":
+                after.append((self.block.get_submodule(path), self._output(record, "stream")))
+            else:
+                before.append((self.block.get_submodule(path), self._input(record, "stream")))
 
-    def _before(self, module: nn.Module, record: Record, name: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            """Keep a clone of the input."""
-            setattr(record, name, (args[0] if args else next(iter(kwargs.values()))).clone())
-            self._done()
-
+    def _input(self, record: Record, name: str) -> Callable[..., None]:
+        """A hook that keeps a clone of a module's input."""
         self._missing += 1
-        return module.register_forward_pre_hook(hook, with_kwargs=True)
+        return lambda module, args, kwargs: self._keep(record, name, given(args, kwargs))
 
-    def _behind(self, module: nn.Module, record: Record, name: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            """Keep a clone of the output."""
-            setattr(record, name, first(output).clone())
-            self._done()
-
+    def _output(self, record: Record, name: str) -> Callable[..., None]:
+        """A hook that keeps a clone of a module's output."""
         self._missing += 1
-        return module.register_forward_hook(hook)
+        return lambda module, args, output: self._keep(record, name, first(output))
+
+    def _keep(self, record: Record, name: str, tensor: Tensor) -> None:
+        setattr(record, name, tensor.clone())
+        self._missing -= 1
+        if self._missing == 0 and self.stop_early:
+            raise Reached
 
 
 def _keeper(seen: dict[str, Tensor], path: str) -> Callable[..., None]:
@@ -147,6 +146,19 @@ def rows_of(tensor: Tensor, axis: int = 1) -> Tensor:
     if tensor.dim() == 4:
         return tensor.flatten(2).transpose(1, 2) if axis == 1 else tensor.flatten(1, 2)
     return tensor.unsqueeze(1) if tensor.dim() == 2 else tensor
+
+
+def fits(mask: Tensor | None, rows: Tensor) -> TypeGuard[Tensor]:
+    """Whether ``mask`` says of ``rows`` ``[B, R, ...]`` which are real: it is ``[B, R]``, and there is one. A mask of
+    another shape belongs to other rows, those of tokens where these are an image's."""
+    return mask is not None and mask.shape == rows.shape[:2]
+
+
+def real_rows(rows: Tensor, mask: Tensor | None) -> Tensor:
+    """``[N, ...]``: those of ``rows`` ``[B, R, ...]`` where ``mask`` is non-zero; all where it does not fit."""
+    if fits(mask, rows):
+        return rows[mask.to(rows.device, torch.bool)]
+    return rows.flatten(0, 1)
 
 
 def features_of(tensor: Tensor, consumer: nn.Module, view: str) -> Tensor:

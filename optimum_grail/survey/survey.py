@@ -24,7 +24,7 @@ from optimum_grail.report.environment import hardware
 from optimum_grail.report.progress import Progress
 from optimum_grail.signals import SIGNALS, Dense, Seen, Signal, Tensors, Visit, Work
 from optimum_grail.streams.blocks import Batches
-from optimum_grail.streams.capture import Captured, capture, check_chain
+from optimum_grail.streams.capture import Captured, capture, order_of
 from optimum_grail.streams.memory import released_at_once
 from optimum_grail.streams.probe import Probe, Wanted
 from optimum_grail.streams.problems import collector_for, problem_of
@@ -105,7 +105,7 @@ class Survey:
         """Everything asked for.
 
         Raises:
-            ArchitectureError: the blocks of a stack are no uninterrupted chain.
+            ArchitectureError: the blocks of a stack cannot be calibrated one by one.
             StatisticsError: activations of a group are not finite, or all its rows are padding.
         """
         with released_at_once(self.offload), torch.no_grad():
@@ -119,16 +119,15 @@ class Survey:
         )
 
     def _found(self) -> Found:
-        for stack in self.layout.stacks:
-            check_chain(self.model, stack.blocks, self.batches[0])
+        order = order_of(self.model, self.layout.blocks, self.batches[0])
         few = few_of(self.batches)
         tail = None
         if any(signal.tail for signal in self.signals.values()):
-            tail = Tail.of(self.model, self.layout, [self.batches[index] for index in few])
+            tail = Tail.of(self.model, self.layout, [self.batches[index] for index in few], order)
         dense = Dense(self.model, self.layout, self.batches, few, self.seed, tail)
         found = {name: dict(signal.before(dense)) for name, signal in self.signals.items()}
         if self._walking:
-            captured = capture(self.model, self.layout.blocks, self.batches, offload=self.offload)
+            captured = capture(self.model, self.layout.blocks, self.batches, offload=self.offload, order=order)
             for stack in self.layout.stacks:
                 self._walk(dense, stack, captured[stack.name], found)
         return found
@@ -182,7 +181,7 @@ class Survey:
 
 def few_of(batches: Sequence[Batch]) -> list[int]:
     """Indices of the batches that short forward passes take: at most an eighth of the samples."""
-    sizes = [len(next(iter(batch.inputs.values()))) for batch in batches]
+    sizes = [batch.size for batch in batches]
     few, seen = [0], sizes[0]
     for index in range(1, len(sizes)):
         if seen + sizes[index] <= sum(sizes) / PROBE_FRACTION:

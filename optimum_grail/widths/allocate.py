@@ -11,9 +11,9 @@ from optimum_grail.core.contracts import Allocation, Share
 from optimum_grail.errors import BudgetError
 from optimum_grail.models.layout import Layout
 from optimum_grail.survey.findings import Findings
-from optimum_grail.widths.classes import Sharing
+from optimum_grail.widths.classes import Sharing, protected_groups
 from optimum_grail.widths.drops import drop_sets
-from optimum_grail.widths.request import Accepts, Request
+from optimum_grail.widths.request import NOUNS, Accepts, Request
 from optimum_grail.widths.resources import Removed, resource_of
 
 BISECTIONS = 12
@@ -74,15 +74,16 @@ def allocate(
         BudgetError: the request cannot be reached, prunes nothing, or leaves a group without units.
     """
     findings = findings or Findings()
-    resource = resource_of(method.resource, layout, request, findings)
+    resource = resource_of(method.budget, layout, request, findings)
     sharing = Sharing(layout, request, method, accepts, findings, resource)
     notes: list[str] = []
     candidates = _candidates(sharing, notes)
     chosen = _chosen(candidates, judge, notes)
     _check_something_goes(layout, chosen)
     kept = {name: units for name, units in chosen.kept.items() if layout.group(name).block not in chosen.dropped}
-    whole = sorted({g.kind for g in layout.groups} - {layout.group(n).kind for n in kept if kept[n] < layout.widths[n]})
-    notes += [f"Groups of kind {kind!r} stay whole." for kind in whole]
+    shrunk = {layout.group(name).kind for name in kept if kept[name] < layout.widths[name]}
+    asked = {group.kind for group in layout.groups if request.sparsity is not None or group.kind in request.kinds}
+    notes += [f"All {NOUNS[kind]} stay." for kind in sorted(asked - shrunk)]
     free = None if chosen.dropped else _predicted_free(sharing, chosen.kept)
     removed = None if resource.name == "parameters" else resource.fraction(kept, chosen.dropped)
     return replace(chosen, predicted_free=free, notes=tuple(notes), budget=resource.name, removed=removed)
@@ -97,9 +98,10 @@ def check_request(layout: Layout, request: Request, method: Allocation, accepts:
     Raises:
         BudgetError: the request cannot be reached, or leaves a group without units.
     """
+    protected_groups(layout, method)
     if method.needs & {"positions", "latency"} and request.sparsity is not None:
         return ()  # costs are not known before they are measured
-    resource = resource_of(method.resource, layout, request, Findings())
+    resource = resource_of(method.budget, layout, request, Findings())
     sharing = Sharing(layout, request, method, accepts, Findings(), resource)
     found: list[WidthClass] = []
     for classes, budget in sharing.shares():
@@ -129,12 +131,11 @@ def _dropped_first(sharing: Sharing) -> tuple[str, ...]:
     if sharing.request.sparsity is None:
         return ()
     firsts = {group.block: group.name for group in reversed(sharing.layout.groups)}
-    open_blocks = [path for path in sharing.places if not sharing.protected(path)]
     if "part-influence" in sharing.method.needs:
         influence = sharing.findings.of("part-influence")
-        names = {group.name: group.name for group in sharing.layout.groups if group.block in open_blocks}
+        names = {group.name: group.name for group in sharing.layout.groups if group.name not in sharing.protected}
     else:
-        names = {path: firsts[path] for path in open_blocks if path in resource.blocks}
+        names = {path: firsts[path] for path in sharing.places if sharing.may_go(path) and path in resource.blocks}
     known = {place: influence[name] for place, name in names.items() if name in influence}
     sizes = {place: resource.whole(place) for place in known}
     return sharing.method.dropped({place: float(value) for place, value in known.items()}, sizes, resource.asked)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from optimum_grail.core.budget import Budget, WidthClass, smallest
-from optimum_grail.core.contracts import NOTHING, Allocation
+from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.groups import ChannelGroup
-from optimum_grail.errors import BudgetError
+from optimum_grail.errors import BudgetError, shorten
 from optimum_grail.models.layout import Layout
 from optimum_grail.survey.findings import Findings
 from optimum_grail.widths.request import FLAGS, Accepts, Request
@@ -46,15 +47,22 @@ class Sharing:
             path: (index, len(stack.blocks)) for stack in self.layout.stacks for index, path in enumerate(stack.blocks)
         }
 
-    def protected(self, block: str) -> bool:
-        """Whether the block at this path stays whole."""
-        position, count = self.places[block]
-        return position in self.method.protected(count)
+    @cached_property
+    def protected(self) -> frozenset[str]:
+        """Names of the groups that stay whole."""
+        return protected_groups(self.layout, self.method)
+
+    def may_go(self, block: str) -> bool:
+        """Whether the block at this path may go altogether: nothing in it is protected."""
+        return not self.protected & {group.name for group in self.layout.of_block(block)}
 
     @property
     def differs(self) -> bool:
         """Whether layers of one kind may get different widths, which no stock config can say."""
-        return not self.method.tied or self.method.protect != NOTHING
+        whole = {group.tie for group in self.layout.groups if group.name in self.protected}
+        return not self.method.tied or any(
+            group.tie in whole and group.name not in self.protected for group in self.layout.groups
+        )
 
     def shares(
         self, dropped: Sequence[str] = (), notes: list[str] | None = None
@@ -94,12 +102,12 @@ class Sharing:
         """Groups of equal bonds get one width."""
         if group.uniform:
             return group.uniform, False
-        kept = self.protected(group.block)
+        kept = group.name in self.protected
         return (group.tie if tied and not kept else group.name), kept
 
     def _class(self, name: str, groups: Sequence[ChannelGroup], accepts: Accepts | None) -> WidthClass:
         first = groups[0]
-        whole = any(self.protected(group.block) for group in groups)
+        whole = any(group.name in self.protected for group in groups)
         widths = (first.units,) if whole else self._widths(groups, accepts)
         return WidthClass(
             name=name,
@@ -160,12 +168,18 @@ class Sharing:
         if self.request.sparsity is None:
             return _unit_budget(classes, self.request.kinds[classes[0].kind])
         resource = self.resource
-        asked = f"A sparsity of {self.request.sparsity:g}"
-        if resource.name != "parameters":
+        asked = self.request.words
+        if resource.name not in ("parameters", "bytes"):
             asked += f" of the {resource.name}"
         gone = sum(resource.whole(place) for place in dropped)
         whole = sum(item.whole for item in classes)
-        return Budget(whole - max(resource.asked - gone, 0.0), resource.total, asked=asked, resource=resource.name)
+        return Budget(
+            whole - max(resource.asked - gone, 0.0),
+            resource.total,
+            asked=asked,
+            resource=resource.name,
+            outside=self.request.outside(self.layout),
+        )
 
     def _free_kinds(self, notes: list[str]) -> set[str]:
         """Kinds that may take any width, because the user or the family leaves no other way."""
@@ -199,6 +213,32 @@ class Sharing:
         for group in self.layout.groups:
             if group.kind == kind:
                 yield any(self.accepts([group], width) for width in range(1, group.units))
+
+
+def protected_groups(layout: Layout, method: Allocation) -> frozenset[str]:
+    """Names of the groups that ``method`` leaves whole.
+
+    Raises:
+        BudgetError: a position outside a stack, or a pattern that fits no name.
+    """
+    found: set[str] = set()
+    for stack in layout.stacks:
+        blocks = {stack.blocks[position] for position in method.protected(len(stack.blocks))}
+        found |= {group.name for group in layout.groups if group.block in blocks}
+    for pattern in method.patterns:
+        named = {g.name for g in layout.groups if _fits(g.name, pattern) or _fits(g.block, pattern)}
+        if not named:
+            names = list(dict.fromkeys(name for g in layout.groups for name in (g.block, g.name)))
+            raise BudgetError(
+                f"protect names {shorten(pattern)}, but no layer and nothing that shrinks in one is called that. Names "
+                f"are, for example, {', '.join(names[:3])}; first words may be left out, and * stands for anything."
+            )
+        found |= named
+    return frozenset(found)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
 
 
 def _unit_budget(classes: Sequence[WidthClass], fraction: float) -> Budget:

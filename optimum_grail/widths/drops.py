@@ -13,7 +13,7 @@ CANDIDATES = 6
 def drop_sets(sharing: Sharing) -> list[tuple[str, ...]]:
     """Sets of blocks whose loss the budget allows: the least harmful ones alone and in pairs, and from three on the
     least harmful so many; none where no stock config can say the number of layers. Paths in the order of the model."""
-    harm = {path: float(value) for path, value in sharing.findings.of("drops").items() if not sharing.protected(path)}
+    harm = {path: float(value) for path, value in sharing.findings.of("drops").items() if sharing.may_go(path)}
     layers = [path for stack in sharing.layout.stacks if stack.spec.depth_field for path in stack.blocks]
     ranked = sorted((path for path in layers if path in harm), key=harm.__getitem__)
     few = ranked[:CANDIDATES]

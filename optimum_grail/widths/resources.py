@@ -1,4 +1,4 @@
-"""What a budget counts: parameters, FLOPs, the key-value cache, or measured latency."""
+"""What a budget counts: parameters, their bytes, FLOPs, the key-value cache, or measured latency."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def resource_of(name: str, layout: Layout, request: Request, findings: Findings)
     """The resource called ``name``.
 
     Args:
-        name: ``"parameters"``, ``"flops"``, ``"kv-cache"`` or ``"latency"``.
+        name: ``"parameters"``, ``"bytes"``, ``"flops"``, ``"kv-cache"`` or ``"latency"``.
         layout: of the dense model.
         request: what the user asked for.
         findings: for FLOPs the survey's ``positions``, for latency its ``latency``.
@@ -61,7 +61,8 @@ def resource_of(name: str, layout: Layout, request: Request, findings: Findings)
     if name != "parameters" and request.sparsity is None:
         flags = ", ".join(FLAGS[kind] for kind in request.kinds)
         raise BudgetError(f"budget={name} needs --sparsity, a fraction of all blocks; {flags} counts units.")
-    return {"flops": _flops, "kv-cache": _cache, "latency": _latency}.get(name, _parameters)(layout, request, findings)
+    kinds = {"parameters": _parameters, "bytes": _bytes, "flops": _flops, "kv-cache": _cache, "latency": _latency}
+    return kinds[name](layout, request, findings)
 
 
 def _parameters(layout: Layout, request: Request, findings: Findings) -> Resource:
@@ -70,13 +71,27 @@ def _parameters(layout: Layout, request: Request, findings: Findings) -> Resourc
         costs={group.name: group.cost for group in layout.groups},
         total=layout.block_parameters,
         asked=request.asked(layout),
-        blocks={
-            path: float(layout.sizes[path])
-            for stack in layout.stacks
-            if stack.spec.depth_field
-            for path in stack.blocks
-        },
+        blocks={path: float(count) for path, count in _droppable(layout).items()},
         removed=layout.removed_parameters,
+    )
+
+
+def _bytes(layout: Layout, request: Request, findings: Findings) -> Resource:
+    """Of the parameters in the dtypes that they have in the checkpoint; blocks that go are alike."""
+    times = {path: size.itemsize for path, size in layout.weights.items()}
+
+    def removed(widths: Mapping[str, int]) -> float:
+        """Bytes that go with widths."""
+        return layout.removed_parameters(widths, times)
+
+    mean = layout.block_bytes / max(layout.block_parameters, 1)
+    return Resource(
+        name="bytes",
+        costs={group.name: round(removed({group.name: group.units - 1})) for group in layout.groups},
+        total=layout.block_bytes,
+        asked=(request.sparsity or 0.0) * layout.block_bytes,
+        blocks={path: mean * float(count) for path, count in _droppable(layout).items()},
+        removed=removed,
     )
 
 
@@ -151,3 +166,8 @@ def _nanoseconds(seconds: Tensor) -> tuple[int, ...]:
 
 def _blocks(layout: Layout) -> list[str]:
     return [path for stack in layout.stacks for path in stack.blocks]
+
+
+def _droppable(layout: Layout) -> dict[str, int]:
+    """Parameters of the blocks that may go altogether: where the config can say how many there are."""
+    return {path: layout.sizes[path] for stack in layout.stacks if stack.spec.depth_field for path in stack.blocks}

@@ -11,7 +11,7 @@ import torch
 
 from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.compensators import COMPENSATORS
-from optimum_grail.config.methods import REGISTRIES, build_method, method_options
+from optimum_grail.config.building import REGISTRIES, build_method, method_options
 from optimum_grail.core.budget import Budget, WidthClass, cost_of, finest_step
 from optimum_grail.core.moments import Moments, Statistics, TargetMoments
 from optimum_grail.core.needs import FIT_NEEDS, SIGNALS
@@ -94,7 +94,8 @@ def test_options_are_refused_with_a_message(method: tuple[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{name}.*no option 'nonsense'"):
         build_method(part, {"name": name, "nonsense": 1}, {})
     for option in method_options(cls):
-        bad: list[Any] = ["nonsense", [1], {}]
+        bad: list[Any] = [[1], {}]
+        bad += ["a//b"] if option == "protect" else ["nonsense"]  # any word can be the name of a layer
         if isinstance(method_options(cls)[option][1], int | float) or "float" in str(method_options(cls)[option][0]):
             bad += [-1, math.nan, math.inf]
         for value in bad:

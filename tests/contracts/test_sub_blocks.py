@@ -18,7 +18,7 @@ from optimum_grail.architectures.resnet import tiny_basic
 from optimum_grail.architectures.vit import tiny_vit
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.compressor import GrailCompressor
-from optimum_grail.config.methods import build_method
+from optimum_grail.config.building import build_method
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.plan import GroupPlan, Plan
 from optimum_grail.core.readout import Readout

@@ -71,13 +71,7 @@ def closeness(ours: Tensor, dense: Tensor) -> float:
 
 def test_the_folder_stays_one_of_sentence_transformers(ffn: Any, minilm: Path) -> None:
     """Its modules and settings come along; what it says of the dense model does not."""
-    carried = (
-        "modules.json",
-        "1_Pooling/config.json",
-        "config_sentence_transformers.json",
-        "sentence_bert_config.json",
-    )
-    for name in carried:
+    for name in ("modules.json", "1_Pooling/config.json", "config_sentence_transformers.json"):
         assert (ffn[1] / name).read_bytes() == (minilm / name).read_bytes()
     assert not (ffn[1] / ".gitattributes").exists() and "sentence-similarity" not in (ffn[1] / "README.md").read_text()
     assert json.loads((ffn[1] / "config.json").read_text())["intermediate_size"] == 461

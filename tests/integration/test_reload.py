@@ -101,7 +101,9 @@ def test_config_says_how_it_was_made(llama_run: Callable[[str], Any]) -> None:
     assert "layers" not in config.grail_config and config.grail_config["selector"].startswith("obs")
     assert config.grail_config["widths"]["model.layers.5.mlp"] == config.intermediate_size
     assert config.dtype == torch.bfloat16
-    table = AutoConfig.from_pretrained(llama_run("free").folder).grail_config["layers"]
+    noted = AutoConfig.from_pretrained(llama_run("free").folder).grail_config
+    assert "`import optimum_grail` before" in noted["how_to_load"] and "how_to_load" not in config.grail_config
+    table = noted["layers"]
     widths = {layer: row.get("intermediate_size", 512) for layer, row in table.items()}
     layers = llama_run("free").compressor.model.model.layers
     assert all(layers[int(layer)].mlp.up_proj.out_features == width for layer, width in widths.items())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.compensators.grail import Grail
 from optimum_grail.compensators.liar import Liar
-from optimum_grail.config.methods import method_options
+from optimum_grail.config.building import method_options
 from optimum_grail.core.moments import Moments, Statistics, TargetMoments
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout

@@ -1,4 +1,4 @@
-"""Errors stay short whatever was wrong."""
+"""Errors stay short whatever was wrong, and guess only what is near."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from optimum_grail.errors import LONGEST, ConfigError, GrailError, UnknownNameError, shorten
+from optimum_grail.allocations import ALLOCATIONS
+from optimum_grail.compensators import COMPENSATORS
+from optimum_grail.config.options import BY_NAME
+from optimum_grail.config.presets import presets
+from optimum_grail.errors import LONGEST, ConfigError, GrailError, UnknownNameError, nearest, shorten
+from optimum_grail.selectors import SELECTORS
+
+NAMES = [*SELECTORS.names(), *COMPENSATORS.names(), *ALLOCATIONS.names(), *presets(), *BY_NAME]
 
 
 def nested(depth: int) -> Any:
@@ -40,3 +47,43 @@ def test_a_long_name_is_not_echoed() -> None:
     error = UnknownNameError.among("selector", "wanda" * 10**6, ["wanda", "obs"])
     assert str(error).startswith("Unknown selector 'wandawanda") and len(str(error)) < 200
     assert "Available: obs, wanda." in str(error)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("wnda", "wanda"),
+        ("Wandaa", "wanda"),
+        ("magnitud", "magnitude"),
+        ("grial", "grail"),
+        ("grail_plus", "grail-plus"),
+        ("balance", "balanced"),
+        ("knapsak", "knapsack"),
+        ("oscar", "osscar"),
+        ("tailor", "taylor"),
+        ("block_influence", "block-influence"),
+        ("sparsty", "sparsity"),
+        ("batchsize", "batch_size"),
+        ("num-sample", "num_samples"),
+        ("target_byte", "target_bytes"),
+    ],
+)
+def test_near_names_are_suggested(word: str, meant: str) -> None:
+    assert nearest(word, NAMES) == meant
+    assert f"Did you mean {meant!r}?" in str(UnknownNameError.among("name", word, NAMES))
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["", "x", "foo", "best", "gptq", "awq", "llama", "bits", "colour", "model_type", "hidden_size", "learning_rate"],
+)
+def test_far_names_are_not(word: str) -> None:
+    assert nearest(word, NAMES) is None
+    assert "Did you mean" not in str(UnknownNameError.among("name", word, NAMES))
+
+
+@pytest.mark.parametrize(
+    ("word", "known"), [("random", "wanda"), ("liar", "flap"), ("prune", "grail"), ("bits", "bias"), ("obs", "none")]
+)
+def test_names_that_share_letters_are_not_near(word: str, known: str) -> None:
+    assert nearest(word, [known]) is None

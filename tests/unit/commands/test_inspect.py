@@ -8,7 +8,8 @@ import pytest
 
 from optimum_grail.architectures.bert import SPECS as BERT
 from optimum_grail.architectures.llama import tiny_llama
-from optimum_grail.commands._inspection import inspect_model, load_skeleton
+from optimum_grail.checkpoints.loading import load_skeleton
+from optimum_grail.commands._inspection import inspect_model
 from optimum_grail.errors import ArchitectureError, CheckpointError
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from optimum_grail.commands.list_methods import TOPICS
-from optimum_grail.config.methods import REGISTRIES
+from optimum_grail.config.building import REGISTRIES
 from optimum_grail.config.presets import presets
 
 

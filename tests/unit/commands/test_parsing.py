@@ -22,6 +22,7 @@ def test_every_field_is_a_flag_with_dashes_and_nothing_else_looks_like_one(parse
     flags = flags_of(parse_words)
     own = {"-h", "--help", "-m", "--model", "-o", "--output", "--overwrite", "--config", "--eval-dataset", "--dtype"}
     own |= {"--device", "--trust-remote-code", "--json", "--debug", "--no-affine", "--no-standalone"}
+    own |= {"--no-drop-layers", "--allow-pickle"}
     own |= {"--base-model", "--include-modeling-code"}
     assert set(flags) - own == {option.flag for option in OPTIONS}
     assert {option.flag: flags[option.flag].dest for option in OPTIONS} == {o.flag: o.name for o in OPTIONS}
@@ -42,6 +43,9 @@ def test_flags_not_given_leave_no_trace(parse_words):
         ("--affine --no-standalone", {"affine": True, "standalone": False}),
         ("--no-affine --standalone", {"affine": False, "standalone": True}),
         ("--allow-recompress --seed 0 --round-to 64", {"allow_recompress": True, "seed": 0, "round_to": 64}),
+        ("--budget kv-cache --drop-layers --protect 0 -1 layers.*.mlp", None),
+        ("--target-bytes 60MB --no-drop-layers", {"target_bytes": 60_000_000, "drop_layers": False}),
+        ("--target-parameters 1.1B", {"target_parameters": 1_100_000_000}),
         ("--dataset self --dataset-config-name x --split train[:10]", None),
         ("--within-block joint --anchor zero --target dense", None),
     ],
@@ -64,6 +68,10 @@ def test_words_become_checked_values(parse_words, words, expected):
         ("--selector wanda:", "is not a method"),
         ("--dtype int8", "invalid choice"),
         ("--nonsense", "unrecognized arguments"),
+        ("--sparsty .3", "unrecognized argument: --sparsty. Did you mean --sparsity?"),
+        ("--num-sample=3 --datset x", "Did you mean --dataset?"),
+        ("--target-bytes 3TT", "target_bytes is '3TT'; expected a whole number >= 1, such as 60MB"),
+        ("--budget money", "expected parameters, flops, kv-cache, latency or bytes"),
     ],
 )
 def test_bad_words_exit_2_with_the_accepted_range(parse_words, capsys, words, message):
@@ -102,6 +110,18 @@ def test_bare_command_prints_help(cli, capsys):
         ({"sparsity": 0.3}, "--ffn-sparsity 0.5", {"ffn_sparsity": 0.5}),
         ({"ffn_sparsity": 0.3, "head_sparsity": 0.2}, "--sparsity 0.5", {"sparsity": 0.5}),
         ({"selector": "obs"}, "", {"selector": "obs"}),
+        ({"target_bytes": 5, "seed": 1}, "--sparsity 0.5", {"sparsity": 0.5, "seed": 1}),
+        ({"sparsity": 0.5}, "--target-bytes 5k", {"target_bytes": 5000}),
+        (
+            {"ridge": 0.1, "tau": "auto"},
+            "--compensator grail-plus:ridge=1",
+            {"tau": "auto", "compensator": "grail-plus:ridge=1"},
+        ),
+        (
+            {"drop_layers": False, "protect": "0"},
+            "--allocation knapsack:depth=true",
+            {"protect": "0", "allocation": "knapsack:depth=true"},
+        ),
     ],
 )
 def test_flags_win_over_the_file(parse_words, file, words, expected):

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import optimum_grail
 from optimum_grail.config.config import FILE_NAME, GrailConfig
-from optimum_grail.config.options import BY_NAME, OPTIONS
+from optimum_grail.config.options import BUDGETS, BY_NAME, OPTIONS
 from optimum_grail.errors import ConfigError, UnknownNameError
 
 SPECIFIC = {
@@ -57,7 +58,7 @@ def test_folder_and_file(tmp_path):
     assert GrailConfig.from_json_file(tmp_path / "new" / FILE_NAME).sparsity == 0.3
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '"x"', '{"sparsity": 3}', '{"preset": "grial"}'])
+@pytest.mark.parametrize("text", ["{", "[]", '"x"', '{"sparsity": 3}', '{"preset": "grial"}', "[" * 9000])
 def test_bad_file_is_named(tmp_path, text):
     path = tmp_path / "bad.json"
     path.write_text(text)
@@ -74,14 +75,43 @@ def test_missing_file_and_folder(tmp_path, monkeypatch):
         GrailConfig.from_pretrained(tmp_path / "nowhere")
 
 
-def test_unknown_keys_are_kept_with_a_warning():
-    with pytest.warns(UserWarning, match="colour, shape"):
-        config = GrailConfig(shape=[1, 2], colour="red")
-    assert config.extra == {"shape": [1, 2], "colour": "red"}
-    assert config.to_dict()["colour"] == "red"
-    with pytest.warns(UserWarning, match="colour"):
-        assert GrailConfig.from_dict(config.to_dict()).extra == config.extra
+@pytest.mark.parametrize("build", [lambda values: GrailConfig(**values), GrailConfig.from_dict], ids=["init", "dict"])
+@pytest.mark.parametrize(
+    ("key", "guess"),
+    [("sparsty", "sparsity"), ("num_sample", "num_samples"), ("batch-size", "batch_size"), ("colour", None)],
+)
+def test_unknown_keys_are_refused(build, key, guess):
+    with pytest.raises(ConfigError) as caught:
+        build({key: 0.3})
+    assert f"Unknown key {key!r}" in str(caught.value)
+    assert (f"Did you mean {guess!r}?" in str(caught.value)) if guess else "Did you mean" not in str(caught.value)
+
+
+def test_unknown_arguments_beside_a_dictionary_are_refused():
+    with pytest.raises(ConfigError, match=r"'sparsty'.*Did you mean 'sparsity'"):
+        GrailConfig.from_dict({}, sparsty=0.3)
+
+
+@pytest.mark.parametrize("stamp", ["optimum_grail_version", "version"])
+def test_unknown_keys_of_a_newer_version_are_kept_with_a_warning(stamp, tmp_path):
+    values = {"sparsity": 0.3, "shape": [1, 2], "sparsty": 1}
+    with pytest.warns(UserWarning, match=r"9999\.0 wrote.*shape, sparsty"):
+        config = GrailConfig.from_dict({**values, stamp: "9999.0"})
+    assert config.to_dict()["shape"] == [1, 2]
     assert config.resolved().extra == config.extra
+    config.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="shape"):
+        assert GrailConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+    for old in ("0.0.1", "nonsense", 3, None):
+        with pytest.raises(ConfigError, match="'shape'"):
+            GrailConfig.from_dict({**values, stamp: old})
+
+
+def test_files_say_which_version_wrote_them(tmp_path):
+    GrailConfig(sparsity=0.3).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / FILE_NAME).read_text())
+    assert saved["optimum_grail_version"] == optimum_grail.__version__
+    assert GrailConfig.from_pretrained(tmp_path).extra == {}
 
 
 def test_tables_of_checkpoints_are_no_surprise():
@@ -98,19 +128,31 @@ def test_another_methods_configuration_is_refused():
 
 def test_unknown_values_must_be_json():
     with pytest.warns(UserWarning), pytest.raises(ConfigError, match="JSON"):
-        GrailConfig(shape=object())
+        GrailConfig.from_dict({"shape": object(), "optimum_grail_version": "9999"})
 
 
-@pytest.mark.parametrize("name", ["ffn_sparsity", "head_sparsity", "channel_sparsity"])
-def test_two_ways_to_state_the_budget_contradict(name):
-    with pytest.raises(ConfigError, match=f"sparsity=0.5 and {name}=0.3"):
-        GrailConfig(**{"sparsity": 0.5, name: 0.3})
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"sparsity": 0.5, "ffn_sparsity": 0.3}, "sparsity=0.5 and ffn_sparsity=0.3"),
+        ({"sparsity": 0.5, "channel_sparsity": 0.3}, "sparsity=0.5 and channel_sparsity=0.3"),
+        ({"sparsity": 0.5, "target_bytes": "1MB"}, "sparsity=0.5 and target_bytes=1000000"),
+        ({"head_sparsity": 0.5, "target_parameters": "1M"}, "target_parameters=1000000 and head_sparsity=0.5"),
+        ({"target_bytes": 5, "target_parameters": 5}, "target_parameters=5 and target_bytes=5"),
+        ({"target_parameters": 5, "budget": "flops"}, "target_parameters=5 and budget=flops"),
+        ({"target_bytes": 5, "budget": "parameters"}, "target_bytes=5 and budget=parameters"),
+    ],
+)
+def test_two_ways_to_state_the_size_contradict(values, words):
+    with pytest.raises(ConfigError, match=f"{words} contradict"):
+        GrailConfig(**values)
 
 
 def test_kinds_together_are_fine():
     config = GrailConfig(ffn_sparsity=0.5, head_sparsity=0.25)
     assert config.resolved().sparsity is None
-    assert GrailConfig().resolved().sparsity == 0.5
+    assert GrailConfig().resolved().sparsity == 0.2
+    assert GrailConfig(target_bytes="60MB").resolved().sparsity is None
 
 
 @pytest.mark.parametrize("value", [0, 1, -0.1, 2, "0.5", None.__class__])
@@ -213,6 +255,9 @@ VALUES = {
     "seed": st.integers(0, 2**31),
     "switch": st.booleans(),
     "flag": st.booleans(),
+    "parameters": st.integers(1, 10**12),
+    "bytes": st.integers(1, 10**12),
+    "patterns": st.sampled_from(["0", "0/-1", "layers.*.mlp"]),
     "text": st.text(min_size=1).filter(str.strip),
     "data": st.text(min_size=1).filter(str.strip),
     "method": st.sampled_from(["obs", "magnitude:p=2"]),
@@ -225,7 +270,7 @@ VALUES = {
 def test_any_accepted_values_round_trip(data):
     values = {}
     for option in data.draw(st.lists(st.sampled_from(OPTIONS), unique_by=lambda option: option.name)):
-        if not option.name.endswith("sparsity") or not any(name.endswith("sparsity") for name in values):
+        if option.name not in (*BUDGETS, "budget") or not set(values) & {*BUDGETS, "budget"}:
             values[option.name] = data.draw(st.sampled_from(option.choices) if option.choices else VALUES[option.kind])
     config = GrailConfig(**values)
     assert {key: config.to_dict()[key] for key in values} == values

@@ -12,7 +12,7 @@ import pytest
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.config.options import BY_NAME, OPTIONS, OVERRIDES
 from optimum_grail.config.presets import presets
-from optimum_grail.config.values import coerce, describe_data, format_method, parse_method
+from optimum_grail.config.spelling import coerce, describe_data, format_method, parse_method
 from optimum_grail.errors import ConfigError, UnknownNameError
 
 GOOD = {
@@ -22,6 +22,9 @@ GOOD = {
     "share": 0.5,
     "count": 3,
     "seed": 0,
+    "parameters": 1_500_000,
+    "bytes": 60_000_000,
+    "patterns": "0/-1/layers.*.mlp",
     "method": "magnitude:p=2",
     "text": "name",
     "data": "self",
@@ -30,11 +33,14 @@ GOOD = {
 }
 BAD = {
     "preset": ["nothing-like-it", 3],
-    "fraction": [0, 1, -0.5, 1.5, float("nan"), float("inf"), "half", True],
-    "amount": [-1, "automatic", float("inf"), True],
+    "fraction": [0, 1, -0.5, 1.5, float("nan"), float("inf"), "half", True, 10**400],
+    "amount": [-1, "automatic", float("inf"), True, 10**400],
     "share": [-0.1, 1.1, "all", True],
-    "count": [0, -1, 1.5, "three", True],
-    "seed": [-1, 0.5, "x"],
+    "count": [0, -1, 1.5, "three", True, 10**400],
+    "seed": [-1, 0.5, "x", 10**400],
+    "parameters": [0, -5, 1.5, "0", "ten", "1MB", "1MiB", "M", "-3M", "1e6", "1.2.3M", True, 10**400, "9" * 400],
+    "bytes": [0, -5, 1.5, "0.2", "ten", "1MBs", "MB", True, 10**400],
+    "patterns": ["", " ", [], [""], "0//1", 1.5, True, {"a": 1}, [["0"]], [None]],
     "choice": ["nothing-like-it", 3],
     "method": ["", ":p=1", "name:", "name:p", "name:p=", "name:=1", "name:p=1,p=2", {"p": 1}, {"name": ""}, 5],
     "text": ["", "  ", 5],
@@ -76,6 +82,50 @@ def test_reads_what_the_command_line_writes(option):
 def test_command_line_words_are_checked(name, text):
     with pytest.raises(ConfigError, match=name):
         BY_NAME[name].parse(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "size"),
+    [
+        ("target_parameters", "100M", 100_000_000),
+        ("target_parameters", "1.1B", 1_100_000_000),
+        ("target_parameters", "1.5g", 1_500_000_000),
+        ("target_parameters", "250 k", 250_000),
+        ("target_parameters", "12345678901234567", 12345678901234567),
+        ("target_bytes", "60MB", 60_000_000),
+        ("target_bytes", "60 MiB", 60 * 2**20),
+        ("target_bytes", "2g", 2_000_000_000),
+        ("target_bytes", "500b", 500),
+        ("target_bytes", 7, 7),
+    ],
+)
+def test_sizes_are_written_in_words(name, word, size):
+    assert BY_NAME[name].check(word) == size
+
+
+@pytest.mark.parametrize(
+    ("value", "joined"), [(0, "0"), ("heads", "heads"), ([0, -1, "*.mlp"], "0/-1/*.mlp"), (("0/1", " x "), "0/1/x")]
+)
+def test_patterns_are_joined(value, joined):
+    assert BY_NAME["protect"].check(value) == joined
+    assert BY_NAME["protect"].check(joined) == joined
+
+
+@pytest.mark.parametrize("value", [10**400, "1" * 400, "1" * 5000], ids=["number", "400 digits", "5000 digits"])
+def test_numbers_of_hundreds_of_digits_are_refused_in_a_short_line(value):
+    with pytest.raises(ConfigError) as caught:
+        coerce(value, int)
+    assert len(str(caught.value)) < 200
+
+
+def test_deep_and_long_values_are_quoted_in_a_short_line():
+    deep: list = []
+    for _ in range(900):
+        deep = [deep]
+    for value in (deep, ["x" * 5000] * 5000, "x" * 5000):
+        with pytest.raises(ConfigError) as caught:
+            BY_NAME["sparsity"].check(value)
+        assert len(str(caught.value)) < 200
 
 
 def test_numbers_are_normalised():

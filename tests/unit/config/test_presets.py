@@ -6,7 +6,7 @@ import pytest
 
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.config.presets import DEFAULT_PRESET, get_preset, presets
-from optimum_grail.config.values import parse_method
+from optimum_grail.config.spelling import parse_method
 from optimum_grail.errors import ConfigError, GrailError, UnknownNameError
 from optimum_grail.selectors import SELECTORS
 

@@ -275,3 +275,21 @@ def test_licence_out_of_reach_is_no_error(monkeypatch):
 
     monkeypatch.setattr(metadata_module, "hf_hub_download", offline)
     assert inherited_from("org/model") == {}
+
+
+@pytest.mark.parametrize(("spread", "told"), [(0.004, "0.75"), (0.006, "not told apart")])
+def test_the_time_of_what_was_made_from_it_is_a_ratio_or_not_told_apart(report, spread, told):
+    seconds = {"compressed": 0.04, "derived": 0.03, "compressed_spread": 0.005, "derived_spread": spread}
+    row = {"name": "int8", "metric": "perplexity", "dataset": "x", "value": 9.0, "bytes": 7, "seconds": seconds}
+    line = next(
+        line for line in build_card(dataclasses.replace(report, derived=(row,))).text.splitlines() if "int8" in line
+    )
+    assert line.endswith(f"| {told} |")
+
+
+@pytest.mark.parametrize(
+    ("spreads", "told"), [({}, "best of several"), ({"dense_spread": 0.001}, "median of passes in turns")]
+)
+def test_says_how_passes_were_timed(report, spreads, told):
+    forward = {**FORWARD, "latency": [{**row, **spreads} for row in FORWARD["latency"]]}
+    assert f"Latency is the {told}" in build_card(dataclasses.replace(report, forward=forward)).text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from optimum_grail.config.methods import REGISTRIES
+from optimum_grail.config.building import REGISTRIES
 from optimum_grail.core.papers import FLAP, GRAIL
 from optimum_grail.hub.citations import citations
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
-from optimum.commands.base import RootOptimumCLICommand
 
-from optimum_grail.checkpoints.files import write_manifest
-from optimum_grail.commands.grail import GrailCommand
-from optimum_grail.errors import CheckpointError, HubError
+from optimum_grail.errors import HubError
 from optimum_grail.hub import publish
-from optimum_grail.hub.publish import Upload, files_of, push_folder, push_saved
+from optimum_grail.hub.publish import Upload, push_folder, push_saved
 
 
 class Api:
@@ -33,18 +31,6 @@ class Api:
 
     def create_commit(self, *args, **kwargs):
         raise self.error
-
-
-@pytest.fixture
-def cli():
-    def run(*words):
-        root = RootOptimumCLICommand("optimum-cli")
-        GrailCommand(root.subparsers)
-        args = root.parser.parse_args(list(words))
-        args.func(args).run()
-        return 0
-
-    return run
 
 
 @pytest.fixture
@@ -122,69 +108,19 @@ def test_a_pull_request_to_another_branch_is_refused():
     Upload("me/x", token="t", revision="main", create_pr=True).check()
 
 
-OURS = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "modeling_grail.py", "README.md")
-STRANGERS = ("id_rsa", "optimizer.pt", "pytorch_model.bin", "notes/diary.txt", "small.gguf", ".env", ".git/config")
+def test_what_a_killed_push_saved_goes_and_what_a_failed_one_saved_stays(stub, report, monkeypatch, tmp_path):
+    with pytest.raises(HubError):
+        push_saved(lambda folder: (folder.mkdir(), report.save(folder)), Upload("me/small", token="t"))
+    (kept,) = tmp_path.iterdir()
+    code = """
+import os, sys, tempfile
+from optimum_grail.hub.publish import Upload, push_saved
 
-
-@pytest.fixture
-def mixed(folder):
-    """A checkpoint with other things in it, as the first version wrote it: without a manifest."""
-    for name in (*OURS, *STRANGERS):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("x")
-    return folder
-
-
-def test_only_what_a_run_wrote_is_published(mixed):
-    assert set(files_of(mixed)) == {*OURS, "grail_report.json"}
-
-
-def test_what_the_manifest_names_is_published(report, tmp_path):
-    report.save(tmp_path)
-    (tmp_path / "1_Pooling").mkdir()
-    for name in ("modules.json", "1_Pooling/config.json"):
-        (tmp_path / name).write_text("{}")
-    write_manifest(tmp_path)
-    for name in ("1_Pooling/mine.txt", "vocab.txt"):
-        (tmp_path / name).write_text("later")
-    expected = {"modules.json", "1_Pooling/config.json", "grail_report.json", "grail_files.json", "vocab.txt"}
-    assert set(files_of(tmp_path)) == expected
-
-
-def test_more_is_published_where_it_is_named(mixed):
-    found = files_of(mixed, ("*.gguf", "notes/*"))
-    assert set(found) == {*OURS, "grail_report.json", "small.gguf", "notes/diary.txt"}
-    for pattern in ("*.onnx", ".env", "*/config"):
-        with pytest.raises(CheckpointError, match="fits no file"):
-            files_of(mixed, (pattern,))
-
-
-def test_links_out_of_the_folder_are_refused(mixed, tmp_path_factory):
-    secret = tmp_path_factory.mktemp("elsewhere") / "secret.txt"
-    secret.write_text("x")
-    (mixed / "same.json").symlink_to("config.json")
-    assert "same.json" in files_of(mixed, ("same.json",))
-    (mixed / "link.txt").symlink_to(secret)
-    assert "link.txt" not in files_of(mixed)
-    with pytest.raises(CheckpointError, match=r"'link\.txt'.*link out of the folder"):
-        files_of(mixed, ("*.txt",))
-    (mixed / "merges.txt").symlink_to(secret)
-    with pytest.raises(CheckpointError, match=r"'merges\.txt'.*link out of the folder"):
-        files_of(mixed)
-
-
-def test_a_plan_is_published_under_its_present_name(mixed):
-    (mixed / "grail_plan.safetensors").write_text("x")
-    found = files_of(mixed)
-    assert found["grail_plan.tensors"] == mixed / "grail_plan.safetensors" and "grail_plan.safetensors" not in found
-
-
-def test_a_dry_run_lists_and_sends_nothing(mixed, cli, capsys, monkeypatch):
-    monkeypatch.setattr(publish, "HfApi", None)
-    assert cli("grail", "push", str(mixed), "me/small", "--dry-run", "--include", "*.gguf") == 0
-    shown = capsys.readouterr().out
-    assert "              1  model.safetensors\n" in shown and "small.gguf" in shown and "nothing was sent" in shown
-    assert "id_rsa" in shown.partition("Not published")[2]
-    assert cli("grail", "push", str(mixed), "me/small", "--dry-run", "--json") == 0
-    files = json.loads(capsys.readouterr().out)["files"]
-    assert set(files) == {*OURS, "grail_report.json"} and files["config.json"] == 1
+tempfile.tempdir = sys.argv[1]
+push_saved(lambda folder: (folder.mkdir(), os.kill(os.getpid(), 9)), Upload("me/small", token="t"))
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert len([*tmp_path.iterdir()]) == 2
+    monkeypatch.setattr(Api, "create_commit", lambda *args, **kwargs: "done")
+    push_saved(lambda folder: (folder.mkdir(), report.save(folder)), Upload("me/small", token="t"))
+    assert [*tmp_path.iterdir()] == [kept] and (kept / "small" / "grail_report.json").is_file()

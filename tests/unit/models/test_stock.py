@@ -10,10 +10,12 @@ from optimum_grail.architectures.bert import tiny_bert
 from optimum_grail.architectures.llama import tiny_llama, tiny_mistral
 from optimum_grail.architectures.resnet import tiny_basic
 from optimum_grail.architectures.vit import tiny_vit
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.errors import ArchitectureError, ConfigError
 from optimum_grail.models.biases import add_biases_
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import config_updates, expressible, is_standalone, write_config_
+from optimum_grail.models.surgery import narrow_
 
 
 def widths(build: type, kind: str) -> list[int]:
@@ -42,6 +44,17 @@ def test_updates_pin_the_head_size_and_change_nothing() -> None:
     assert is_standalone(config_updates(model, layout, {}))
     (free,) = config_updates(model, layout, {layout.groups[0].name: 3})
     assert free.layers == {"0": {"num_attention_heads": 3}} and not free.fields
+
+
+def test_a_config_whose_layers_differ_says_how_to_load_it() -> None:
+    model = tiny_llama()
+    layout = resolve(model)
+    write_config_(model, layout, {"seed": 3})
+    assert model.config.grail_config == {"seed": 3}
+    narrow_(model, layout.groups[1], 5)
+    write_config_(model, layout, {"seed": 3})
+    assert "`import optimum_grail` before from_pretrained" in model.config.to_diff_dict()["grail_config"]["how_to_load"]
+    assert GrailConfig.from_dict(model.config.grail_config).seed == 3
 
 
 def test_a_module_without_config_has_nothing_to_write() -> None:

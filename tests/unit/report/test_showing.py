@@ -21,6 +21,10 @@ def shown(report, **kwargs):
     return console.file.getvalue()
 
 
+def cells(line):
+    return [cell.strip() for cell in line.strip("│").split("│")]
+
+
 def test_says_what_was_asked_and_achieved(report):
     text = shown(report)
     assert "asked 50.0 % of the blocks' parameters, achieved 50.0 %" in text
@@ -40,7 +44,7 @@ def test_a_strangers_report_is_text_and_no_format(report):
 def test_the_time_of_a_pass_is_compared(report):
     forward = {"latency": [{"batch": 4, "dense": 0.2, "compressed": 0.15}], "memory": []}
     line = next(line for line in shown(dataclasses.replace(report, forward=forward)).splitlines() if "latency" in line)
-    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+    assert cells(line) == [
         "latency, batch of 4",
         "200 ms",
         "150 ms",
@@ -48,11 +52,36 @@ def test_the_time_of_a_pass_is_compared(report):
     ]
 
 
+@pytest.mark.parametrize(("spread", "told"), [(0.02, "-25.0 %"), (0.03, "not told apart")])
+def test_times_that_differ_by_less_than_their_spreads_are_not_told_apart(report, spread, told):
+    row = {"batch": 4, "dense": 0.2, "compressed": 0.15, "dense_spread": spread, "compressed_spread": 0.025}
+    text = shown(dataclasses.replace(report, forward={"latency": [row]}))
+    line = next(line for line in text.splitlines() if "latency" in line)
+    assert cells(line) == ["latency, batch of 4", f"200 ms ± {1000 * spread:.0f} ms", "150 ms ± 25 ms", told]
+
+
 def test_says_widths_and_the_run(report):
     text = shown(report)
     assert "mlp: 64 -> 24 units in 2 groups" in text and "heads: all 4 units stay in 1 group\n" in text
     assert "calibrated on self: 128 samples, 32,768 tokens\nnote: streams in float32\n" in text
     assert "fit 1.5 s, peak memory 0.93 GiB" in text
+
+
+def test_heads_are_counted_as_the_config_counts_them(report):
+    counts = {"num_attention_heads": 3, "num_key_value_heads": 1}
+    heads = dataclasses.replace(report.groups[0], per_unit=counts)
+    fewer = dataclasses.replace(heads, name="layers.1.heads", units_after=2)
+    text = shown(dataclasses.replace(report, groups=(fewer, dataclasses.replace(fewer, units_after=3))), groups=True)
+    assert "heads: 12 -> 6..9 attention heads, 4 -> 2..3 key-value heads in 2 groups\n" in text and "6/12" in text
+    assert "heads: all 12 attention heads, 4 key-value heads stay in 1 group\n" in shown(
+        dataclasses.replace(report, groups=(heads,))
+    )
+
+
+def test_says_the_size_where_a_size_was_asked(report):
+    text = shown(dataclasses.replace(report, asked={"target_bytes": 1250}))
+    assert "asked for 1,250 bytes, got 1,200\n" in text
+    assert "asked for 610 parameters, got 600\n" in shown(dataclasses.replace(report, asked={"target_parameters": 610}))
 
 
 def test_widths_that_differ_are_a_range(report):

@@ -17,7 +17,7 @@ from optimum_grail import registry
 from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.compressor import GrailCompressor
-from optimum_grail.config.methods import REGISTRIES, build_method
+from optimum_grail.config.building import REGISTRIES, build_method
 from optimum_grail.core.budget import Budget, WidthClass, minimise
 from optimum_grail.core.contracts import Allocation, Selector
 from optimum_grail.core.problem import GroupProblem, Selection

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup, Port, Stream, StreamFunction
-from optimum_grail.streams.capture import Call
+from optimum_grail.streams.calls import Call
 from optimum_grail.streams.probe import Probe, Wanted, features_of, rows_of
 
 EVERYTHING = Wanted(features=True, output=True, stream=True)

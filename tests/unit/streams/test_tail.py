@@ -16,7 +16,7 @@ from optimum_grail.data.batches import Batch
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.resolve import resolve
 from optimum_grail.streams.capture import capture
-from optimum_grail.streams.tail import Outputs, Tail, _loss, outputs_of
+from optimum_grail.streams.tail import Outputs, Tail, loss_against, outputs_of
 
 
 def text(rows: int = 3, length: int = 9) -> dict[str, Tensor]:
@@ -72,14 +72,14 @@ def test_one_tower_is_damaged_while_the_other_stays_dense(stack: int) -> None:
 def test_a_mask_as_wide_as_an_embedding_is_not_taken_for_its_rows() -> None:
     ours, dense, mask = torch.randn(4, 16), torch.randn(4, 16), torch.zeros(4, 16)
     mask[:, :5] = 1
-    found = _loss(Outputs(None, (ours,)), Outputs(None, (dense,)), mask)
-    assert found == _loss(Outputs(None, (ours,)), Outputs(None, (dense,)), None)
+    found = loss_against(Outputs(None, (ours,)), Outputs(None, (dense,)), mask)
+    assert found == loss_against(Outputs(None, (ours,)), Outputs(None, (dense,)), None)
 
 
 def test_hidden_states_count_their_real_rows() -> None:
     ours, dense = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
-    loss, _ = _loss(Outputs(None, (ours,)), Outputs(None, (dense,)), mask)
+    loss, _ = loss_against(Outputs(None, (ours,)), Outputs(None, (dense,)), mask)
     rows, wanted = ours[mask.bool()], dense[mask.bool()]
     assert loss == pytest.approx(float((rows - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()))
 
@@ -87,7 +87,9 @@ def test_hidden_states_count_their_real_rows() -> None:
 def test_a_single_embedding_is_measured_against_its_size() -> None:
     """It does not vary, so its variance would be zero and every damage astronomic."""
     dense = torch.ones(1, 4)
-    assert _loss(Outputs(None, (dense * 1.1,)), Outputs(None, (dense,)), None)[0] == pytest.approx(0.01, rel=1e-3)
+    assert loss_against(Outputs(None, (dense * 1.1,)), Outputs(None, (dense,)), None)[0] == pytest.approx(
+        0.01, rel=1e-3
+    )
 
 
 def test_outputs_are_picked_from_whatever_a_model_returns() -> None:

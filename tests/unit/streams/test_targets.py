@@ -19,7 +19,8 @@ from optimum_grail.core.moments import Moments, Statistics
 from optimum_grail.data.batches import Batch
 from optimum_grail.errors import StatisticsError
 from optimum_grail.models.resolve import resolve
-from optimum_grail.streams.capture import Call, capture
+from optimum_grail.streams.calls import Call
+from optimum_grail.streams.capture import capture
 from optimum_grail.streams.collect import Collector, drift_of
 from optimum_grail.streams.probe import Probe, Record, Wanted
 from optimum_grail.streams.problems import collector_for, norm_of, problem_of, scale_behind

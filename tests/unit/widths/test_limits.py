@@ -14,13 +14,14 @@ from optimum_grail.allocations.block_influence import BlockInfluence
 from optimum_grail.allocations.uniform import Uniform
 from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import tiny_llama
-from optimum_grail.config.methods import build_method
+from optimum_grail.config.building import build_method
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.errors import BudgetError, ConfigError
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.resolve import resolve
 from optimum_grail.survey.findings import Curve, Findings
-from optimum_grail.widths.allocate import allocate
+from optimum_grail.widths.allocate import allocate, check_request
+from optimum_grail.widths.classes import protected_groups
 from optimum_grail.widths.request import Request
 
 NAMES = ALLOCATIONS.names()
@@ -109,13 +110,48 @@ def test_positions_count_within_every_stack() -> None:
     [
         ({"min_heads": -1}, "min_heads is -1"),
         ({"min_ffn": 1.5}, r"min_ffn is 1\.5; expected a count or a fraction"),
-        ({"protect": "first"}, r"protect is 'first'.*0/1/-1"),
+        ({"protect": "0//1"}, r"protect is '0//1'.*0/1/-1"),
+        ({"budget": "money"}, r"budget is 'money'; expected parameters, flops, kv-cache, latency, bytes"),
         ({"round_to": 0}, "round_to is 0"),
     ],
 )
 def test_wrong_limits_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Balanced(**options)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("heads", "0.heads 1.heads 2.heads"),
+        ("layers.1", "1.heads 1.mlp"),
+        ("layers.*.mlp", "0.mlp 1.mlp 2.mlp"),
+        ("model.layers.0.heads", "0.heads"),
+        ("0/layers.2.mlp", "0.heads 0.mlp 2.mlp"),
+        ("0/-3", "0.heads 0.mlp"),
+    ],
+)
+@pytest.mark.parametrize("name", ["uniform", "knapsack", "flap"])
+def test_patterns_protect_what_they_name(name: str, pattern: str, expected: str) -> None:
+    layout = resolve(tiny_llama())
+    widths = kept(layout, name, Request(0.15, standalone=False), protect=pattern)
+    whole = {f"model.layers.{word}" for word in expected.split()}
+    assert protected_groups(layout, build_method("allocation", {"name": name, "protect": pattern}, {})) == whole
+    assert all(widths[place] == layout.widths[place] for place in whole)
+    assert any(widths[place] < layout.widths[place] for place in layout.widths)
+
+
+def test_protecting_a_whole_kind_leaves_the_layers_alike() -> None:
+    layout = resolve(tiny_llama())
+    widths = allocate(layout, Request(0.2, standalone=True), Uniform(protect="heads"), anything)
+    assert all(widths.kept[g.name] == g.units for g in layout.groups if g.kind == "heads")
+    assert not any("import optimum_grail" in note for note in widths.notes)
+
+
+@pytest.mark.parametrize("method", [Uniform(protect="layer.7"), Uniform(protect="layer.7", budget="flops")])
+def test_a_pattern_that_fits_nothing_is_refused_before_any_work(method: Uniform) -> None:
+    with pytest.raises(BudgetError, match=r"protect names 'layer\.7'.*for example, model\.layers\.0, "):
+        check_request(resolve(tiny_llama()), Request(0.2), method, anything)
 
 
 def test_limits_are_written_in_words() -> None:

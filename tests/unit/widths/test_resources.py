@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.allocations.knapsack import Knapsack
 from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.resnet import tiny_bottleneck
 from optimum_grail.architectures.vit import tiny_vit
+from optimum_grail.config.building import build_method
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.data.batches import Batch, make_batches
 from optimum_grail.errors import BudgetError
@@ -192,3 +194,19 @@ def test_gradients_rank_groups_nearly_as_forward_passes_do(build: Callable[[], n
     both = torch.stack([forward.clamp(min=1e-9).log(), gradient.log()])
     assert float(torch.corrcoef(both)[0, 1]) > 0.5
     assert 0.2 < float(gradient.sum() / forward.sum()) < 5
+
+
+@pytest.mark.parametrize("budget", ["parameters", "bytes", "flops", "kv-cache", "latency"])
+@pytest.mark.parametrize("name", ALLOCATIONS.names())
+def test_every_allocation_meets_every_budget(name: str, budget: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_seconds(monkeypatch)
+    model = tiny_llama()
+    layout = resolve(model)
+    method = build_method("allocation", {"name": name, "budget": budget}, {})
+    findings = Survey(model, layout, batches_of(model), Silent(), method.needs).run()
+    request = Request(0.5, standalone=False)
+    kept = allocate(layout, request, method, anything, findings).kept
+    resource = resource_of(budget, layout, request, findings)
+    assert resource.removed(kept) / resource.total == pytest.approx(0.5, abs=0.04)
+    if budget == "kv-cache":
+        assert all(kept[g.name] == g.units for g in layout.groups if g.kind == "mlp"), "they hold no keys and values"

@@ -9,10 +9,11 @@ from typing import Any
 
 from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.compensators import COMPENSATORS
-from optimum_grail.config.values import coerce, parse_method
+from optimum_grail.config.options import OVERRIDES
+from optimum_grail.config.spelling import coerce, parse_method
 from optimum_grail.core.contracts import Allocation, Compensator, Selector
 from optimum_grail.core.needs import check_needs
-from optimum_grail.errors import ConfigError
+from optimum_grail.errors import ConfigError, did_you_mean
 from optimum_grail.registry import Registry
 from optimum_grail.selectors import SELECTORS
 
@@ -57,9 +58,44 @@ def build_method(part: str, spelling: str | Mapping[str, Any], overrides: Mappin
     options |= overrides
     for key in options:
         if key not in fields:
-            raise ConfigError(f"The {part} {name!r} has no option {key!r}. {_has(name, fields)}")
+            guess = did_you_mean(key, fields)
+            raise ConfigError(f"The {part} {name!r} has no option {key!r}.{guess} {_has(name, fields)}")
     method = entry(**{key: _converted(part, name, key, value, fields[key][0]) for key, value in options.items()})
     check_needs(part, name, method.needs)
+    return method
+
+
+def build_allocation(spelling: str | Mapping[str, Any], asked: Mapping[str, Any], given: bool) -> Allocation:
+    """Build the allocation that ``spelling`` names, with the configuration's fields that set options of it.
+
+    Args:
+        spelling: as :func:`build_method` takes it.
+        asked: values of the fields that were set, by name (:data:`optimum_grail.config.options.OVERRIDES`).
+        given: whether the user wrote ``spelling``; a preset's options give way to fields, a user's contradict them.
+
+    Raises:
+        UnknownNameError: no allocation of that name.
+        ConfigError: as :func:`build_method`; an option that contradicts a field; a field that this allocation cannot
+            honour, with the names of those that can.
+    """
+    name, spelled = parse_method(spelling)
+    fields = method_options(ALLOCATIONS.get(name))
+    options = {OVERRIDES["allocation"][field]: (field, value) for field, value in asked.items()}
+    for option, (field, value) in options.items():
+        own = spelled.get(option, value) if given and option in fields else value
+        if str(own).lower() != str(value).lower():
+            raise ConfigError(
+                f"{field}={value} and {option}={own} of the allocation {name!r} contradict each other. Give one."
+            )
+    method: Allocation = build_method(
+        "allocation", spelling, {option: value for option, (_, value) in options.items() if option in fields}
+    )
+    if asked.get("drop_layers", method.drops_layers) != method.drops_layers:
+        able = [other for other, entry in ALLOCATIONS if "depth" in method_options(entry)]
+        raise ConfigError(
+            f"The allocation {name!r} {'drops' if method.drops_layers else 'cannot drop'} whole layers, and "
+            f"drop_layers is {str(asked['drop_layers']).lower()}. Allocations that do either: {', '.join(able)}."
+        )
     return method
 
 

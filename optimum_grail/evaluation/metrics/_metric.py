@@ -16,6 +16,7 @@ from optimum_grail.data.images import image_processor
 from optimum_grail.data.rows import Rows, read_rows
 from optimum_grail.data.text import default_seqlen
 from optimum_grail.errors import ConfigError, DataError
+from optimum_grail.models.intact import evaluating
 from optimum_grail.report.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -171,13 +172,8 @@ class Metric(ABC):
 @contextlib.contextmanager
 def inference(model: nn.Module) -> Iterator[torch.device]:
     """Eval mode without gradients; the device of the model's first parameter."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield next(model.parameters()).device
-    finally:
-        model.train(training)
+    with evaluating(model), torch.inference_mode():
+        yield next(model.parameters()).device
 
 
 def positive(metric: Metric, *names: str) -> None:

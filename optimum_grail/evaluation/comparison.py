@@ -13,8 +13,8 @@ from optimum_grail.data.batches import CalibrationData, overlap
 from optimum_grail.data.rows import Rows
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.evaluate import make_metric
-from optimum_grail.evaluation.forward import compare_forward, shape_of
 from optimum_grail.evaluation.metrics import Metric, Readers
+from optimum_grail.evaluation.stopwatch import compare_forward, shape_of
 from optimum_grail.report.progress import Progress
 
 COMMONPLACE = 0.02

@@ -19,7 +19,7 @@ from optimum_grail.errors import OutputError
 from optimum_grail.hub.citations import citations
 from optimum_grail.hub.metadata import CARD, auto_class_and_task, front_matter, inherited_from, without_folders
 from optimum_grail.hub.snippet import Snippet
-from optimum_grail.report.plots import FILE_NAME as PLOT
+from optimum_grail.report.plots import PLOT_FILE
 from optimum_grail.report.report import Report
 from optimum_grail.report.table import (
     MISSING,
@@ -70,7 +70,7 @@ def build_card(
         title=plain(title or f"{report.name}, compressed"),
         snippet=Snippet.of(report, auto_class_and_task(report), names),
         remote_code=REMOTE_CODE if REMOTE_CODE in names else "",
-        plot=PLOT if PLOT in names else "",
+        plot=PLOT_FILE if PLOT_FILE in names else "",
         asked=[plain(line) for line in asked_lines(report)],
         rows=[(cell(name), *rest) for name, *rest in comparison_rows(report)],
         derived=_derived(report),

@@ -82,7 +82,7 @@ class Pass(TypedDict):
 
 
 class ForwardPass(TypedDict):
-    """What :func:`optimum_grail.evaluation.forward.compare_forward` gives."""
+    """What :func:`optimum_grail.evaluation.stopwatch.compare_forward` gives."""
 
     inputs: Mapping[Identifier, InputRow]
     outputs: Mapping[Identifier, list[int]]

@@ -13,7 +13,7 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.survey.findings import Findings
 from optimum_grail.widths.classes import Sharing, protected_groups
 from optimum_grail.widths.drops import drop_sets
-from optimum_grail.widths.request import NOUNS, Accepts, Request
+from optimum_grail.widths.request import NOUNS, Expressible, Request
 from optimum_grail.widths.resources import Removed, resource_of
 
 BISECTIONS = 12
@@ -57,7 +57,7 @@ def allocate(
     layout: Layout,
     request: Request,
     method: Allocation,
-    accepts: Accepts,
+    accepts: Expressible,
     findings: Findings | None = None,
     judge: Judge | None = None,
 ) -> Widths:
@@ -94,7 +94,7 @@ def allocate(
     )
 
 
-def check_request(layout: Layout, request: Request, method: Allocation, accepts: Accepts) -> tuple[WidthClass, ...]:
+def check_request(layout: Layout, request: Request, method: Allocation, accepts: Expressible) -> tuple[WidthClass, ...]:
     """Refuse what :func:`allocate` would refuse whatever the survey says, before anything is measured.
 
     Returns:

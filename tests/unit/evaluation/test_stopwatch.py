@@ -13,7 +13,7 @@ from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.data.batches import CalibrationData, make_batches
 from optimum_grail.errors import CheckpointError
 from optimum_grail.evaluation import forward
-from optimum_grail.evaluation.forward import (
+from optimum_grail.evaluation.stopwatch import (
     Timing,
     _filled,
     _twin,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,26 @@ def model_class(config: Any, trust_remote_code: bool = False) -> Any:
         f"transformers {transformers.__version__} has no model class {shorten(names[0])}, which {where!r} names. "
         "Update transformers, or pass --trust-remote-code if the repository brings the class."
     )
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How models of an evaluation are loaded; arguments as of :func:`load_model`."""
+
+    dtype: str | torch.dtype = "auto"
+    device: str | torch.device | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+    def load(self, path: str | Path) -> Any:
+        """The model of a folder or of the Hub; errors as of :func:`load_model`."""
+        return load_model(
+            path,
+            dtype=self.dtype,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+            allow_pickle=self.allow_pickle,
+        )
 
 
 def load_model(

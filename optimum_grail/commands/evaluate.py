@@ -104,6 +104,7 @@ def check_what(args: Mapping[str, Any]) -> None:
 
 
 def _metric(args: Mapping[str, Any]) -> dict[str, Any]:
+    from optimum_grail.checkpoints.loading import Loading
     from optimum_grail.evaluation.evaluate import evaluate_path
     from optimum_grail.hub.derived import note_derived
     from optimum_grail.report.progress import RichProgress
@@ -119,13 +120,15 @@ def _metric(args: Mapping[str, Any]) -> dict[str, Any]:
     if not parent:
         return result
     places = {name: args[name] for name in ("device", "trust_remote_code", "allow_pickle")}
-    row = note_derived(parent, args["model"], result, label=args["label"], **places)
+    row = note_derived(parent, args["model"], result, label=args["label"], loading=Loading(**places))
     return {**result, "bytes": row["bytes"], "added_to": str(parent)}
 
 
 def _tasks(args: Mapping[str, Any]) -> dict[str, Any]:
+    from optimum_grail.checkpoints.loading import Loading
     from optimum_grail.evaluation.lm_eval import evaluate_tasks
 
-    places = {name: args[name] for name in ("dtype", "device", "trust_remote_code", "allow_pickle", "batch_size")}
+    places = {name: args[name] for name in ("dtype", "device", "trust_remote_code", "allow_pickle")}
     names = [task for task in args["tasks"].split(",") if task]
-    return evaluate_tasks(args["model"], names, limit=args["num_samples"], **places)
+    sizes = {"limit": args["num_samples"], "batch_size": args["batch_size"]}
+    return evaluate_tasks(args["model"], names, loading=Loading(**places), **sizes)

@@ -7,10 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from optimum_grail.checkpoints.loading import load_model
+from optimum_grail.checkpoints.loading import Loading
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.errors import ConfigError, DataError
 from optimum_grail.models.precision import float32_on_cpu
@@ -23,10 +22,7 @@ def evaluate_tasks(
     num_fewshot: int | None = None,
     limit: int | None = None,
     batch_size: int | None = None,
-    dtype: str | torch.dtype = "auto",
-    device: str | torch.device | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
+    loading: Loading = Loading(),  # noqa: B008  # frozen
 ) -> dict[str, Any]:
     """Run lm-eval's tasks on a causal language model of a folder or of the Hub, dense or compressed.
 
@@ -36,10 +32,7 @@ def evaluate_tasks(
         num_fewshot: examples in the prompt; the task's own by default.
         limit: first documents of each task only.
         batch_size: documents per forward pass; 1 by default.
-        dtype: ``auto`` is the checkpoint's, on CPU never less than float32.
-        device: a GPU if there is one by default.
-        trust_remote_code: let transformers run code of the repository.
-        allow_pickle: read weights from ``pytorch_model.bin`` where there are no safetensors.
+        loading: how the model is loaded; its dtype is the checkpoint's by default, on CPU never less than float32.
 
     Returns:
         ``model``, ``lm_eval`` (its version), and ``tasks``: per task its metrics, standard errors and ``documents``.
@@ -55,12 +48,10 @@ def evaluate_tasks(
     from lm_eval.models.huggingface import HFLM
 
     manager, names = _resolved(tasks)
-    tokenizer, _ = load_processors(model_path, trust_remote_code)
+    tokenizer, _ = load_processors(model_path, loading.trust_remote_code)
     if tokenizer is None:
         raise DataError(f"{str(model_path)!r} has no tokenizer, which tasks need. Put its files into the folder.")
-    model = load_model(
-        model_path, dtype=dtype, device=device, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
-    )
+    model = loading.load(model_path)
     with float32_on_cpu(model):
         wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size or 1)
         try:

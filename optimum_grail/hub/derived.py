@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optimum_grail.checkpoints.loading import load_model
+from optimum_grail.checkpoints.loading import Loading
 from optimum_grail.evaluation.evaluate import make_metric
 from optimum_grail.evaluation.stopwatch import example_inputs, take_turns
 from optimum_grail.hub.card import rewrite_card
@@ -22,9 +22,7 @@ def note_derived(
     result: Mapping[str, Any],
     *,
     label: str | None = None,
-    device: str | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
+    loading: Loading = Loading(),  # noqa: B008  # frozen
 ) -> dict[str, Any]:
     """Add a row about ``derived`` to the report of ``parent``, render the card again, and return the row.
 
@@ -36,9 +34,7 @@ def note_derived(
         derived: folder of the model made from it.
         result: what :func:`optimum_grail.evaluation.evaluate.evaluate_path` returned for it.
         label: what to call it; by default its folder's name.
-        device: where the passes are timed; a GPU if there is one by default.
-        trust_remote_code: let transformers run code of the checkpoints.
-        allow_pickle: read pickled weights of ``derived`` where it has no others.
+        loading: how both models are loaded, and where the passes are timed.
 
     Raises:
         CheckpointError: there is no report in ``parent``, or one of the models is corrupt.
@@ -53,7 +49,7 @@ def note_derived(
         "value": result[metric.headline],
         "protocol": result.get("protocol", ""),
         "bytes": sum(file.stat().st_size for pattern in WEIGHTS for file in Path(derived).glob(pattern)),
-        "seconds": _seconds(report, (parent, derived), device, trust_remote_code, allow_pickle),
+        "seconds": _seconds(report, (parent, derived), loading),
     }
     key = ("name", "metric", "dataset")
     others = [old for old in report.derived if any(old.get(word) != row[word] for word in key)]
@@ -62,16 +58,11 @@ def note_derived(
     return row
 
 
-def _seconds(
-    report: Report, folders: Sequence[str | Path], device: str | None, trust_remote_code: bool, allow_pickle: bool
-) -> dict[str, float]:
+def _seconds(report: Report, folders: Sequence[str | Path], loading: Loading) -> dict[str, float]:
     """Time of one pass of the compressed and of the derived model; empty where the report knows no inputs."""
     if not report.forward.get("inputs"):
         return {}
-    models = [
-        load_model(path, device=device, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
-        for path in folders
-    ]
+    models = [loading.load(path) for path in folders]
     inputs = [example_inputs(report.forward["inputs"], model) for model in models]
     compressed, other = take_turns(models, inputs)
     spreads = {"compressed_spread": compressed.spread, "derived_spread": other.spread}

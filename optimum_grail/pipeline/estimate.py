@@ -140,21 +140,14 @@ def estimate(
     solve = sum(4.0 * width**3 for width in widths.values())
     fit = forward * (STUDENT_PASSES + methods.two_streams) + gram + target * methods.two_streams + 4 * solve
     signals = signals_of(methods.allocation.needs).values()
-    blocks = sum(len(stack.blocks) for stack in layout.stacks)
+    paths = [path for stack in layout.stacks for path in stack.blocks]
     parts = max(len(batches), PROBE_FRACTION)  # an outline is one batch, whatever the data will be cut into
-    survey = cost_of(signals, Work(forward, gram, solve, len(layout.groups), blocks, parts))
+    survey = cost_of(signals, Work(forward, gram, solve, len(layout.groups), len(paths), parts))
     if any(signal.finds == "curves" for signal in signals) and methods.allocation.rivals():
         survey += (1 + len(methods.allocation.rivals())) * fit / REHEARSED_FRACTION
     copies = 2 if methods.two_streams else 1
-    statistics = max(
-        (
-            sum(8 * widths[g.name] ** 2 * 4 for g in layout.of_block(stack_block))
-            for stack in layout.stacks
-            for stack_block in stack.blocks
-        ),
-        default=0,
-    )
-    block = max((_bytes(model.get_submodule(path)) for stack in layout.stacks for path in stack.blocks), default=0)
+    statistics = max((sum(32 * widths[g.name] ** 2 for g in layout.of_block(path)) for path in paths), default=0)
+    block = max((_bytes(model.get_submodule(path)) for path in paths), default=0)
     streams = counted.stream * samples * 4 * copies
     memory = statistics + block + (0 if offload else 2 * streams)
     rate = matmul_rate(next(model.parameters()).device)

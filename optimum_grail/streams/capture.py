@@ -178,19 +178,26 @@ def _really(model: nn.Module, stacks: Stacks, sample: Batch) -> dict[str, Captur
         after=[(module, leave(path)) for path, module in modules.items()],
     ):
         model(**on_device(model, sample))
-    for path, name in owner.items():
-        times = len(found[name].calls.get(path, ())) if name in found else 0
-        if times != 1:
-            raise never_called(path, name, sample, times)
+    _refuse_other_orders(stacks, found, broken, sample)
+    return found
+
+
+def _refuse_other_orders(stacks: Stacks, found: Mapping[str, Captured], broken: list[str], sample: Batch) -> None:
+    """Raise unless every block was called once, on what the block before it put out; ``broken`` names some that were
+    not."""
+    for name, paths in stacks.items():
+        for path in paths:
+            times = len(found[name].calls.get(path, ())) if name in found else 0
+            if times != 1:
+                raise never_called(path, name, sample, times)
     for name, seen in found.items():  # blocks that are called in another order follow other blocks than the map says
-        broken += [path for path, called in zip(stacks[name], seen.calls, strict=True) if path != called]
+        broken = broken + [path for path, called in zip(stacks[name], seen.calls, strict=True) if path != called]
     if broken:
         raise ArchitectureError(
             f"The input of block {broken[0]!r} is not the output of the block before it. If something lies "
             "between the lists that hold them (downsampling between stages), set chain='container' in the map; "
             "otherwise give it one block pattern per uninterrupted chain of blocks."
         )
-    return found
 
 
 def never_called(path: str, stack: str, batch: Batch, times: int = 0) -> ArchitectureError:

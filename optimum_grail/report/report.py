@@ -125,6 +125,7 @@ class Report:
         calibration: the data; ``None`` for data-free methods.
         config: the resolved configuration.
         standalone: whether plain transformers loads the result without this package.
+        half_damage: predicted damage if half as much had gone, as a share of this size's; ``None``: not predicted.
         free_width_gain: predicted share of the damage that free widths per layer would save; ``None``: not predicted.
         forward: one forward pass, dense and compressed, as :func:`optimum_grail.evaluation.forward.compare_forward`
             gives it: shapes of inputs and outputs, latency, and memory where the device counts it.
@@ -163,6 +164,7 @@ class Report:
     calibration: Calibration | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     standalone: bool = True
+    half_damage: float | None = None
     free_width_gain: float | None = None
     forward: Annotated[Mapping[str, Any], Shape(ForwardPass, optional=True)] = field(default_factory=dict)
     datasets: tuple[HubId, ...] = ()

@@ -248,7 +248,7 @@ def _unit_budget(classes: Sequence[WidthClass], fraction: float) -> Budget:
         flag, share = FLAGS[item.kind], (1 - fraction) * item.units
         if share < 0.5:
             raise BudgetError(
-                f"{flag} {fraction:g} leaves no unit of {item.units} in {item.groups[0]!r}; expected at most "
+                f"{flag} {fraction:g} leaves none of {item.units} in {item.groups[0]!r}; expected at most "
                 f"{1 - 1 / item.units:.4g}."
             )
         kept += item.price(item.nearest(share))

@@ -15,9 +15,11 @@ import transformers
 from PIL import Image
 from transformers import AutoConfig, ViTImageProcessor
 
+from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.architectures.vit import tiny_vit
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.selectors import SELECTORS
+from optimum_grail.signals import SIGNALS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUIDES = sorted(path for path in (REPOSITORY / "docs" / "guides").glob("*.md") if path.name != "README.md")
@@ -40,7 +42,8 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 def place(tmp_path: Path, embedded_llama: Path, prose: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the pages name."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(SELECTORS, "_entries", dict(SELECTORS))  # one page adds a selector
+    for registry in (SELECTORS, ALLOCATIONS, SIGNALS):  # one page adds to them
+        monkeypatch.setattr(registry, "_entries", dict(registry))
     shortened(embedded_llama, tmp_path / "meta-llama" / "Llama-3.2-1B")
     shortened(embedded_llama, tmp_path / "examples" / embedded_llama.name)
     (tmp_path / "corpus.txt").write_text(prose.calibration.read_text(encoding="utf-8")[:40000], encoding="utf-8")

@@ -150,10 +150,9 @@ def estimate(
     block = max((_bytes(model.get_submodule(path)) for path in paths), default=0)
     streams = counted.stream * samples * 4 * copies
     memory = statistics + block + (0 if offload else 2 * streams)
-    rate = matmul_rate(next(model.parameters()).device)
     widest = max(widths, key=lambda name: widths[name])
     return Estimate(
-        seconds=(fit + survey) / rate,
+        seconds=(fit + survey) / matmul_rate(next(model.parameters()).device),
         memory=int(memory),
         forward_flops=forward,
         gram_flops=gram,

@@ -11,22 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 from optimum_grail.errors import CheckpointError, OutputError
-from optimum_grail.report.fields import (
-    Command,
-    Derived,
-    Digest,
-    ForwardPass,
-    Hardware,
-    HubId,
-    Identifier,
-    Measured,
-    Recovery,
-    Result,
-    Revision,
-    Shape,
-    Word,
-    read,
-)
+from optimum_grail.report import fields
 
 REPORT_FILE = "grail_report.json"
 
@@ -51,17 +36,17 @@ class GroupRow:
     """
 
     name: str
-    kind: Word
+    kind: fields.Word
     units_before: int
     units_after: int
-    plain_error: Measured | None = None
-    fit_error: Measured | None = None
-    plain_held_error: Measured | None = None
-    held_error: Measured | None = None
-    ridge: Measured | None = None
-    tau: Measured | None = None
-    chosen: Word | None = None
-    per_unit: Mapping[Word, int] = field(default_factory=dict)
+    plain_error: fields.Measured | None = None
+    fit_error: fields.Measured | None = None
+    plain_held_error: fields.Measured | None = None
+    held_error: fields.Measured | None = None
+    ridge: fields.Measured | None = None
+    tau: fields.Measured | None = None
+    chosen: fields.Word | None = None
+    per_unit: Mapping[fields.Word, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, kind: str, before: int, after: int, diagnostics: Mapping[str, Any]) -> GroupRow:
@@ -94,7 +79,7 @@ class Calibration:
     """
 
     source: str
-    sha256: Digest = ""
+    sha256: fields.Digest = ""
     samples: int = 0
     tokens: int = 0
     seqlen: int | None = None
@@ -147,12 +132,12 @@ class Report:
     """
 
     model: str
-    model_type: Word = ""
-    model_class: Identifier = ""
-    base_model: HubId | None = None
-    revision: Revision | None = None
-    asked: Mapping[Word, float] = field(default_factory=dict)
-    budget: Word = "parameters"
+    model_type: fields.Word = ""
+    model_class: fields.Identifier = ""
+    base_model: fields.HubId | None = None
+    revision: fields.Revision | None = None
+    asked: Mapping[fields.Word, float] = field(default_factory=dict)
+    budget: fields.Word = "parameters"
     budget_removed: float | None = None
     parameters_before: int
     parameters_after: int
@@ -166,17 +151,17 @@ class Report:
     standalone: bool = True
     half_damage: float | None = None
     free_width_gain: float | None = None
-    forward: Annotated[Mapping[str, Any], Shape(ForwardPass, optional=True)] = field(default_factory=dict)
-    datasets: tuple[HubId, ...] = ()
-    evaluation: tuple[Annotated[Mapping[str, Any], Shape(Result)], ...] = ()
-    recovery: Annotated[Mapping[str, Any], Shape(Recovery, optional=True)] = field(default_factory=dict)
-    derived: tuple[Annotated[Mapping[str, Any], Shape(Derived)], ...] = ()
+    forward: Annotated[Mapping[str, Any], fields.Shape(fields.ForwardPass, optional=True)] = field(default_factory=dict)
+    datasets: tuple[fields.HubId, ...] = ()
+    evaluation: tuple[Annotated[Mapping[str, Any], fields.Shape(fields.Result)], ...] = ()
+    recovery: Annotated[Mapping[str, Any], fields.Shape(fields.Recovery, optional=True)] = field(default_factory=dict)
+    derived: tuple[Annotated[Mapping[str, Any], fields.Shape(fields.Derived)], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
-    hardware: Annotated[Mapping[str, Any], Shape(Hardware)] = field(default_factory=dict)
+    hardware: Annotated[Mapping[str, Any], fields.Shape(fields.Hardware)] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    command: Command = ""
+    command: fields.Command = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -237,7 +222,7 @@ class Report:
         known = {item.name for item in dataclasses.fields(cls)} - {"extra"}
         data = {key: value for key, value in values.items() if key in known}
         extra = {key: value for key, value in values.items() if key not in known and key != "achieved"}
-        return cast(Report, read({**data, "extra": extra}, cls, "the report"))
+        return cast(Report, fields.read({**data, "extra": extra}, cls, "the report"))
 
     def to_json(self) -> str:
         """Indented JSON that every parser reads."""

@@ -151,31 +151,21 @@ def _really(model: nn.Module, stacks: Stacks, sample: Batch) -> dict[str, Captur
     left: dict[str, Tensor] = {}
     broken: list[str] = []
 
-    def enter(path: str) -> Callable[..., None]:
-        """A hook that records a call, and compares the block's input with the last output of its stack."""
+    def enter(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record a call, and note a block whose input is not the last output of its stack."""
+        hidden = found.setdefault(owner[path], Captured()).add(path, args, kwargs)
+        last = left.get(owner[path])
+        if last is not None and not same(last, hidden):
+            broken.append(path)
 
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            """Note a block whose input is another."""
-            hidden = found.setdefault(owner[path], Captured()).add(path, args, kwargs)
-            last = left.get(owner[path])
-            if last is not None and not same(last, hidden):
-                broken.append(path)
+    def leave(path: str, output: Any) -> None:
+        """Keep the output for the next block."""
+        left[owner[path]] = first(output).clone()
 
-        return hook
-
-    def leave(path: str) -> Callable[..., None]:
-        """A hook that keeps the output for the next block."""
-
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            """Keep a clone."""
-            left[owner[path]] = first(output).clone()
-
-        return hook
-
-    modules = {path: model.get_submodule(path) for path in owner}
+    modules = [(model.get_submodule(path), path) for path in owner]
     with hooked(
-        before=[(module, enter(path)) for path, module in modules.items()],
-        after=[(module, leave(path)) for path, module in modules.items()],
+        before=[(module, lambda _, args, kwargs, path=path: enter(path, args, kwargs)) for module, path in modules],
+        after=[(module, lambda _, args, output, path=path: leave(path, output)) for module, path in modules],
     ):
         model(**on_device(model, sample))
     _refuse_other_orders(stacks, found, broken, sample)

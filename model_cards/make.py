@@ -25,10 +25,10 @@ from datasets import Dataset
 
 from optimum_grail import GrailCompressor, GrailConfig, Report, load_compressed_
 from optimum_grail.checkpoints.loading import load_model
-from optimum_grail.evaluation.forward import example_inputs, take_turns
+from optimum_grail.evaluation.stopwatch import example_inputs, take_turns
 from optimum_grail.hub.card import build_card, public
 from optimum_grail.hub.metadata import CARD, inherited_from
-from optimum_grail.report.plots import FILE_NAME as PLOT
+from optimum_grail.report.plots import PLOT_FILE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "examples"))
@@ -216,7 +216,7 @@ def make(name: str, data: Path, output: Path) -> None:
     report = MODELS[name].make(data, output / name)
     place.mkdir(exist_ok=True)
     public(report).save(place)
-    shutil.copy(output / name / PLOT, place / PLOT)
+    shutil.copy(output / name / PLOT_FILE, place / PLOT_FILE)
     (place / CARD).write_text(render(name), encoding="utf-8")
     (row,) = report.evaluation
     print(f"{name}: {row['metric']} {row['dense']:.4g} dense, {row['plain']:.4g} plain, {row['compressed']:.4g} ours")

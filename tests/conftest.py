@@ -29,8 +29,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def hurry() -> Iterator[None]:
     """A forward pass is timed once, not for a second: the times that a report tells are of no matter here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("optimum_grail.evaluation.forward.LEAST", 1)
-        patch.setattr("optimum_grail.evaluation.forward.PATIENCE", 0.0)
+        patch.setattr("optimum_grail.evaluation.stopwatch.LEAST", 1)
+        patch.setattr("optimum_grail.evaluation.stopwatch.PATIENCE", 0.0)
         yield
 
 

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from optimum_grail.report.report import FILE_NAME as REPORT
+from optimum_grail.report.report import REPORT_FILE
 
 MANIFEST = "grail_files.json"
 """In every folder that a run wrote: the names of its files."""
@@ -82,7 +82,7 @@ def written_files(folder: Path) -> set[str] | None:
         named = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         return {str(name) for name in named}.intersection(_files(folder))
     except (OSError, ValueError, KeyError, TypeError):
-        found = _files(folder) if (folder / REPORT).is_file() else None
+        found = _files(folder) if (folder / REPORT_FILE).is_file() else None
     return None if found is None else {name for name in found if matches(name, WRITTEN)}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from optimum_grail.checkpoints.files import MANIFEST, strangers, write_manifest, written_files
 from optimum_grail.checkpoints.work_folders import WorkFolder, remove_abandoned
 from optimum_grail.errors import OutputError
-from optimum_grail.report.report import FILE_NAME as REPORT
+from optimum_grail.report.report import REPORT_FILE
 
 PREFIX = ".grail-"
 """Of the work folders beside an output; in one, ``new/NAME`` is what is written and ``old/NAME`` what it replaces."""
@@ -67,7 +67,7 @@ def _check_replaceable(target: Path, path: str | Path, overwrite: bool) -> None:
     if known is None:
         raise OutputError(
             f"The output {str(path)!r} exists and nothing in it says that optimum-grail wrote it (no {MANIFEST}, no "
-            f"{REPORT}), so it is not replaced. Remove it yourself or choose another folder."
+            f"{REPORT_FILE}), so it is not replaced. Remove it yourself or choose another folder."
         )
     others = strangers(target, known)
     if others:

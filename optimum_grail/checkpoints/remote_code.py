@@ -23,7 +23,7 @@ from optimum_grail.models.headless import Headless
 from optimum_grail.models.stock import sub_configs
 
 MODULE = "modeling_grail"
-FILE_NAME = f"{MODULE}.py"
+CODE_FILE = f"{MODULE}.py"
 Difference = tuple[dict[str, list[int]], dict[str, int]]
 
 
@@ -48,7 +48,7 @@ def write_remote_code_(model: PreTrainedModel, folder: str | Path) -> None:
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    template = files("optimum_grail.models").joinpath(f"{FILE_NAME}.jinja").read_text(encoding="utf-8")
+    template = files("optimum_grail.models").joinpath(f"{CODE_FILE}.jinja").read_text(encoding="utf-8")
     code = environment.from_string(template).render(
         base=base.__name__,
         backbone=backbone.__name__,
@@ -57,7 +57,7 @@ def write_remote_code_(model: PreTrainedModel, folder: str | Path) -> None:
         widths=differences(model),
         headless={path: module.headless_out for path, module in model.named_modules() if isinstance(module, Headless)},
     )
-    Path(folder, FILE_NAME).write_text(code, encoding="utf-8")
+    Path(folder, CODE_FILE).write_text(code, encoding="utf-8")
     model.config.auto_map = classes
 
 

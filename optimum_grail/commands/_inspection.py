@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,9 @@ from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import compressed_with, expressible
+
+ALIGNED = 32
+"""Sides of a matrix that every quantizer of the guide takes on every processor are multiples of it."""
 
 
 def inspect_model(model: nn.Module) -> dict[str, Any]:
@@ -44,12 +48,17 @@ def inspect_model(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def _step(group: ChannelGroup) -> int:
+    return math.lcm(*(ALIGNED // math.gcd(ALIGNED, port.span) for port in (*group.producers, group.consumer)))
+
+
 def _reach(layout: Layout, widths: dict[str, int]) -> float:
     return layout.removed_parameters(widths) / layout.block_parameters
 
 
 def _family(stack: str, group: ChannelGroup, model: nn.Module, layout: Layout) -> dict[str, Any]:
-    """A row without its counts; ``expressible``: the widths that the stock config can say, ascending."""
+    """A row without its counts; ``expressible``: the widths that the stock config can say, ascending;
+    ``quantizer_step``: with multiples of so many units, every side of its matrices is one of :data:`ALIGNED`."""
     return {
         "stack": stack,
         "kind": group.kind,
@@ -57,6 +66,7 @@ def _family(stack: str, group: ChannelGroup, model: nn.Module, layout: Layout) -
         "units": group.units,
         "parameters_per_unit": group.cost,
         "parameters": 0,
+        "quantizer_step": _step(group),
         "expressible": [n for n in range(1, group.units + 1) if expressible(model, layout, group, n)],
     }
 

@@ -27,6 +27,7 @@ EXAMPLES = """\
   optimum-cli grail evaluate -m small --dataset pairs.parquet --metric retrieval --json
   optimum-cli grail evaluate -m small-int8 --dataset test.txt --metric perplexity --add-to small    into its card
   optimum-cli grail evaluate -m small --tasks arc_easy,my_task.yaml      handed over to lm-eval"""
+DATASET = "Data to measure on: a .txt, .jsonl, .csv or .parquet file, an image folder, or a Hub id."
 COLUMNS = {
     "--text-column": "Column that holds the text; the first of a pair (spearman: sentence1).",
     "--text-pair-column": "Column that holds the second text of a pair (spearman: sentence2).",
@@ -49,7 +50,7 @@ class EvaluateCommand(BaseOptimumCLICommand):
         """Add the flags."""
         describe(parser, "Measure a model, dense or compressed: one metric on one data set.", EXAMPLES)
         add_model_flag(parser)
-        parser.add_argument("--dataset", metavar="SRC", help=BY_NAME["dataset"].help)
+        parser.add_argument("--dataset", metavar="SRC", help=DATASET)
         parser.add_argument("--metric", metavar=METRICS, help="What to measure.")
         parser.add_argument("--tasks", metavar="T1,T2", help="Tasks of lm-eval, or .yaml files, instead of a metric.")
         for name in ("dataset_config_name", "split"):

@@ -10,14 +10,15 @@ from optimum.commands.base import BaseOptimumCLICommand
 from optimum_grail.commands._shared import add_model_flag, add_output_flags, add_trust_flag, describe, session
 
 LISTED = 12
-HEADINGS = ("stack", "kind", "groups", "units", "per unit", "parameters", "plain transformers")
+HEADINGS = ("part", "what", "layers", "in each", "parameters", "multiples of", "plain transformers")
+KINDS = {"heads": "heads", "mlp": "FFN channels", "conv": "conv channels"}
 EXAMPLES = """\
   optimum-cli grail inspect -m meta-llama/Llama-3.2-1B
   optimum-cli grail inspect -m my-model --json        every group with its modules"""
 
 
 class InspectCommand(BaseOptimumCLICommand):
-    """Groups, units, parameters, and the widths that a stock config can express."""
+    """What can shrink, and the widths that quantizers and a stock config take."""
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
@@ -41,17 +42,18 @@ class InspectCommand(BaseOptimumCLICommand):
             out.result = {"model": self.args.model, **found}
             table = Table(title=Text(f"{found['class']}: what can shrink"), title_justify="left")
             for heading in HEADINGS:
-                table.add_column(heading, overflow="fold")
+                table.add_column(heading, overflow="fold", no_wrap=heading == "what")
             for row in found["families"]:
-                cells = [_cell(value) for key, value in row.items() if key != "expressible"]
-                table.add_row(*map(Text, cells), Text(_widths(row["expressible"], row["units"])))
+                table.add_row(*map(Text, _cells(row)))
             out.console.print(table)
             for line in _lines(found):
                 out.console.print(line, markup=False, highlight=False)
 
 
-def _cell(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _cells(row: dict[str, Any]) -> list[str]:
+    counts = [f"{row[key]:,}" for key in ("groups", "units", "parameters", "quantizer_step")]
+    kind = KINDS.get(row["kind"], row["kind"])
+    return [row["stack"] or "model", kind, *counts, _widths(row["expressible"], row["units"])]
 
 
 def _widths(widths: list[int], units: int) -> str:
@@ -74,6 +76,9 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"{found['parameters']:,} parameters, {found['block_parameters']:,} ({share:.1%}) of them inside the blocks.",
         f"Sparsity can reach {found['largest_sparsity']:.1%} of the blocks' parameters, and "
         f"{found['largest_standalone_sparsity']:.1%} where plain transformers must load the result.",
-        "Last column: widths, the same in every layer, that its config can say.",
+        "Attention heads are counted with all query heads that share a key-value head as one.",
+        "Multiples of: such widths are sure to be taken by quantizers (the sides of the matrices are multiples of 32); "
+        "--round-to 32 sees to it for FFN and convolution channels. GPTQ and AWQ want 128 as a rule.",
+        "Plain transformers: widths, the same in every layer, that its config can say.",
         *(["This checkpoint is compressed already."] if found["compressed"] else []),
     ]

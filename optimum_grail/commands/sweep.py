@@ -82,7 +82,7 @@ class SweepCommand(BaseOptimumCLICommand):
             from optimum_grail.data.rows import check_path
             from optimum_grail.evaluation.comparison import Comparison
             from optimum_grail.report.progress import RichProgress
-            from optimum_grail.report.sweep_view import FILE_NAME, can_plot, plot_sweep, sweep_table
+            from optimum_grail.report.sweep_view import SWEEP_PLOT_FILE, can_plot, plot_sweep, sweep_table
             from optimum_grail.sweep import FILE, Sweep, cells
 
             base = {name: value for name, value in vars(args).items() if name in BY_NAME and name not in LEFT_OUT}
@@ -106,7 +106,7 @@ class SweepCommand(BaseOptimumCLICommand):
                 progress.finish()
             written = [Path(args.output) / FILE]
             if result["metric"] and can_plot():
-                written.append(Path(args.output) / FILE_NAME)
+                written.append(Path(args.output) / SWEEP_PLOT_FILE)
                 plot_sweep(result, written[-1])
             out.console.print(sweep_table(result))
             out.console.print(f"Written to {', '.join(map(str, written))}", highlight=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from optimum_grail.compensators import COMPENSATORS
-from optimum_grail.compensators._told import told
+from optimum_grail.compensators._diagnostics import with_errors
 from optimum_grail.core import papers
 from optimum_grail.core.contracts import Compensator
 from optimum_grail.core.problem import Compensation, GroupProblem, Need
@@ -42,4 +42,4 @@ class Bias(Compensator):
         equations = NormalEquations.of(problem.weight, problem.measured.moments, None, reduction)
         affine = problem.owns_bias and self.affine is not False
         missing = (equations.output - equations.naive @ equations.mean) / max(equations.count, 1)
-        return told(equations, Readout(equations.naive, missing if affine else None), affine=affine)
+        return with_errors(equations, Readout(equations.naive, missing if affine else None), affine=affine)

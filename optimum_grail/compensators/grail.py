@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from optimum_grail.compensators import COMPENSATORS
-from optimum_grail.compensators._told import told
+from optimum_grail.compensators._diagnostics import with_errors
 from optimum_grail.core.contracts import Compensator
 from optimum_grail.core.preset import SOLVE, Preset
 from optimum_grail.core.problem import Compensation, GroupProblem, Need
@@ -57,4 +57,4 @@ class Grail(Compensator):
         """The readout of the published formula."""
         equations = NormalEquations.of(problem.weight, problem.measured.moments, None, reduction)
         family = equations.fit(self.ridge, "mean", self.anchor, affine=False)
-        return told(equations, family.at(0.0), ridge=family.ridge)
+        return with_errors(equations, family.at(0.0), ridge=family.ridge)

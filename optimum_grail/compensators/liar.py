@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from optimum_grail.compensators import COMPENSATORS
-from optimum_grail.compensators._told import told
+from optimum_grail.compensators._diagnostics import with_errors
 from optimum_grail.core import papers
 from optimum_grail.core.contracts import Compensator
 from optimum_grail.core.preset import SOLVE, Preset
@@ -67,4 +67,4 @@ class Liar(Compensator):
         equations = NormalEquations.of(problem.weight, problem.measured.moments, None, reduction)
         affine = problem.owns_bias and self.affine is not False
         family = equations.fit(self.ridge, "diagonal", "naive", affine)
-        return told(equations, family.at(0.0), ridge=family.ridge, affine=affine)
+        return with_errors(equations, family.at(0.0), ridge=family.ridge, affine=affine)

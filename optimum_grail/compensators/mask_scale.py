@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from optimum_grail.compensators import COMPENSATORS
-from optimum_grail.compensators._told import told
+from optimum_grail.compensators._diagnostics import with_errors
 from optimum_grail.core import papers
 from optimum_grail.core.contracts import Compensator
 from optimum_grail.core.problem import Compensation, GroupProblem, Need
@@ -53,7 +53,7 @@ class MaskScale(Compensator):
         statistics = problem.measured
         equations = NormalEquations.of(problem.weight, statistics.moments, statistics.target, reduction)
         if not reduction.slots:
-            return told(equations, equations.plain, chosen="plain")
+            return with_errors(equations, equations.plain, chosen="plain")
         gram, cross = unit_equations(equations, reduction.slots, problem.span > 1)
         change = damped_solution(gram, cross - gram[:, : reduction.slots].sum(1), self.damp)
         scale = 1 + change[: reduction.slots]
@@ -61,7 +61,7 @@ class MaskScale(Compensator):
         weight = equations.naive
         if accepted:
             weight = weight * scale.repeat_interleave(problem.span)
-        return told(equations, Readout(weight), chosen="fit" if accepted else "plain")
+        return with_errors(equations, Readout(weight), chosen="fit" if accepted else "plain")
 
 
 def unit_equations(equations: NormalEquations, units: int, intercept: bool) -> tuple[Tensor, Tensor]:

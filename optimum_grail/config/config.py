@@ -16,7 +16,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from optimum_grail.config.building import build_allocation, build_method
 from optimum_grail.config.options import BUDGETS, BY_NAME, DEFAULT_SPARSITY, OPTIONS, OVERRIDES, TARGETS
 from optimum_grail.config.presets import get_preset
-from optimum_grail.config.recipe import FILE_NAME, METHOD, read_recipe, split_keys, stamped
+from optimum_grail.config.recipe import CONFIG_FILE, METHOD, read_recipe, split_keys, stamped
 from optimum_grail.config.spelling import describe_data, format_method, parse_method
 from optimum_grail.core.contracts import Allocation, Compensator, Selector
 from optimum_grail.errors import ConfigError, GrailError
@@ -199,7 +199,7 @@ class GrailConfig(QuantizationConfigMixin):
         """Write ``grail_config.json`` into ``save_directory``, which is created if missing."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE_NAME).write_text(json.dumps(stamped(self.to_dict()), indent=2) + "\n", encoding="utf-8")
+        (folder / CONFIG_FILE).write_text(json.dumps(stamped(self.to_dict()), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(
@@ -213,11 +213,11 @@ class GrailConfig(QuantizationConfigMixin):
         if os.path.exists(folder_or_id):  # unlike a path's own, it takes names too long for the system
             return cls.from_file(folder_or_id)
         try:
-            return cls.from_file(hf_hub_download(str(folder_or_id), FILE_NAME, revision=revision, token=token))
+            return cls.from_file(hf_hub_download(str(folder_or_id), CONFIG_FILE, revision=revision, token=token))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise ConfigError(
-                f"No {FILE_NAME} for {str(folder_or_id)!r}: it is neither a folder here nor a Hub repository in reach "
-                f"that has one ({type(error).__name__})."
+                f"No {CONFIG_FILE} for {str(folder_or_id)!r}: it is neither a folder here nor a Hub repository in "
+                f"reach that has one ({type(error).__name__})."
             ) from error
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:

@@ -14,10 +14,10 @@ from packaging.version import InvalidVersion, Version
 
 from optimum_grail.config.options import BY_NAME
 from optimum_grail.errors import ConfigError, did_you_mean, shorten
-from optimum_grail.report.report import FILE_NAME as REPORT
+from optimum_grail.report.report import REPORT_FILE
 
 METHOD = "grail"
-FILE_NAME = "grail_config.json"
+CONFIG_FILE = "grail_config.json"
 STAMP = "optimum_grail_version"
 """Key of the version that wrote a file."""
 CARRIED = frozenset({"layers", "how_to_load", "widths", "base_model", "base_model_revision"})
@@ -41,9 +41,9 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     """
     place = Path(path)
     if place.is_dir():
-        found = [place / name for name in (FILE_NAME, REPORT) if (place / name).is_file()]
+        found = [place / name for name in (CONFIG_FILE, REPORT_FILE) if (place / name).is_file()]
         if not found:
-            raise ConfigError(f"The folder {str(path)!r} holds neither {FILE_NAME} nor {REPORT}.")
+            raise ConfigError(f"The folder {str(path)!r} holds neither {CONFIG_FILE} nor {REPORT_FILE}.")
         place = found[0]
     try:
         values = _parsed(place)
@@ -92,7 +92,7 @@ def _configuration(values: Mapping[str, Any], place: Path) -> dict[str, Any]:
     if {"model_type", "architectures"} & set(values):
         raise ConfigError(
             f"{str(place)!r} is a model's config.json, not a grail configuration. Name a file of fields such as "
-            f"sparsity and preset, or the {FILE_NAME} or {REPORT} of an earlier run."
+            f"sparsity and preset, or the {CONFIG_FILE} or {REPORT_FILE} of an earlier run."
         )
     known = {*BY_NAME, *CARRIED, STAMP, "version", "quant_method"}
     if values and not known & set(values) and not any(did_you_mean(key, BY_NAME) for key in values):

@@ -18,7 +18,7 @@ from optimum_grail.config.presets import get_preset
 from optimum_grail.config.spelling import LARGEST, is_number, number, parse_method
 from optimum_grail.errors import ConfigError, shorten
 
-Kind = Literal[
+ValueKind = Literal[
     "preset",
     "fraction",
     "amount",
@@ -58,7 +58,7 @@ class Option:
 
     Args:
         name: name of the field; the flag is the same with dashes.
-        kind: what a value is, see :data:`Kind`.
+        kind: what a value is, see :data:`ValueKind`.
         default: its default; ``None`` means "as the preset or the method says", or "not given".
         help: one sentence for people.
         accepted: the accepted range, as messages and ``--help`` print it.
@@ -67,7 +67,7 @@ class Option:
     """
 
     name: str
-    kind: Kind
+    kind: ValueKind
     default: Any
     help: str
     accepted: str

@@ -11,7 +11,7 @@ from torch import Tensor
 from optimum_grail.core.moments import PRECISION, Moments
 from optimum_grail.core.problem import GroupProblem
 
-Metric = Literal["wifv", "wifn", "ifv"]
+FluctuationMetric = Literal["wifv", "wifn", "ifv"]
 
 
 def variances(moments: Moments) -> Tensor:
@@ -22,7 +22,7 @@ def variances(moments: Moments) -> Tensor:
     return torch.where(variance > PRECISION * energy, variance, torch.zeros_like(variance))
 
 
-def fluctuation(problem: GroupProblem, metric: Metric = "wifv") -> Tensor:
+def fluctuation(problem: GroupProblem, metric: FluctuationMetric = "wifv") -> Tensor:
     """Standardised score of every unit, to be compared across groups; float64, shape ``[units]``.
 
     Args:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Split = Literal["fit", "held", "halves"]
-Kind = Literal["text", "image", "pair"]
+SampleKind = Literal["text", "image", "pair"]
 
 HELD_EVERY = 5
 """Every fifth sample is held out for choosing the ridge; below five samples there is nothing to hold out."""
@@ -86,7 +86,7 @@ class CalibrationData:
     samples: int
     tokens: int
     seqlen: int | None
-    kind: Kind
+    kind: SampleKind
     fingerprints: frozenset[str]
     notes: tuple[str, ...] = ()
 

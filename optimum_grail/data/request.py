@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from optimum_grail.data import text
-from optimum_grail.data.batches import Batch, Kind
+from optimum_grail.data.batches import Batch, SampleKind
 from optimum_grail.errors import DataError
 
 if TYPE_CHECKING:
@@ -100,14 +100,14 @@ class Recipient:
     tokenizer: Any = None
     processor: Any = None
     causal: bool = False
-    main_input: Kind = "text"
+    main_input: SampleKind = "text"
 
     @classmethod
     def of(cls, model: nn.Module, layout: Layout, tokenizer: Any = None, processor: Any = None) -> Recipient:
         """``model``, whose layout tells what one sample is."""
         causal = isinstance(model, PreTrainedModel) and bool(model.can_generate())
         inputs = {stack.spec.main_input for stack in layout.stacks}
-        return cls(model, tokenizer, processor, causal, cast(Kind, "pair" if len(inputs) > 1 else inputs.pop()))
+        return cls(model, tokenizer, processor, causal, cast(SampleKind, "pair" if len(inputs) > 1 else inputs.pop()))
 
     @property
     def config(self) -> Any:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from optimum_grail.checkpoints.files import WRITTEN, matches, present_name, strangers, written_files
 from optimum_grail.errors import CheckpointError
-from optimum_grail.report.report import FILE_NAME as REPORT
-from optimum_grail.report.report import Report
+from optimum_grail.report.report import REPORT_FILE, Report
 
 
 def report_of(folder: Path) -> Report:
@@ -19,9 +18,9 @@ def report_of(folder: Path) -> Report:
     Raises:
         CheckpointError: ``folder`` holds none, or a damaged one.
     """
-    if not os.path.isfile(folder / REPORT):
+    if not os.path.isfile(folder / REPORT_FILE):
         raise CheckpointError(
-            f"{str(folder)!r} holds no {REPORT}, so it is no compressed checkpoint. Name the folder that "
+            f"{str(folder)!r} holds no {REPORT_FILE}, so it is no compressed checkpoint. Name the folder that "
             "`optimum-cli grail compress` or save_pretrained wrote."
         )
     return Report.load(folder)

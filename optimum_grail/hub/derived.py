@@ -9,7 +9,7 @@ from typing import Any
 
 from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.evaluation.evaluate import make_metric
-from optimum_grail.evaluation.forward import example_inputs, take_turns
+from optimum_grail.evaluation.stopwatch import example_inputs, take_turns
 from optimum_grail.hub.card import rewrite_card
 from optimum_grail.report.report import Report
 

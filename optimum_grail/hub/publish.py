@@ -22,8 +22,7 @@ from optimum_grail.hub.card import public
 from optimum_grail.hub.content import files_of, report_of
 from optimum_grail.hub.metadata import CARD, without_folders
 from optimum_grail.hub.snippet import LOCAL_PATH
-from optimum_grail.report.report import FILE_NAME as REPORT
-from optimum_grail.report.report import Report
+from optimum_grail.report.report import REPORT_FILE, Report
 
 DESCRIBED = ("config.json", "grail_config.json")
 """Files whose ``grail_config`` may name paths of the author's disk."""
@@ -149,7 +148,7 @@ def push_saved(save: Callable[[Path], None], upload: Upload) -> CommitInfo:
 def _additions(
     files: Mapping[str, Path], report: Report, repo_id: str, tags: Sequence[str]
 ) -> list[CommitOperationAdd]:
-    changed = {REPORT: public(report).to_json().encode()}
+    changed = {REPORT_FILE: public(report).to_json().encode()}
     if CARD in files:
         changed[CARD] = _card(files[CARD], repo_id, tags).encode()
     changed |= {name: _described(files[name]) for name in DESCRIBED if name in files}

@@ -86,8 +86,8 @@ class Estimate:
         free = shutil.disk_usage(folder).free
         if self.disk > free:
             raise OutputError(
-                f"The calibration streams need {_size(self.disk)} of disk, and {folder} has {_size(free)} free. Name "
-                "another folder with the environment variable TMPDIR, or leave --offload-streams out."
+                f"The calibration data's hidden states need {_size(self.disk)} of disk, and {folder} has {_size(free)} "
+                "free. Name another folder with the environment variable TMPDIR, or leave --offload-streams out."
             )
 
 
@@ -191,7 +191,7 @@ def choose_dtype_(model: nn.Module, cost: Estimate, native: Precision) -> str | 
         return None
     native.restore_(model)
     return (
-        f"Float32 streams need {cost.memory / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: computed in "
+        f"Hidden states in float32 need {cost.memory / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: computed in "
         f"{native.main} instead. Fewer samples (--num-samples) or tokens (--seqlen) would fit."
     )
 

@@ -16,12 +16,11 @@ from optimum_grail.checkpoints.output import staged_folder
 from optimum_grail.checkpoints.plain_modules import save_compressed
 from optimum_grail.checkpoints.plan_file import save_plan, write_json
 from optimum_grail.checkpoints.remote_code import write_remote_code_
-from optimum_grail.config.recipe import FILE_NAME, stamped
+from optimum_grail.config.recipe import CONFIG_FILE, stamped
 from optimum_grail.core.plan import Plan
 from optimum_grail.hub.card import write_card
 from optimum_grail.models.layout import Layout
-from optimum_grail.report.plots import FILE_NAME as PLOT
-from optimum_grail.report.plots import can_plot, plot_errors
+from optimum_grail.report.plots import PLOT_FILE, can_plot, plot_errors
 from optimum_grail.report.report import Report
 
 
@@ -84,11 +83,11 @@ class Checkpoint:
                 save_compressed(model, folder, self.layout)
             for companion in self.companions:
                 companion.save_pretrained(folder)
-            write_json(folder / FILE_NAME, stamped(report.config))
+            write_json(folder / CONFIG_FILE, stamped(report.config))
             save_plan(self.plan, folder)
             report.save(folder)
             if can_plot(report):
-                plot_errors(report, folder / PLOT)
+                plot_errors(report, folder / PLOT_FILE)
             source = local_folder(report.model, report.revision)
             if source is not None:
                 carry_over(source, folder)

@@ -38,7 +38,7 @@ from optimum_grail.survey.cache import dependencies
 from optimum_grail.survey.findings import Findings
 from optimum_grail.survey.survey import Survey
 from optimum_grail.widths.allocate import Widths, allocate, check_request
-from optimum_grail.widths.request import Accepts, Request
+from optimum_grail.widths.request import Expressible, Request
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Prepared:
         return bool(self.setup.config.offload_streams)
 
     @property
-    def request(self) -> tuple[Request, Allocation, Accepts]:
+    def request(self) -> tuple[Request, Allocation, Expressible]:
         """The widths that were asked for, by which method, and what the stock config can say."""
         request = Request.of(self.setup.config, self.layout, self.before.blocks)
         return request, self.setup.methods.allocation, partial(expressible_together, self.model, self.layout)

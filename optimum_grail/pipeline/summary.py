@@ -64,6 +64,7 @@ class Outcome:
             calibration=self._calibration(),
             config=self.config.to_dict(),
             standalone=run.standalone,
+            half_damage=self._half(),
             free_width_gain=self._gain(),
             forward=self.forward,
             datasets=self._datasets(),
@@ -113,6 +114,11 @@ class Outcome:
         if data is None:
             return None
         return Calibration(data.source, data.sha256, data.samples, data.tokens, data.seqlen, data.notes)
+
+    def _half(self) -> float | None:
+        """Predicted damage of half the size, as a share of this size's."""
+        ours, half = self.run.widths.predicted, self.run.widths.predicted_half
+        return None if ours is None or half is None or not 0 <= half <= ours or ours <= 0 else half / ours
 
     def _gain(self) -> float | None:
         """Share of the predicted damage that free widths per layer would save."""

@@ -13,7 +13,7 @@ from optimum_grail.config.config import GrailConfig
 from optimum_grail.data.request import DataRequest
 from optimum_grail.errors import CheckpointError, ConfigError
 
-FILE_NAME = "recovery.json"
+RECOVERY_FILE = "recovery.json"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Recipe:
             CheckpointError: the folder holds the states of another recovery.
         """
         mine = {**dataclasses.asdict(self), **origin}
-        path = folder / FILE_NAME
+        path = folder / RECOVERY_FILE
         if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != mine:
             raise CheckpointError(
                 f"{str(folder)!r} holds an interrupted recovery with other settings. Repeat it with the same ones to "

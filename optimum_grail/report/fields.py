@@ -72,7 +72,7 @@ class InputRow(TypedDict):
 
 
 class Pass(TypedDict):
-    """Dense and compressed at one batch size: seconds with their spreads, or bytes."""
+    """Dense and compressed at one batch size: seconds and their spread, or bytes."""
 
     batch: int
     dense: float
@@ -82,7 +82,7 @@ class Pass(TypedDict):
 
 
 class ForwardPass(TypedDict):
-    """What :func:`optimum_grail.evaluation.forward.compare_forward` gives."""
+    """What :func:`optimum_grail.evaluation.stopwatch.compare_forward` gives."""
 
     inputs: Mapping[Identifier, InputRow]
     outputs: Mapping[Identifier, list[int]]

@@ -14,7 +14,7 @@ from optimum_grail.report.report import GroupRow, Report
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FILE_NAME = "grail_errors.png"
+PLOT_FILE = "grail_errors.png"
 KIND_NAMES = {"mlp": "feed-forward", "heads": "attention heads", "conv": "convolutions"}
 
 

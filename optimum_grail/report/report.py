@@ -28,7 +28,7 @@ from optimum_grail.report.fields import (
     read,
 )
 
-FILE_NAME = "grail_report.json"
+REPORT_FILE = "grail_report.json"
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,9 @@ class Report:
         calibration: the data; ``None`` for data-free methods.
         config: the resolved configuration.
         standalone: whether plain transformers loads the result without this package.
+        half_damage: predicted damage if half as much had gone, as a share of this size's; ``None``: not predicted.
         free_width_gain: predicted share of the damage that free widths per layer would save; ``None``: not predicted.
-        forward: one forward pass, dense and compressed, as :func:`optimum_grail.evaluation.forward.compare_forward`
+        forward: one forward pass, dense and compressed, as :func:`optimum_grail.evaluation.stopwatch.compare_forward`
             gives it: shapes of inputs and outputs, latency, and memory where the device counts it.
         datasets: Hub ids of the data sets used.
         evaluation: results, each with ``metric``, ``dataset``, ``dense``, ``compressed``, and ``plain`` (pruned without
@@ -163,6 +164,7 @@ class Report:
     calibration: Calibration | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     standalone: bool = True
+    half_damage: float | None = None
     free_width_gain: float | None = None
     forward: Annotated[Mapping[str, Any], Shape(ForwardPass, optional=True)] = field(default_factory=dict)
     datasets: tuple[HubId, ...] = ()
@@ -262,7 +264,7 @@ class Report:
         Raises:
             OutputError: it cannot be written there.
         """
-        path = Path(folder) / FILE_NAME
+        path = Path(folder) / REPORT_FILE
         try:
             path.write_text(self.to_json(), encoding="utf-8")
         except OSError as error:
@@ -276,7 +278,7 @@ class Report:
         Raises:
             CheckpointError: there is none, or it is corrupt.
         """
-        path = Path(folder) / FILE_NAME
+        path = Path(folder) / REPORT_FILE
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:

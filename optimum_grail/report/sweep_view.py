@@ -13,7 +13,7 @@ from rich.table import Table
 from optimum_grail.errors import ConfigError
 from optimum_grail.report.table import number
 
-FILE_NAME = "sweep.png"
+SWEEP_PLOT_FILE = "sweep.png"
 
 
 def sweep_table(result: Mapping[str, Any]) -> Table:

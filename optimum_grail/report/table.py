@@ -17,6 +17,7 @@ NOT_TOLD_APART = "not told apart"
 """Said of two times that differ by less than their spreads."""
 NAMED = 8
 """Most groups that one line names."""
+KINDS: Mapping[str, str] = {"heads": "attention", "mlp": "feed-forward channels", "conv": "inner channels"}
 ASKED_NAMES: Mapping[str, str] = {
     "ffn_sparsity": "of the FFN channels",
     "head_sparsity": "of the heads",
@@ -136,16 +137,14 @@ def comparison_table(report: Report) -> Table:
 def groups_table(report: Report) -> Table:
     """One row per group: units kept, relative errors of plain pruning and of the fit, what was chosen."""
     table = Table(
-        title="Groups", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True
+        title="Layers", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True
     )
-    table.add_column("group", overflow="fold")
+    table.add_column("layer", overflow="fold")
     for heading in ("kept", "plain", "fitted", "held", "ridge", "tau", "chosen"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.groups:
         table.add_row(Text(row.name), *_group_cells(row))
-    table.caption = (
-        "plain, fitted: relative squared error on the calibration rows; held: of the choice on held-out rows"
-    )
+    table.caption = "plain, fitted: relative squared error on the calibration rows; held: of the choice on unseen rows"
     return table
 
 
@@ -170,7 +169,8 @@ def width_lines(report: Report) -> list[str]:
         counted = dict.fromkeys(name for row in rows for name in row.per_unit) or {"units": None}
         units = ", ".join(_counts(rows, name) for name in counted)
         whole = all(row.units_after == row.units_before for row in rows)
-        lines.append(f"{kind}: {f'all {units} stay' if whole else units} in {len(rows)} group{'s' * (len(rows) > 1)}")
+        layers = f"in {len(rows)} layer{'s' * (len(rows) > 1)}"
+        lines.append(f"{KINDS.get(kind, kind)}: {f'all {units} stay' if whole else units} {layers}")
     return lines
 
 
@@ -180,7 +180,7 @@ def _counts(rows: Sequence[GroupRow], field: str) -> str:
     after = {row.units_after * row.per_unit.get(field, 1) for row in rows}
     heads = "key-value heads" if "key_value" in field or "kv" in field else "attention heads"
     change = _range(before) if before == after else f"{_range(before)} -> {_range(after)}"
-    return f"{change} {'units' if field == 'units' else heads}"
+    return change if field == "units" else f"{change} {heads}"
 
 
 def whole_lines(report: Report) -> list[str]:
@@ -210,6 +210,27 @@ def run_lines(report: Report) -> list[str]:
     return [*lines, *([", ".join(stages + memory)] if stages or memory else [])]
 
 
+def cost_lines(report: Report) -> list[str]:
+    """What the size cost in measured quality, and what half as much is predicted to cost; nothing is guessed."""
+    size = f"{percent(report.achieved_model)} fewer parameters"
+    costs = [
+        f"{_result_name(row)} {number(row['dense'])} -> {number(row['compressed'])}"
+        for row in report.evaluation
+        if row.get("dense") is not None and row.get("compressed") is not None
+    ]
+    if costs and report.half_damage is not None:
+        return [f"{size} cost {', '.join(costs)}; half as much is predicted to do {_share(report)} of that damage."]
+    if costs:
+        return [f"{size} cost {', '.join(costs)}."]
+    if report.half_damage is not None:
+        return [f"Half as much is predicted to do {_share(report)} of the damage of {size}."]
+    return []
+
+
+def _share(report: Report) -> str:
+    return f"{100 * (report.half_damage or 0.0):.0f} %"
+
+
 def print_report(report: Report, console: Console, groups: bool = False) -> None:
     """Print what was asked and achieved, the comparison, the run, the warnings and, if ``groups``, every group."""
     for line in (*asked_lines(report), *width_lines(report)):
@@ -217,7 +238,7 @@ def print_report(report: Report, console: Console, groups: bool = False) -> None
     console.print(comparison_table(report))
     if not report.evaluation:
         console.print("Quality was not evaluated: see --eval-dataset, or `optimum-cli grail evaluate`.", soft_wrap=True)
-    for line in run_lines(report):
+    for line in (*cost_lines(report), *run_lines(report)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if groups:
         console.print(groups_table(report))

@@ -11,7 +11,7 @@ from optimum_grail.core.contracts import Selector
 from optimum_grail.core.preset import Preset
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.selectors import SELECTORS
-from optimum_grail.selectors._surgeon import check_positive
+from optimum_grail.selectors._elimination import check_positive
 
 PAPER = """@article{xu2025comp,
   title   = {Lightweight and Post-Training Structured Pruning for On-Device Large Lanaguage Models},

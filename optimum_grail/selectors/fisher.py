@@ -13,8 +13,8 @@ from optimum_grail.core.contracts import Selector
 from optimum_grail.core.preset import Preset
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.selectors import SELECTORS
+from optimum_grail.selectors._elimination import by_removal
 from optimum_grail.selectors._gradients import gradients
-from optimum_grail.selectors._surgeon import by_removal
 
 
 @SELECTORS.register

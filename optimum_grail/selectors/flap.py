@@ -7,7 +7,7 @@ from typing import ClassVar, get_args
 
 from optimum_grail.core import papers
 from optimum_grail.core.contracts import Selector
-from optimum_grail.core.fluctuation import Metric, fluctuation
+from optimum_grail.core.fluctuation import FluctuationMetric, fluctuation
 from optimum_grail.core.preset import Preset
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.errors import ConfigError
@@ -27,7 +27,7 @@ class Flap(Selector):
         ConfigError: another ``metric``.
     """
 
-    metric: Metric = "wifv"
+    metric: FluctuationMetric = "wifv"
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
     paper: ClassVar[str | None] = papers.FLAP
     presets: ClassVar[tuple[Preset, ...]] = (
@@ -54,7 +54,7 @@ class Flap(Selector):
     )
 
     def __post_init__(self) -> None:
-        if self.metric not in get_args(Metric):
+        if self.metric not in get_args(FluctuationMetric):
             raise ConfigError(f"flap metric is {self.metric!r}; expected 'wifv', 'wifn' or 'ifv'.")
 
     def __call__(self, problem: GroupProblem, keep: int) -> Selection:

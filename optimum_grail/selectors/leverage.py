@@ -10,7 +10,7 @@ from optimum_grail.core.contracts import Selector
 from optimum_grail.core.elimination import damped_inverse_
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.selectors import SELECTORS
-from optimum_grail.selectors._surgeon import check_positive
+from optimum_grail.selectors._elimination import check_positive
 
 
 @SELECTORS.register

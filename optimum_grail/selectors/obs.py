@@ -8,10 +8,10 @@ from typing import ClassVar
 from optimum_grail.core import papers
 from optimum_grail.core.contracts import Selector
 from optimum_grail.core.elimination import damped_inverse_, eliminate
+from optimum_grail.core.group_elimination import block_costs, diagonal_blocks
 from optimum_grail.core.problem import GroupProblem, Need, Selection
-from optimum_grail.core.surgeon import block_costs, diagonal_blocks
 from optimum_grail.selectors import SELECTORS
-from optimum_grail.selectors._surgeon import by_elimination, check_positive
+from optimum_grail.selectors._elimination import by_elimination, check_positive
 
 
 @SELECTORS.register

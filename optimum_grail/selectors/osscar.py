@@ -9,12 +9,18 @@ import torch
 from torch import Tensor
 
 from optimum_grail.core.contracts import Selector
+from optimum_grail.core.group_elimination import (
+    block_costs,
+    columns_of,
+    diagonal_blocks,
+    eliminate_in_groups,
+    mean_damped,
+)
 from optimum_grail.core.preset import SURGEON, Preset
 from optimum_grail.core.problem import GroupProblem, Need, Selection
-from optimum_grail.core.surgeon import block_costs, columns_of, diagonal_blocks, eliminate_in_groups, mean_damped
 from optimum_grail.errors import ConfigError
 from optimum_grail.selectors import SELECTORS
-from optimum_grail.selectors._surgeon import by_removal, check_positive
+from optimum_grail.selectors._elimination import by_removal, check_positive
 
 STEP_CHANNELS, STEP_HEADS = 10, 2
 """Units that the authors' code removes between two updates."""

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from optimum_grail.core.contracts import Selector
 from optimum_grail.core.elimination import damped_inverse_
+from optimum_grail.core.group_elimination import columns_of, diagonal_blocks
 from optimum_grail.core.problem import GroupProblem, Need, Selection
-from optimum_grail.core.surgeon import columns_of, diagonal_blocks
 from optimum_grail.errors import ConfigError
 from optimum_grail.selectors import SELECTORS
-from optimum_grail.selectors._surgeon import by_removal, check_positive
+from optimum_grail.selectors._elimination import by_removal, check_positive
 
 ROUNDING = 1e-12
 """Eigenvalues of a pivot below this fraction of the largest second moment say nothing."""

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 from optimum_grail.core import papers
 from optimum_grail.core.contracts import Selector
+from optimum_grail.core.group_elimination import eliminate_in_groups, mean_damped
 from optimum_grail.core.preset import GREEDY, SURGEON, Preset
 from optimum_grail.core.problem import GroupProblem, Need, Selection
-from optimum_grail.core.surgeon import eliminate_in_groups, mean_damped
 from optimum_grail.errors import ConfigError
 from optimum_grail.selectors import SELECTORS
-from optimum_grail.selectors._surgeon import by_elimination, check_positive
+from optimum_grail.selectors._elimination import by_elimination, check_positive
 
 
 @SELECTORS.register

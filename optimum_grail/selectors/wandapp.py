@@ -10,8 +10,8 @@ from optimum_grail.core.preset import Preset
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.errors import ConfigError
 from optimum_grail.selectors import SELECTORS
+from optimum_grail.selectors._elimination import check_positive
 from optimum_grail.selectors._gradients import gradients
-from optimum_grail.selectors._surgeon import check_positive
 
 PAPER = """@inproceedings{yang2025wandapp,
   title     = {Wanda++: Pruning Large Language Models via Regional Gradients},

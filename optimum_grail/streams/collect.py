@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.moments import Moments, MomentSums, Statistics, TargetMoments, TargetSums
+from optimum_grail.data.batches import Split
 from optimum_grail.models.matrix import feature_axis
 from optimum_grail.streams.probe import Record, features_of, fits, real_rows, rows_of
 
-Split = Literal["fit", "held", "halves"]
 TINY_SCALE = 1e-3
 """Outputs whose scale on the way to the stream is below this fraction of the median scale use the self target: dividing
 the stream's drift by it would blow noise up."""

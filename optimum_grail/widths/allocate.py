@@ -13,7 +13,7 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.survey.findings import Findings
 from optimum_grail.widths.classes import Sharing, protected_groups
 from optimum_grail.widths.drops import drop_sets
-from optimum_grail.widths.request import NOUNS, Accepts, Request
+from optimum_grail.widths.request import NOUNS, Expressible, Request
 from optimum_grail.widths.resources import Removed, resource_of
 
 BISECTIONS = 12
@@ -36,6 +36,7 @@ class Widths:
         kept: units to keep per group, every group of the layout included.
         predicted: predicted damage, or ``None`` without curves.
         predicted_free: the same for free widths per group, if that was not what was asked for.
+        predicted_half: the same if half as much were to go.
         notes: what the user should know (kinds left whole, kinds that need the per-layer table).
         dropped: paths of blocks that go altogether.
         budget: name of what the budget counts.
@@ -45,6 +46,7 @@ class Widths:
     kept: dict[str, int]
     predicted: float | None = None
     predicted_free: float | None = None
+    predicted_half: float | None = None
     notes: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     budget: str = "parameters"
@@ -55,7 +57,7 @@ def allocate(
     layout: Layout,
     request: Request,
     method: Allocation,
-    accepts: Accepts,
+    accepts: Expressible,
     findings: Findings | None = None,
     judge: Judge | None = None,
 ) -> Widths:
@@ -86,10 +88,13 @@ def allocate(
     notes += [f"All {NOUNS[kind]} stay." for kind in sorted(asked - shrunk)]
     free = None if chosen.dropped else _predicted_free(sharing, chosen.kept)
     removed = None if resource.name == "parameters" else resource.fraction(kept, chosen.dropped)
-    return replace(chosen, predicted_free=free, notes=tuple(notes), budget=resource.name, removed=removed)
+    half = _predicted_half(sharing)
+    return replace(
+        chosen, predicted_free=free, predicted_half=half, notes=tuple(notes), budget=resource.name, removed=removed
+    )
 
 
-def check_request(layout: Layout, request: Request, method: Allocation, accepts: Accepts) -> tuple[WidthClass, ...]:
+def check_request(layout: Layout, request: Request, method: Allocation, accepts: Expressible) -> tuple[WidthClass, ...]:
     """Refuse what :func:`allocate` would refuse whatever the survey says, before anything is measured.
 
     Returns:
@@ -174,10 +179,11 @@ def _chosen(candidates: Sequence[Widths], judge: Judge | None, notes: list[str])
     losses = [judge(widths.kept, widths.dropped) for widths in candidates]
     best = min(range(len(candidates)), key=lambda index: losses[index] * PAYS ** len(candidates[index].dropped))
     if best > 0:
-        what = f"without {', '.join(candidates[best].dropped)}" if candidates[best].dropped else "another split"
+        dropped = ", ".join(candidates[best].dropped)
+        what = f"leaving out {dropped}" if dropped else "another way of sharing the cuts"
         notes.append(
-            f"A rehearsal on a few batches found {what} better than the predicted split: loss {losses[best]:.4g} "
-            f"instead of {losses[0]:.4g}."
+            f"Tried on part of the calibration data, {what} did less damage than what was "
+            f"predicted to be best: a loss of {losses[best]:.4g} instead of {losses[0]:.4g}."
         )
     return candidates[best]
 
@@ -212,9 +218,23 @@ def _exact(sharing: Sharing, share: Share, classes: Sequence[WidthClass], budget
 def _check_something_goes(layout: Layout, widths: Widths) -> None:
     if not widths.dropped and all(widths.kept[group.name] == group.units for group in layout.groups):
         raise BudgetError(
-            "The request prunes nothing: every group keeps all its units after rounding. Ask for a higher sparsity or "
-            "lower --round-to."
+            "The request prunes nothing: every layer keeps all its heads and channels after rounding. Ask for a higher "
+            "sparsity or lower --round-to."
         )
+
+
+def _predicted_half(sharing: Sharing) -> float | None:
+    """Predicted damage if half as much went; ``None`` without curves, or where rounding leaves nothing to go."""
+    request = sharing.request
+    if not sharing.findings.curves or request.sparsity is None:
+        return None
+    request = replace(request, sparsity=request.sparsity / 2, size=None)
+    resource = resource_of(sharing.method.budget, sharing.layout, request, sharing.findings)
+    half = replace(sharing, request=request, resource=resource)
+    try:
+        return _widths(half, half.method, _dropped_first(half)).predicted
+    except BudgetError:
+        return None
 
 
 def _predicted_free(sharing: Sharing, kept: Mapping[str, int]) -> float | None:

@@ -16,7 +16,7 @@ from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.errors import BudgetError, shorten
 from optimum_grail.models.layout import Layout
 from optimum_grail.survey.findings import Findings
-from optimum_grail.widths.request import FLAGS, Accepts, Request
+from optimum_grail.widths.request import FLAGS, Expressible, Request
 from optimum_grail.widths.resources import Resource
 
 
@@ -36,7 +36,7 @@ class Sharing:
     layout: Layout
     request: Request
     method: Allocation
-    accepts: Accepts
+    accepts: Expressible
     findings: Findings
     resource: Resource
 
@@ -105,7 +105,7 @@ class Sharing:
         kept = group.name in self.protected
         return (group.tie if tied and not kept else group.name), kept
 
-    def _class(self, name: str, groups: Sequence[ChannelGroup], accepts: Accepts | None) -> WidthClass:
+    def _class(self, name: str, groups: Sequence[ChannelGroup], accepts: Expressible | None) -> WidthClass:
         first = groups[0]
         whole = any(group.name in self.protected for group in groups)
         widths = (first.units,) if whole else self._widths(groups, accepts)
@@ -122,7 +122,7 @@ class Sharing:
             signals=self._signals(groups),
         )
 
-    def _widths(self, groups: Sequence[ChannelGroup], accepts: Accepts | None) -> tuple[int, ...]:
+    def _widths(self, groups: Sequence[ChannelGroup], accepts: Expressible | None) -> tuple[int, ...]:
         kind, units = groups[0].kind, groups[0].units
         step = self.method.round_to if kind != "heads" else 1
         least = -(-max(self.method.least(kind, units), groups[0].fewest) // step) * step
@@ -248,7 +248,7 @@ def _unit_budget(classes: Sequence[WidthClass], fraction: float) -> Budget:
         flag, share = FLAGS[item.kind], (1 - fraction) * item.units
         if share < 0.5:
             raise BudgetError(
-                f"{flag} {fraction:g} leaves no unit of {item.units} in {item.groups[0]!r}; expected at most "
+                f"{flag} {fraction:g} leaves none of {item.units} in {item.groups[0]!r}; expected at most "
                 f"{1 - 1 / item.units:.4g}."
             )
         kept += item.price(item.nearest(share))

@@ -13,7 +13,7 @@ from optimum_grail.models.layout import Layout
 FLAGS = {"mlp": "--ffn-sparsity", "heads": "--head-sparsity", "conv": "--channel-sparsity"}
 NOUNS = {"mlp": "feed-forward channels", "heads": "attention heads", "conv": "convolution channels"}
 """What the units of a kind are called in sentences."""
-Accepts = Callable[[Sequence[ChannelGroup], int], bool]
+Expressible = Callable[[Sequence[ChannelGroup], int], bool]
 """``(groups of one width, units kept) -> whether the stock config can say it``."""
 
 

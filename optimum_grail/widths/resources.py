@@ -60,7 +60,9 @@ def resource_of(name: str, layout: Layout, request: Request, findings: Findings)
     """
     if name != "parameters" and request.sparsity is None:
         flags = ", ".join(FLAGS[kind] for kind in request.kinds)
-        raise BudgetError(f"budget={name} needs --sparsity, a fraction of all blocks; {flags} counts units.")
+        raise BudgetError(
+            f"budget={name} needs --sparsity, a fraction of all blocks; {flags} counts heads or channels."
+        )
     kinds = {"parameters": _parameters, "bytes": _bytes, "flops": _flops, "kv-cache": _cache, "latency": _latency}
     return kinds[name](layout, request, findings)
 

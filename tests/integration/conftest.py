@@ -34,6 +34,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "self": {"dataset": "self", "allocation": "uniform"},
     "self, uncompensated": {"dataset": "self", "allocation": "uniform", "compensator": "none"},
     "free": {"allocation": "knapsack"},
+    "rounded": {"preset": "magnitude", "ffn_sparsity": 0.4, "round_to": 32},
 }
 """Ways to compress the embedded LLaMA; calibrated on the first half of the prose where nothing else is said."""
 
@@ -103,7 +104,7 @@ def llama_run(
 
     @cache
     def run(name: str) -> Run:
-        compressor = compress_llama(**RECIPES[name])
+        compressor = compress_llama(**{"sparsity": 0.5, **RECIPES[name]})
         folder = tmp_path_factory.mktemp("llama") / name
         compressor.save_pretrained(folder)
         return Run(folder, compressor)

@@ -49,8 +49,8 @@ def test_sparsity_outside_its_range(flag: str, value: str, cli: Any, capsys: Any
 @pytest.mark.parametrize(
     ("words", "value", "remedy"),
     [
-        (("--ffn-sparsity", "0.9999"), "--ffn-sparsity 0.9999 leaves no unit of 512", "at most 0.998"),
-        (("--head-sparsity", "0.95"), "--head-sparsity 0.95 leaves no unit of 6", "at most 0.833"),
+        (("--ffn-sparsity", "0.9999"), "--ffn-sparsity 0.9999 leaves none of 512", "at most 0.998"),
+        (("--head-sparsity", "0.95"), "--head-sparsity 0.95 leaves none of 6", "at most 0.833"),
         (("--sparsity", "0.99"), "A sparsity of 0.99 cannot be reached", "at most 0.95"),
         (("--sparsity", "0.9", "--round-to", "400"), "cannot be reached", "--round-to"),
         (("--channel-sparsity", "0.5"), "no groups of kind 'conv'", "--ffn-sparsity"),

@@ -150,7 +150,7 @@ def test_files_and_report(trained: dict[str, Tensor], tmp_path: Path) -> None:
         ({}, None, DataError, "needs calibration data"),
         ({"dataset": "self"}, None, DataError, "causal language model"),
         ({"ffn_sparsity": 0.5}, [torch.zeros(1, 12, 12)], GrailError, "--channel-sparsity"),
-        ({"channel_sparsity": 0.99}, [torch.zeros(1, 12, 12)], GrailError, "leaves no unit of 24"),
+        ({"channel_sparsity": 0.99}, [torch.zeros(1, 12, 12)], GrailError, "leaves none of 24"),
         ({"sparsity": 0.999}, [torch.zeros(1, 12, 12)], GrailError, "cannot be reached"),
         ({"standalone": True}, [torch.zeros(1, 12, 12)], GrailError, "--no-standalone"),
     ],

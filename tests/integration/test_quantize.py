@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import shutil
@@ -70,6 +71,9 @@ def dynamic(model: nn.Module) -> Any:
     return torch.ao.quantization.quantize_dynamic(model.eval(), {nn.Linear}, dtype=torch.qint8)
 
 
+CASES = [(torchao_int8, "default"), (torchao_int8, "free"), (bitsandbytes_int8, "default"), (bitsandbytes_int8, "free")]
+
+
 @pytest.fixture(scope="module", params=["default", "free"])
 def folder(request: pytest.FixtureRequest, llama_run: Callable[[str], Any]) -> Path:
     """A checkpoint that plain transformers loads; one with widths of its own in each layer."""
@@ -77,10 +81,16 @@ def folder(request: pytest.FixtureRequest, llama_run: Callable[[str], Any]) -> P
     return path
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(("library", "recipe"), [*CASES, (bitsandbytes_nf4, "rounded")])
 def test_quantized_while_loading_saved_and_loaded(
-    library: Callable[[], Any], folder: Path, held_windows: Tensor, text: Path, tmp_path: Path
+    library: Callable[[], Any],
+    recipe: str,
+    llama_run: Callable[[str], Any],
+    held_windows: Tensor,
+    text: Path,
+    tmp_path: Path,
 ) -> None:
+    folder = llama_run(recipe).folder
     wanted = logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), held_windows)
     config = library()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=config)
@@ -97,6 +107,17 @@ def test_quantized_while_loading_saved_and_loaded(
     after = evaluate_path(tmp_path, str(text), "perplexity", **measured)["perplexity"]
     before = evaluate_path(folder, str(text), "perplexity", **measured)["perplexity"]
     assert after == pytest.approx(before, rel=0.1)
+
+
+def test_rounded_widths_are_what_the_kernel_of_four_bits_takes(llama_run: Callable[[str], Any]) -> None:
+    """bitsandbytes packs four bits for processors with bfloat16 instructions, and refuses other widths there."""
+    packing = pytest.importorskip("bitsandbytes.functional")
+    block = inspect.signature(packing._convert_weight_packed_for_cpu).parameters["block_n"].default
+    for recipe, fits in (("rounded", True), ("default", False)):
+        blocks = llama_run(recipe).compressor.model.model.layers
+        linears = [module for module in blocks.modules() if isinstance(module, nn.Linear)]
+        taken = [linear.out_features % block == 0 and linear.in_features % 2 == 0 for linear in linears]
+        assert all(taken) is fits
 
 
 def skipping(library: Callable[[], Any], names: list[str]) -> Any:

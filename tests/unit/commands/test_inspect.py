@@ -38,6 +38,7 @@ def test_counts_and_widths(llama):
     assert rows["heads"]["expressible"] == [1, 2, 4]
     assert (rows["mlp"]["groups"], rows["mlp"]["units"], rows["mlp"]["parameters_per_unit"]) == (3, 48, 96)
     assert rows["mlp"]["parameters"] == 3 * 48 * 96
+    assert (rows["mlp"]["quantizer_step"], rows["heads"]["quantizer_step"]) == (32, 4), "heads of 8"
     assert len(found["groups"]) == 6
     assert 0.8 < found["largest_sparsity"] < 1
     assert found["largest_standalone_sparsity"] == found["largest_sparsity"]
@@ -53,7 +54,8 @@ def test_what_a_stock_config_cannot_say():
 def test_command(llama, cli, capsys):
     assert cli("grail", "inspect", "-m", str(llama[0])) == 0
     shown = capsys.readouterr().out
-    assert "any width" in shown and "1, 2, 4" in shown and "Sparsity can reach" in shown
+    assert "any" in shown and "1, 2, 4" in shown and "Sparsity can reach" in shown
+    assert "FFN channels" in shown and "unit" not in shown and "group" not in shown
 
 
 def test_json(llama, cli, capsys):

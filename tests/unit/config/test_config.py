@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import optimum_grail
-from optimum_grail.config.config import FILE_NAME, GrailConfig
+from optimum_grail.config.config import CONFIG_FILE, GrailConfig
 from optimum_grail.config.options import BUDGETS, BY_NAME, OPTIONS
 from optimum_grail.errors import ConfigError, UnknownNameError
 
@@ -53,9 +53,9 @@ def test_dict_of_a_configuration_is_its_dictionary():
 
 def test_folder_and_file(tmp_path):
     GrailConfig(**SPECIFIC).save_pretrained(tmp_path / "new")
-    for place in (tmp_path / "new", tmp_path / "new" / FILE_NAME):
+    for place in (tmp_path / "new", tmp_path / "new" / CONFIG_FILE):
         assert GrailConfig.from_pretrained(place).to_dict() == GrailConfig(**SPECIFIC).to_dict()
-    assert GrailConfig.from_json_file(tmp_path / "new" / FILE_NAME).sparsity == 0.3
+    assert GrailConfig.from_json_file(tmp_path / "new" / CONFIG_FILE).sparsity == 0.3
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"x"', '{"sparsity": 3}', '{"preset": "grial"}', "[" * 9000])
@@ -109,7 +109,7 @@ def test_unknown_keys_of_a_newer_version_are_kept_with_a_warning(stamp, tmp_path
 
 def test_files_say_which_version_wrote_them(tmp_path):
     GrailConfig(sparsity=0.3).save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / FILE_NAME).read_text())
+    saved = json.loads((tmp_path / CONFIG_FILE).read_text())
     assert saved["optimum_grail_version"] == optimum_grail.__version__
     assert GrailConfig.from_pretrained(tmp_path).extra == {}
 

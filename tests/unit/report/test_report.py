@@ -9,7 +9,7 @@ import pytest
 
 from optimum_grail.errors import CheckpointError
 from optimum_grail.report.environment import hardware, peak_memory, versions
-from optimum_grail.report.report import FILE_NAME, GroupRow, Report
+from optimum_grail.report.report import REPORT_FILE, GroupRow, Report
 
 
 def test_json_both_ways(report):
@@ -24,7 +24,7 @@ def test_json_is_strict_and_holds_what_was_achieved(report):
 
 
 def test_file(report, tmp_path):
-    assert report.save(tmp_path) == tmp_path / FILE_NAME
+    assert report.save(tmp_path) == tmp_path / REPORT_FILE
     assert Report.load(tmp_path) == report
 
 
@@ -80,7 +80,7 @@ def test_damaged_reports_are_refused(text):
 def test_missing_and_unreadable_file(tmp_path):
     with pytest.raises(CheckpointError, match="grail_report"):
         Report.load(tmp_path)
-    (tmp_path / FILE_NAME).write_bytes(b"\xff\xfe\x00")
+    (tmp_path / REPORT_FILE).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CheckpointError, match="grail_report"):
         Report.load(tmp_path)
 

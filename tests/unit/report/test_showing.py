@@ -62,7 +62,7 @@ def test_times_that_differ_by_less_than_their_spreads_are_not_told_apart(report,
 
 def test_says_widths_and_the_run(report):
     text = shown(report)
-    assert "mlp: 64 -> 24 units in 2 groups" in text and "heads: all 4 units stay in 1 group\n" in text
+    assert "feed-forward channels: 64 -> 24 in 2 layers" in text and "attention: all 4 stay in 1 layer\n" in text
     assert "calibrated on self: 128 samples, 32,768 tokens\nnote: streams in float32\n" in text
     assert "fit 1.5 s, peak memory 0.93 GiB" in text
 
@@ -72,8 +72,8 @@ def test_heads_are_counted_as_the_config_counts_them(report):
     heads = dataclasses.replace(report.groups[0], per_unit=counts)
     fewer = dataclasses.replace(heads, name="layers.1.heads", units_after=2)
     text = shown(dataclasses.replace(report, groups=(fewer, dataclasses.replace(fewer, units_after=3))), groups=True)
-    assert "heads: 12 -> 6..9 attention heads, 4 -> 2..3 key-value heads in 2 groups\n" in text and "6/12" in text
-    assert "heads: all 12 attention heads, 4 key-value heads stay in 1 group\n" in shown(
+    assert "attention: 12 -> 6..9 attention heads, 4 -> 2..3 key-value heads in 2 layers\n" in text and "6/12" in text
+    assert "attention: all 12 attention heads, 4 key-value heads stay in 1 layer\n" in shown(
         dataclasses.replace(report, groups=(heads,))
     )
 
@@ -86,7 +86,7 @@ def test_says_the_size_where_a_size_was_asked(report):
 
 def test_widths_that_differ_are_a_range(report):
     rows = (report.groups[1], dataclasses.replace(report.groups[2], units_after=40))
-    assert "mlp: 64 -> 24..40 units" in shown(dataclasses.replace(report, groups=rows))
+    assert "feed-forward channels: 64 -> 24..40 in 2 layers" in shown(dataclasses.replace(report, groups=rows))
 
 
 def test_names_groups_left_whole_among_others_that_shrank(report):
@@ -95,6 +95,17 @@ def test_names_groups_left_whole_among_others_that_shrank(report):
     assert "Left whole: layers.1.mlp\n" in shown(dataclasses.replace(report, groups=rows))
     many = (report.groups[1], *(dataclasses.replace(rows[1], name=f"layers.{index}.mlp") for index in range(1, 13)))
     assert "layers.8.mlp and 4 more\n" in shown(dataclasses.replace(report, groups=many))
+
+
+def test_says_what_the_size_cost_and_what_half_of_it_would(report):
+    row = {"metric": "perplexity", "dataset": "x", "dense": 40.0, "compressed": 50.0}
+    measured = dataclasses.replace(report, evaluation=(row,), half_damage=0.23)
+    cost = "40.0 % fewer parameters cost perplexity on x 40 -> 50"
+    assert f"{cost}; half as much is predicted to do 23 % of that damage.\n" in shown(measured)
+    assert f"{cost}.\n" in shown(dataclasses.replace(measured, half_damage=None))
+    predicted = "Half as much is predicted to do 23 % of the damage of 40.0 % fewer parameters.\n"
+    assert predicted in shown(dataclasses.replace(measured, evaluation=()))
+    assert "half as much" not in shown(dataclasses.replace(report, evaluation=())).lower()
 
 
 def test_images_have_no_tokens(report):

@@ -248,7 +248,7 @@ def test_a_request_that_prunes_nothing_is_refused() -> None:
 
 
 def test_a_fraction_that_leaves_no_unit_is_refused() -> None:
-    with pytest.raises(BudgetError, match=r"--head-sparsity 0\.9 leaves no unit of 4 .*at most 0\.75"):
+    with pytest.raises(BudgetError, match=r"--head-sparsity 0\.9 leaves none of 4 .*at most 0\.75"):
         run(layout_of(tiny_llama), Request(None, {"heads": 0.9}))
 
 

@@ -174,7 +174,7 @@ def test_real_seconds_are_positive_and_rise() -> None:
 def test_counts_of_units_know_no_other_resource() -> None:
     layout = resolve(tiny_llama())
     request = Request(None, {"mlp": 0.5}, standalone=False)
-    with pytest.raises(BudgetError, match=r"budget=flops needs --sparsity.*--ffn-sparsity counts units"):
+    with pytest.raises(BudgetError, match=r"budget=flops needs --sparsity.*--ffn-sparsity counts heads"):
         check_request(layout, request, Knapsack(budget="flops"), anything)
 
 

@@ -9,7 +9,7 @@ from optimum_grail.core.readout import Readout
 from optimum_grail.core.solve import NormalEquations
 
 
-def told(equations: NormalEquations, readout: Readout, **more: Any) -> Compensation:
+def with_errors(equations: NormalEquations, readout: Readout, **more: Any) -> Compensation:
     """``readout`` with its error and that of plain pruning, relative to dropping everything, and what ``more`` says."""
     scale = max(equations.variance, 1e-300)
     errors = {

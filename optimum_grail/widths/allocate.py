@@ -244,5 +244,5 @@ def _predicted_free(sharing: Sharing, kept: Mapping[str, int]) -> float | None:
         return None
     groups = sharing.layout.groups
     classes = sharing.classes(groups, False, {group.kind for group in groups})
-    spent = sum(item.price(kept[item.name]) for item in classes)
+    spent = sum(item.price(kept[item.groups[0]]) for item in classes)
     return predicted(classes, minimise(classes, Budget(spent, sharing.resource.total)))

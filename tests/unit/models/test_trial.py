@@ -83,6 +83,15 @@ def test_the_other_remedy_for_a_norm_over_all_heads_is_to_leave_the_heads_out(ma
     assert small.model.layers[0].mlp.up_proj.out_features < 48
 
 
+def test_layers_of_one_shared_config_get_one_width(maps: Maps) -> None:
+    free = compressed(maps["phi3"], allocation="balanced", sparsity=0.4, standalone=False)
+    assert len({layer.self_attn.o_proj.in_features for layer in free.model.layers}) == 1
+    small = compressed(maps["phi3"], sparsity=None, head_sparsity=0.5)
+    assert small.config.num_attention_heads == 2 and "layers" not in small.config.grail_config
+    assert [layer.self_attn.o_proj.in_features for layer in small.model.layers] == [16, 16]
+    assert all(layer.self_attn.config is small.config for layer in small.model.layers)
+
+
 def test_nothing_of_the_model_changes(maps: Maps) -> None:
     spec = maps["phi3"]
     model = spec.example()

@@ -228,7 +228,7 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
         "memory_parts": parts,
         "memory_ratio": None if peak is None else peak / sum(parts.values()),
         "offloaded": {
-            "batch": len(next(iter(run.thrifty.batches[0].inputs.values()))),
+            "batch": run.thrifty.batches[0].size,
             "peak_bytes": offloaded,
             "memory_ratio": None if offloaded is None else offloaded / sum(parts.values()),
             "fit_seconds": seconds.wall,

@@ -36,6 +36,7 @@ from optimum_grail.allocations.uniform import Uniform  # noqa: E402
 from optimum_grail.compensators.none import NoCompensation  # noqa: E402
 from optimum_grail.core.problem import GroupProblem, Need, Selection  # noqa: E402
 from optimum_grail.data.selfgen import generate_self_text  # noqa: E402
+from optimum_grail.evaluation.metrics import Readers  # noqa: E402
 from optimum_grail.evaluation.metrics.perplexity import Perplexity  # noqa: E402
 from optimum_grail.fit.fit import FitRun  # noqa: E402
 from optimum_grail.fit.methods import Methods  # noqa: E402
@@ -87,7 +88,8 @@ class SameUnits:
 def documentation(tokenizer: Any, windows: int) -> Tensor:
     """``windows`` windows of Python's own documentation, int64 ``[windows, SEQLEN]``."""
     text = "\n\n".join(topics[name] for name in sorted(topics))
-    return Perplexity(seqlen=SEQLEN, num_samples=windows).windows(None, tokenizer, [text])
+    metric = Perplexity(seqlen=SEQLEN, num_samples=windows)
+    return metric.windows(Readers(transformers.LlamaForCausalLM, None, tokenizer, None), metric.read([text]))
 
 
 def plainly_pruned(dense: Any, plan: Plan, config: GrailConfig) -> Any:

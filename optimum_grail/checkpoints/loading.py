@@ -83,9 +83,11 @@ def model_class(config: Any, trust_remote_code: bool = False) -> Any:
     found = getattr(transformers, names[0], None)
     if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
         return found
-    for auto, target in (getattr(config, "auto_map", None) or {}).items():
-        if trust_remote_code and isinstance(target, str) and target.rpartition(".")[2] == names[0]:
-            return getattr(transformers, auto)
+    named = getattr(config, "auto_map", None)
+    for auto, target in named.items() if isinstance(named, dict) and trust_remote_code else ():
+        door = getattr(transformers, auto, None) if str(auto).startswith("AutoModel") else None
+        if door is not None and isinstance(target, str) and target.rpartition(".")[2] == names[0]:
+            return door
     raise ArchitectureError(
         f"transformers {transformers.__version__} has no model class {shorten(names[0])}, which {where!r} names. "
         "Update transformers, or pass --trust-remote-code if the repository brings the class."
@@ -160,10 +162,15 @@ def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
             for far more than is stored beside it.
         ArchitectureError: its class is unknown.
     """
+    from transformers import PreTrainedModel
+
     config = load_config(path, trust_remote_code)
     kind = model_class(config, trust_remote_code)
     stored = stored_weights(path) if os.path.isdir(path) else None
     try:
+        if not issubclass(kind, PreTrainedModel):
+            with torch.device("meta"):
+                return kind.from_config(config, trust_remote_code=trust_remote_code)
         return _weighed(kind, config, stored, path)
     except (GrailError, MemoryError):
         raise
@@ -175,7 +182,8 @@ def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
 
 
 def _weigh(kind: Any, config: Any, stored: Stored | None, path: str | Path) -> None:
-    """Refuse what asks for far more than is stored, and nothing else: loading has the last word."""
+    """Refuse what asks for far more than is stored, and nothing else: loading has the last word. A class of the
+    repository's own, which runs only where that is trusted, is not weighed."""
     from transformers import PreTrainedModel
 
     if issubclass(kind, PreTrainedModel):
@@ -188,12 +196,7 @@ def _weigh(kind: Any, config: Any, stored: Stored | None, path: str | Path) -> N
 
 
 def _weighed(kind: Any, config: Any, stored: Stored | None, path: str | Path) -> Any:
-    """The model without storage, compared with what is stored; a class of the repository's own is trusted."""
-    from transformers import PreTrainedModel
-
-    if not issubclass(kind, PreTrainedModel):
-        with torch.device("meta"):
-            return kind.from_config(config, trust_remote_code=True)
+    """The model without storage, compared with what is stored."""
     skeleton = build_skeleton(kind, config, stored, path)
     if stored is not None and stored.bytes:
         check_size(skeleton, stored, path)

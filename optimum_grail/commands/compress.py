@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optimum.commands.base import BaseOptimumCLICommand
 
@@ -21,7 +21,11 @@ from optimum_grail.commands._shared import (
 )
 from optimum_grail.config.options import BUDGETS, BY_NAME, OPTIONS, OVERRIDES
 from optimum_grail.config.presets import presets
-from optimum_grail.config.spelling import parse_method
+from optimum_grail.config.spelling import DESCRIBED, parse_method
+from optimum_grail.errors import ConfigError
+
+if TYPE_CHECKING:
+    from optimum_grail.config.config import GrailConfig
 
 EXAMPLES = """\
   optimum-cli grail compress -m meta-llama/Llama-3.2-1B -o small
@@ -79,17 +83,10 @@ class CompressCommand(BaseOptimumCLICommand):
             args = self.args
             target = check_output(args.output, args.overwrite, source=args.model)
             from optimum_grail.compressor import GrailCompressor
-            from optimum_grail.config.config import GrailConfig
-            from optimum_grail.config.recipe import read_recipe
-            from optimum_grail.data.rows import check_path
             from optimum_grail.report.progress import RichProgress
             from optimum_grail.report.table import print_report
 
-            config = GrailConfig.from_dict(settings(args, read_recipe(args.config) if args.config else {}))
-            config.methods()  # a misspelt method or path is told before the model is loaded
-            for source in (config.dataset, args.eval_dataset):
-                if isinstance(source, str):
-                    check_path(source)
+            config = _configuration(args)
             compressor = GrailCompressor.from_pretrained(
                 args.model,
                 config,
@@ -116,6 +113,22 @@ class CompressCommand(BaseOptimumCLICommand):
             print_report(compressor.report, out.console)
             out.console.print(f"Written to {target}", markup=False, highlight=False, soft_wrap=True)
             out.result = {"output": str(target), "report": compressor.report.to_dict()}
+
+
+def _configuration(args: Namespace) -> GrailConfig:
+    """What flags and file ask for; a misspelt method or path is told before the model is loaded."""
+    from optimum_grail.config.config import GrailConfig
+    from optimum_grail.config.recipe import read_recipe
+    from optimum_grail.data.rows import check_path
+
+    config = GrailConfig.from_dict(settings(args, read_recipe(args.config) if args.config else {}))
+    config.methods()
+    if args.config and isinstance(config.dataset, str) and DESCRIBED.fullmatch(config.dataset):
+        raise ConfigError(f"The run of {args.config} had data in memory ({config.dataset}). Name some with --dataset.")
+    for source in (config.dataset, args.eval_dataset):
+        if isinstance(source, str):
+            check_path(source)
+    return config
 
 
 def settings(args: Namespace, file: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Nothing heavy is imported, because every ``optimum-cli`` call reads this file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from numbers import Integral, Real
 from types import UnionType
@@ -14,6 +15,9 @@ from optimum_grail.errors import ConfigError, shorten
 
 LARGEST = 2**63 - 1
 """Whole numbers go no further: neither tensors nor random generators take larger ones."""
+
+DESCRIBED = re.compile(r"\w+ of \d+ \w+s\b.*")
+"""What :func:`describe_data` says of live data with a length."""
 
 
 def number(text: str) -> Any:

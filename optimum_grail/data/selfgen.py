@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from optimum_grail.errors import DataError, StatisticsError
+from optimum_grail.models.intact import evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -85,13 +86,11 @@ def generate_self_text(
     width = min(width, batch_size) if batch_size else width
     banned = _banned_tokens(model, tokenizer)
     generator = torch.Generator(device=banned.device).manual_seed(seed)
-    training = model.training
-    model.eval()
     parts: list[Tensor] = []
     try:
         if progress is not None:
             progress.start(num_samples * seqlen, WRITING)
-        with torch.inference_mode():
+        with evaluating(model), torch.inference_mode():
             for start in range(0, num_samples, width):
                 rows = min(width, num_samples - start)
                 if prompts is None:
@@ -100,7 +99,6 @@ def generate_self_text(
                     first = prompts[start : start + rows].to(banned.device)
                 parts.append(_write(model, first, seqlen, banned, generator, progress).cpu())
     finally:
-        model.train(training)
         if progress is not None:
             progress.finish()
     return torch.cat(parts).clone()

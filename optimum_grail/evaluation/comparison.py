@@ -14,7 +14,7 @@ from optimum_grail.data.rows import Rows
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.evaluate import make_metric
 from optimum_grail.evaluation.forward import compare_forward, shape_of
-from optimum_grail.evaluation.metrics import Metric
+from optimum_grail.evaluation.metrics import Metric, Readers
 from optimum_grail.report.progress import Progress
 
 COMMONPLACE = 0.02
@@ -50,17 +50,13 @@ class Comparison:
         name: the metric's name.
         metric: the metric, or ``None``.
         rows: the data, or ``None``.
-        tokenizer: for text.
-        processor: for images.
-        config: the model's.
+        readers: what turns the data into inputs of the model, or ``None``.
     """
 
     name: str = ""
     metric: Metric | None = None
     rows: Rows | None = None
-    tokenizer: Any = None
-    processor: Any = None
-    config: Any = None
+    readers: Readers | None = None
 
     @classmethod
     def prepare(
@@ -92,15 +88,15 @@ class Comparison:
         chosen = {key: value for key, value in fields.items() if key in OPTIONS[name]}
         metric = make_metric(name, chosen | ({} if limit is None else {"num_samples": limit}))
         rows = metric.read(dataset)
-        described = getattr(model, "config", None)
-        metric.check(type(model), described, tokenizer, processor, rows)
-        return cls(name, metric, rows, tokenizer, processor, described)
+        readers = Readers.of(model, tokenizer, processor)
+        metric.check(readers, rows)
+        return cls(name, metric, rows, readers)
 
     def warnings(self, data: CalibrationData | None) -> tuple[str, ...]:
         """A warning if calibration and evaluation share rows."""
-        if self.metric is None or data is None or not data.fingerprints:
+        if self.metric is None or self.rows is None or self.readers is None or data is None or not data.fingerprints:
             return ()
-        marks = self.metric.fingerprints(self.tokenizer, self.rows, self.config)
+        marks = self.metric.fingerprints(self.readers, self.rows)
         shared = overlap(data, marks)
         ours, theirs = shared / len(data.fingerprints), shared / max(len(marks), 1)
         if max(ours, theirs) < COMMONPLACE:
@@ -118,10 +114,10 @@ class Comparison:
             what: what to call it.
             progress: told before.
         """
-        if self.metric is None or self.rows is None:
+        if self.metric is None or self.rows is None or self.readers is None:
             return {}
         progress.message(f"Measuring the {what} model: {self.name} on {self.rows.source}")
-        return self.metric(model, self.tokenizer, self.processor, self.rows, progress=progress)
+        return self.metric.measure(model, self.readers, self.rows, progress)
 
     def for_sweep(self, progress: Progress) -> dict[str, Any]:
         """The metric as :class:`optimum_grail.sweep.Sweep` takes it; empty without data."""

@@ -11,7 +11,7 @@ import torch
 from optimum_grail.checkpoints.loading import load_config, load_model, model_class
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.errors import ConfigError, StatisticsError
-from optimum_grail.evaluation.metrics import METRICS, Metric
+from optimum_grail.evaluation.metrics import METRICS, Metric, Readers
 from optimum_grail.report.progress import Progress
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def evaluate_path(
     kind = model_class(config, trust_remote_code)
     rows = measure.read(dataset, config_name=config_name, split=split)
     tokenizer, processor = load_processors(model_path, trust_remote_code)
-    measure.check(kind, config, tokenizer, processor, rows)
+    measure.check(Readers(kind, config, tokenizer, processor), rows)
     model = load_model(
         model_path, dtype=dtype, device=device, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
     )

@@ -6,6 +6,7 @@ Machines get busy and warm: the dense and the compressed model take turns, and e
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ BATCHES = (1, 8)
 """Samples per pass that are timed."""
 LEAST, ROUNDS, PATIENCE = 4, 20, 1.0
 """Fewest and most passes of each model that count, and the seconds that decide between them."""
+ELEMENTS = 2**26
+"""Of an input that is made up to a report's words."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def example_inputs(shapes: Mapping[str, Any], model: nn.Module, batch: int = 1) 
     for name, item in shapes.items():
         dtype = getattr(torch, str(item.get("dtype")).removeprefix("torch."), None)
         shape = item.get("shape")
-        if not isinstance(dtype, torch.dtype) or not isinstance(shape, list | tuple):
+        if not isinstance(dtype, torch.dtype) or not _is_shape(shape):
             raise CheckpointError(
                 f"The report says {item!r} of the input {name!r}; expected a shape and a dtype of torch."
             )
@@ -187,3 +190,9 @@ def _shapes(outputs: Any) -> dict[str, list[int]]:
     """Shapes of the tensors that a model returns; a single one is called ``output``."""
     found = outputs if isinstance(outputs, Mapping) else {"output": outputs}
     return {str(name): list(value.shape) for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def _is_shape(value: Any) -> bool:
+    """Whether ``value`` is the shape of a tensor of a size that fits a forward pass."""
+    sound = isinstance(value, list | tuple) and all(type(size) is int and size >= 0 for size in value)
+    return sound and math.prod(value) <= ELEMENTS

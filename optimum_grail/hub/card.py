@@ -63,7 +63,7 @@ def build_card(
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"cell": cell, "number": number, "percent": percent, "plain": plain, "quote": shlex.quote}
+    environment.filters |= {"cell": cell, "number": number, "percent": percent, "plain": plain, "shell": shell}
     template = files("optimum_grail.hub").joinpath("card.md.jinja").read_text(encoding="utf-8")
     body = environment.from_string(template).render(
         report=report,
@@ -163,7 +163,7 @@ def public(report: Report) -> Report:
         evaluation=tuple(without_folders(row) for row in report.evaluation),
         derived=tuple(without_folders(row) for row in report.derived),
         recovery=without_folders(report.recovery),
-        command=shlex.join(without_folders(word) for word in _words(report.command)),
+        command=" ".join(shell(without_folders(word)) for word in _words(report.command)),
     )
 
 
@@ -173,6 +173,11 @@ def _words(command: str) -> list[str]:
         return shlex.split(command)
     except ValueError:
         return command.split()
+
+
+def shell(word: str) -> str:
+    """``word`` as one word of a command line, all of it on one line."""
+    return shlex.quote(" ".join(word.split()))
 
 
 def plain(value: Any) -> str:
@@ -232,6 +237,6 @@ def _derived(report: Report) -> list[tuple[str, str, str, str, str]]:
         before = known.get((row["metric"], row["dataset"], row.get("protocol", "")), {}).get("compressed")
         result = f"{row['metric']} on {row['dataset']}: {number(row['value'])}"
         times = row.get("seconds") or {}
-        ratio = _ratio(times) if times.get("compressed") else MISSING
+        ratio = _ratio(times) if times.get("compressed") and "derived" in times else MISSING
         rows.append((cell(row["name"]), cell(result), change(before, row["value"]), number(row["bytes"]), ratio))
     return rows

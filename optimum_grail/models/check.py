@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,9 +26,7 @@ from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import config_of, expressible, write_config_
 from optimum_grail.models.surgery import apply_, narrow_
 from optimum_grail.models.table import entries
-
-FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, AssertionError)
-"""What a model's code raises when a width is not the one it expects."""
+from optimum_grail.models.trial import FAILURES, cannot_run, failing_module, one_per_declaration
 
 
 @dataclass(frozen=True)
@@ -112,28 +109,6 @@ def inputs_for(model: nn.Module, spec: ArchitectureSpec) -> dict[str, Tensor]:
             "inputs cannot be made up. Pass inputs=…, tensors by name."
         )
     return found
-
-
-def failing_module(error: BaseException, model: nn.Module) -> str:
-    """Path of the innermost module of ``model`` in whose code ``error`` arose; ``""`` for the model itself."""
-    homes = {id(module): path for path, module in model.named_modules()}
-    callers = (id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__))
-    return next(iter([homes[caller] for caller in callers if caller in homes][::-1]), "")
-
-
-def cannot_run(group: ChannelGroup, kept: int, error: BaseException, model: nn.Module) -> ArchitectureError:
-    """The refusal of ``group`` because ``model`` fails with ``kept`` of its units."""
-    where = failing_module(error, model) or type(model).__name__
-    return ArchitectureError(
-        f"With {kept} of {group.units} units of {group.name!r} the code of {where} fails: {str(error)[:200]}. If that "
-        "module holds something per unit, name it in channelwise of the group; if it reads a number that follows the "
-        "width, in attributes; otherwise leave the group out of the map."
-    )
-
-
-def one_per_declaration(layout: Layout) -> list[ChannelGroup]:
-    """The first group of every declaration."""
-    return list({id(layout.specs[group.name]): group for group in reversed(layout.groups)}.values())[::-1]
 
 
 def _check_blocks(layout: Layout) -> None:

@@ -90,8 +90,8 @@ def config_updates(model: nn.Module, layout: Layout, widths: Mapping[str, int], 
 
 
 def is_standalone(updates: list[StockUpdate]) -> bool:
-    """Whether plain transformers can load the result: no per-layer table anywhere."""
-    return not any(update.layers for update in updates)
+    """Whether plain transformers can load the result: no table anywhere, and no doubt that the stock class fits."""
+    return not any(update.layers or update.doubt for update in updates)
 
 
 def current_widths(model: nn.Module, layout: Layout) -> dict[str, int]:

@@ -72,7 +72,7 @@ class InputRow(TypedDict):
 
 
 class Pass(TypedDict):
-    """Dense and compressed at one batch size: seconds with their spreads, or bytes."""
+    """Dense and compressed at one batch size: seconds and their spread, or bytes."""
 
     batch: int
     dense: float

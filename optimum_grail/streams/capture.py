@@ -186,8 +186,9 @@ def _really(model: nn.Module, stacks: Stacks, sample: Batch) -> dict[str, Captur
         broken += [path for path, called in zip(stacks[name], seen.calls, strict=True) if path != called]
     if broken:
         raise ArchitectureError(
-            f"The input of block {broken[0]!r} is not the output of the block before it. Give the map one block "
-            "pattern per uninterrupted chain of blocks."
+            f"The input of block {broken[0]!r} is not the output of the block before it. If something lies "
+            "between the lists that hold them (downsampling between stages), set chain='container' in the map; "
+            "otherwise give it one block pattern per uninterrupted chain of blocks."
         )
     return found
 

@@ -21,9 +21,9 @@ GENERATED = "<string>"
 def signature(value: Any) -> str:
     """sha256 (hex) of a declared value: data by what it holds, functions by their name and what they do.
 
-    Dataclasses count by their fields, other objects by their attributes, functions by their code, defaults and closure
-    and by the functions and plain values of their own distribution that they name. Nothing depends on addresses or on
-    the order of sets.
+    Dataclasses count by their fields, other objects by their attributes, classes by their methods and plain values,
+    functions by their code, defaults and closure, and by what they name: plain values, and functions and classes of
+    their own distribution. Nothing depends on addresses or on the order of sets.
     """
     return hashlib.sha256(json.dumps(_Described().of(value)).encode()).hexdigest()
 
@@ -56,16 +56,19 @@ class _Described:
         if isinstance(value, FunctionType):
             return ["function", name, self._function(value)]
         if isinstance(value, type):
-            own = [item for item in vars(value).values() if isinstance(item, FunctionType)]
-            return ["class", name, [self.of(item) for item in own if item.__code__.co_filename != GENERATED]]
+            return ["class", name, self._class(value)]
         return self._object(value)
 
     def _function(self, function: FunctionType) -> Any:
-        home = function.__module__.partition(".")[0]
         named = {name: function.__globals__.get(name) for name in function.__code__.co_names}
-        used = {name: item for name, item in named.items() if _plain(item) or _home(item) == home}
+        used = {name: item for name, item in named.items() if _plain(item) or _home(item) == _home(function)}
         parts = (function.__code__, function.__defaults__, function.__kwdefaults__, function.__closure__, used)
         return [self.of(part) for part in parts]
+
+    def _class(self, kind: type) -> Any:
+        found = {name: _unwrapped(item) for name, item in vars(kind).items()}
+        written = {name: item for name, item in found.items() if _is_written(item) or (_plain(item) and name[0] != "_")}
+        return [[self.of(base) for base in kind.__bases__ if _home(base) == _home(kind)], self.of(written)]
 
     def _object(self, value: Any) -> Any:
         if isinstance(value, CodeType):
@@ -81,17 +84,32 @@ class _Described:
             return ["tensor", str(value.dtype), value.tolist()]
         if isinstance(value, ModuleType):
             return ["module", value.__name__]
-        with suppress(TypeError):  # it has no attributes of its own
-            names = (
-                {field.name for field in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else vars(value)
-            )
-            return [self.of(type(value)), self.of({name: item for name, item in vars(value).items() if name in names})]
-        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+        try:
+            own = vars(value)
+        except TypeError:  # it has no attributes of its own
+            return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+        if dataclasses.is_dataclass(value):
+            fields = {field.name for field in dataclasses.fields(value)}
+            own = {name: item for name, item in own.items() if name in fields}
+        return [self.of(type(value)), self.of(own)]
 
 
 def _home(item: Any) -> str | None:
-    """The distribution of a function."""
-    return item.__module__.partition(".")[0] if isinstance(item, FunctionType) else None
+    """The distribution of a function or class, by its topmost package."""
+    return item.__module__.partition(".")[0] if isinstance(item, FunctionType | type) else None
+
+
+def _unwrapped(member: Any) -> Any:
+    """The function that a member of a class was made of."""
+    if isinstance(member, property):
+        return member.fget
+    if isinstance(member, functools.cached_property):
+        return member.func
+    return member.__func__ if isinstance(member, classmethod | staticmethod) else member
+
+
+def _is_written(item: Any) -> bool:
+    return isinstance(item, FunctionType) and item.__code__.co_filename != GENERATED
 
 
 def _plain(item: Any) -> bool:

@@ -104,7 +104,7 @@ def llama_run(
 
     @cache
     def run(name: str) -> Run:
-        compressor = compress_llama(**RECIPES[name])
+        compressor = compress_llama(**{"sparsity": 0.5, **RECIPES[name]})
         folder = tmp_path_factory.mktemp("llama") / name
         compressor.save_pretrained(folder)
         return Run(folder, compressor)

@@ -165,7 +165,7 @@ def test_the_share_of_either_set_counts(known: float, warned: bool, embedded_lla
     text = [prose.held.read_text(encoding="utf-8")[:60_000]]
     comparison = Comparison.prepare(model, text, tokenizer, None, GrailConfig(seqlen=64))
     assert comparison.metric is not None
-    marks = sorted(comparison.metric.fingerprints(tokenizer, comparison.rows, model.config))
+    marks = sorted(comparison.metric.fingerprints(comparison.readers, comparison.rows))
     seen = frozenset(marks[: round(known * len(marks))]) | {f"gram:other {index}" for index in range(100 * len(marks))}
     data = CalibrationData((), "much", "", 1, 1, 64, "text", seen)
     assert bool(comparison.warnings(data)) == warned

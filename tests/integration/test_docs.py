@@ -15,8 +15,11 @@ import transformers
 from PIL import Image
 from transformers import AutoConfig, ViTImageProcessor
 
+from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.architectures.vit import tiny_vit
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.selectors import SELECTORS
+from optimum_grail.signals import SIGNALS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUIDES = sorted(path for path in (REPOSITORY / "docs" / "guides").glob("*.md") if path.name != "README.md")
@@ -39,7 +42,8 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 def place(tmp_path: Path, embedded_llama: Path, prose: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the pages name."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(SELECTORS, "_entries", dict(SELECTORS))  # one page adds a selector
+    for registry in (SELECTORS, ALLOCATIONS, SIGNALS):  # one page adds to them
+        monkeypatch.setattr(registry, "_entries", dict(registry))
     shortened(embedded_llama, tmp_path / "meta-llama" / "Llama-3.2-1B")
     shortened(embedded_llama, tmp_path / "examples" / embedded_llama.name)
     (tmp_path / "corpus.txt").write_text(prose.calibration.read_text(encoding="utf-8")[:40000], encoding="utf-8")
@@ -78,10 +82,13 @@ def test_guide(page: Path, place: Path, cli: Callable[..., int], request: pytest
         shortened(request.getfixturevalue("minilm"), place / "sentence-transformers" / "all-MiniLM-L6-v2")
     names: dict[str, Any] = {"__name__": page.stem}
     found = blocks(page)
-    assert {language for language, _ in found} <= {"python", "bash", "text"}
+    assert {language for language, _ in found} <= {"python", "bash", "yaml", "text"}
     for language, code in found:
         if language == "python":
             exec(compile(code, str(page), "exec", dont_inherit=True), names)
+        elif language == "yaml":
+            (place / "run.yaml").write_text(code, encoding="utf-8")
+            GrailConfig.from_file(place / "run.yaml").methods()
         elif language == "bash":
             for line in code.strip().splitlines():
                 program, grail, command, *words = shlex.split(line, comments=True)

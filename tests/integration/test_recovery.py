@@ -110,9 +110,16 @@ def test_models_that_do_not_write_learn_on_the_samples(tmp_path: Path) -> None:
     config = {"sparsity": 0.5, "num_samples": 20, "label_column": "label"}
     compressor = GrailCompressor(tiny_vit(), config, source=str(tmp_path / "dense"))
     compressor.compress([{**row, "label": index % 2} for index, row in enumerate(rows)], tmp_path / "small")
+    small = tmp_path / "small"  # made as the first version wrote it
+    (small / "grail_files.json").unlink()
+    (small / "grail_plan.tensors").rename(small / "grail_plan.safetensors")
+    (small / "id_rsa").write_text("private")
     recipe = Recipe(steps=10, num_samples=40, batch_size=8, rank=4, learning_rate=1e-2)
     report = recover(tmp_path / "small", tmp_path / "out", recipe, dataset=rows)
     assert report.recovery["kl_after"] < report.recovery["kl_before"]
+    assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == ["model.safetensors"]
+    assert (tmp_path / "out" / "grail_plan.tensors").is_file() and not (tmp_path / "out" / "id_rsa").exists()
+    recover(tmp_path / "small", tmp_path / "out", recipe, dataset=rows, overwrite=True)
 
 
 def test_padding_does_not_count() -> None:

@@ -22,6 +22,7 @@ DISTRIBUTION = {"PIL": "pillow"}
 WITH_ANOTHER = {
     "pyarrow": "datasets",
     "yaml": "huggingface_hub",
+    "packaging": "huggingface_hub",
     "matplotlib": "the plots extra",
     "lm_eval": "the lm-eval extra",
 }

@@ -5,23 +5,88 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from optimum_grail.data.images import image_processor
 from optimum_grail.data.rows import Rows, read_rows
+from optimum_grail.data.text import default_seqlen
 from optimum_grail.errors import ConfigError, DataError
+from optimum_grail.models.intact import evaluating
 from optimum_grail.report.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
     from optimum_grail.data.foreign import Config, DataSource, Processor, Tokenizer
 
 EVALUATION_SPLITS = ("test", "validation", "train")
 """Splits to evaluate on, the first that exists, unless one is named."""
+
+
+Result = dict[str, float | int | str]
+"""What a metric finds, by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Readers:
+    """What turns rows into inputs of a model.
+
+    Args:
+        model_class: class of the model.
+        config: its configuration, where it has one.
+        tokenizer: for text.
+        processor: for images.
+    """
+
+    model_class: type
+    config: Config | None
+    tokenizer: Tokenizer | None
+    processor: Processor | None
+
+    @classmethod
+    def of(cls, model: nn.Module, tokenizer: Tokenizer | None, processor: Processor | None) -> Readers:
+        """Those of ``model``."""
+        config = model.config if isinstance(model, PreTrainedModel) else None
+        return cls(type(model), config, tokenizer, processor)
+
+    @property
+    def name(self) -> str:
+        """What messages call the model."""
+        return str(getattr(self.config, "name_or_path", "") or self.model_class.__name__)
+
+    def need_tokenizer(self) -> Tokenizer:
+        """The tokenizer.
+
+        Raises:
+            DataError: there is none; the message names the model folder.
+        """
+        if self.tokenizer is None:
+            raise DataError(
+                f"Text must be tokenized, but {self.name!r} has no tokenizer (tokenizer.json is missing). "
+                "Put the tokenizer's files into the model folder."
+            )
+        return self.tokenizer
+
+    def need_image_processor(self) -> Processor:
+        """The image processor.
+
+        Raises:
+            DataError: there is none.
+        """
+        return image_processor(self.processor, repr(self.name))
+
+    def length(self, asked: int | None) -> int:
+        """Tokens per sample, if ``asked`` for so many.
+
+        Raises:
+            DataError: the model has fewer positions.
+        """
+        return default_seqlen(self.config, self.tokenizer, asked)
 
 
 class Metric(ABC):
@@ -54,40 +119,26 @@ class Metric(ABC):
         )
 
     @abstractmethod
-    def check(
-        self,
-        model_class: type,
-        config: Config | None,
-        tokenizer: Tokenizer | None,
-        processor: Processor | None,
-        dataset_rows: DataSource,
-    ) -> None:
+    def check(self, readers: Readers, rows: Rows) -> None:
         """Find out what is wrong before any long work.
 
         Args:
-            model_class: class of the model.
-            config: its configuration.
-            tokenizer: or None.
-            processor: or None.
-            dataset_rows: as for the call.
+            readers: what turns the rows into inputs of the model.
+            rows: as :meth:`read` gives them.
 
         Raises:
             DataError: columns, tokenizer or processor are missing, or the model is of another kind.
         """
 
     @abstractmethod
-    def fingerprints(
-        self, tokenizer: Tokenizer | None, dataset_rows: DataSource, config: Config | None = None
-    ) -> frozenset[str]:
-        """Fingerprints of the rows that the metric would use, to compare with those of calibration data.
-
-        Args:
-            tokenizer: for running text.
-            dataset_rows: as for the call.
-            config: the model's, for the length of windows.
-        """
+    def fingerprints(self, readers: Readers, rows: Rows) -> frozenset[str]:
+        """Fingerprints of the rows that the metric would use, to compare with those of calibration data; arguments as
+        of :meth:`check`."""
 
     @abstractmethod
+    def measure(self, model: nn.Module, readers: Readers, rows: Rows, progress: Progress | None) -> Result:
+        """What the call returns, of rows that are read and checked; arguments as of the call and of :meth:`check`."""
+
     def __call__(
         self,
         model: nn.Module,
@@ -96,7 +147,7 @@ class Metric(ABC):
         dataset_rows: DataSource,
         *,
         progress: Progress | None = None,
-    ) -> dict[str, float | int | str]:
+    ) -> Result:
         """Measure ``model``.
 
         Args:
@@ -104,7 +155,7 @@ class Metric(ABC):
             tokenizer: for text.
             processor: for images.
             dataset_rows: a ``datasets.Dataset``, or anything :meth:`read` takes.
-            progress: told how many rows are done; silent by default.
+            progress: told how far it is; silent by default.
 
         Returns:
             the numbers (fractions, not percent), the counts of rows or tokens, and ``protocol`` in words.
@@ -112,18 +163,17 @@ class Metric(ABC):
         Raises:
             DataError: as :meth:`check`, or a row is unusable.
         """
+        rows = self.read(dataset_rows)
+        readers = Readers.of(model, tokenizer, processor)
+        self.check(readers, rows)
+        return self.measure(model, readers, rows, progress)
 
 
 @contextlib.contextmanager
 def inference(model: nn.Module) -> Iterator[torch.device]:
     """Eval mode without gradients; the device of the model's first parameter."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield next(model.parameters()).device
-    finally:
-        model.train(training)
+    with evaluating(model), torch.inference_mode():
+        yield next(model.parameters()).device
 
 
 def positive(metric: Metric, *names: str) -> None:
@@ -136,21 +186,6 @@ def positive(metric: Metric, *names: str) -> None:
         value = getattr(metric, name)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ConfigError(f"{name}={value!r}: expected a whole number of at least 1. Leave it out or raise it.")
-
-
-def need_tokenizer(tokenizer: Tokenizer | None, config: Config | None) -> PreTrainedTokenizerBase:
-    """The tokenizer.
-
-    Raises:
-        DataError: there is none; the message names the model folder.
-    """
-    if tokenizer is None:
-        name = getattr(config, "name_or_path", "") or "the model"
-        raise DataError(
-            f"Text must be tokenized, but {name!r} has no tokenizer (tokenizer.json is missing). "
-            "Put the tokenizer's files into the model folder."
-        )
-    return tokenizer
 
 
 def table(rows: Rows) -> Dataset:

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor, nn
 
 from optimum_grail.data.batches import collate, fingerprint_image, fingerprint_text
-from optimum_grail.data.images import encode_images, image_column, image_processor, read_images
+from optimum_grail.data.images import encode_images, image_column, read_images
 from optimum_grail.data.labels import class_numbers
-from optimum_grail.data.rows import only_inputs
-from optimum_grail.data.text import default_seqlen, encode_rows, text_column
+from optimum_grail.data.rows import Rows, only_inputs
+from optimum_grail.data.text import encode_rows, text_column
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
 from optimum_grail.evaluation.metrics._metric import (
     Metric,
+    Readers,
+    Result,
     batches,
     inference,
     model_dtype,
-    need_tokenizer,
     positive,
     table,
     to_device,
@@ -29,7 +30,7 @@ from optimum_grail.report.progress import Progress
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from optimum_grail.data.foreign import Config, DataSource, Processor, Tokenizer
+    from optimum_grail.data.foreign import Config
 
 
 @METRICS.register
@@ -63,23 +64,17 @@ class Accuracy(Metric):
     def __post_init__(self) -> None:
         positive(self, "seqlen", "num_samples", "batch_size")
 
-    def check(
-        self,
-        model_class: type,
-        config: Config | None,
-        tokenizer: Tokenizer | None,
-        processor: Processor | None,
-        dataset_rows: DataSource,
-    ) -> None:
+    def check(self, readers: Readers, rows: Rows) -> None:
         """See :class:`Metric`."""
-        rows = table(self.read(dataset_rows))
-        self._labels(rows, config)
-        if _sees(model_class):
-            image_column(rows, self.image_column)
-            image_processor(processor, repr(getattr(config, "name_or_path", "") or model_class.__name__))
+        data = table(rows)
+        self._labels(data, readers.config)
+        if _sees(readers.model_class):
+            image_column(data, self.image_column)
+            readers.need_image_processor()
         else:
-            text_column(rows, self.text_column)
-            default_seqlen(config, need_tokenizer(tokenizer, config), self.seqlen)
+            text_column(data, self.text_column)
+            readers.need_tokenizer()
+            readers.length(self.seqlen)
 
     def _count(self, rows: Dataset) -> int:
         return min(len(rows), self.num_samples or len(rows))
@@ -88,40 +83,28 @@ class Accuracy(Metric):
         """Class numbers, int64 ``[rows]``."""
         return class_numbers(rows, self.label_column, config, range(self._count(rows)))
 
-    def fingerprints(
-        self, tokenizer: Tokenizer | None, dataset_rows: DataSource, config: Config | None = None
-    ) -> frozenset[str]:
+    def fingerprints(self, readers: Readers, rows: Rows) -> frozenset[str]:
         """See :class:`Metric`; of images where the rows have a column of them, else of texts."""
-        rows = table(self.read(dataset_rows))
-        used = range(self._count(rows))
+        data = table(rows)
+        used = range(self._count(data))
         if self.text_column is None:
             try:
-                column = image_column(rows, self.image_column)
+                column = image_column(data, self.image_column)
             except DataError:
                 pass
             else:
-                return frozenset(map(fingerprint_image, read_images(rows.select_columns([column]), column, used)))
-        column = text_column(rows, self.text_column)
-        return frozenset(fingerprint_text(text or "") for text in rows[: len(used)][column])
+                return frozenset(map(fingerprint_image, read_images(data.select_columns([column]), column, used)))
+        column = text_column(data, self.text_column)
+        return frozenset(fingerprint_text(text or "") for text in data[: len(used)][column])
 
-    def __call__(
-        self,
-        model: nn.Module,
-        tokenizer: Tokenizer | None,
-        processor: Processor | None,
-        dataset_rows: DataSource,
-        *,
-        progress: Progress | None = None,
-    ) -> dict[str, float | int | str]:
+    def measure(self, model: nn.Module, readers: Readers, rows: Rows, progress: Progress | None) -> Result:
         """See :class:`Metric`. Keys: accuracy, correct, rows, protocol."""
-        rows = table(self.read(dataset_rows))
-        config = getattr(model, "config", None)
-        self.check(type(model), config, tokenizer, processor, rows)
-        labels = self._labels(rows, config)
+        data = table(rows)
+        labels = self._labels(data, readers.config)
         correct = 0
         with inference(model) as device:
             for chunk in batches(len(labels), self.batch_size, progress=progress, what="accuracy"):
-                inputs = self._inputs(type(model), config, tokenizer, processor, rows, chunk)
+                inputs = self._inputs(readers, data, chunk)
                 logits = model(**to_device(inputs, device, model_dtype(model))).logits
                 correct += int((logits.argmax(dim=-1).cpu() == labels[chunk.start : chunk.stop]).sum())
         return {
@@ -131,23 +114,15 @@ class Accuracy(Metric):
             "protocol": f"top-1 against column {self.label_column!r}, {len(labels)} rows",
         }
 
-    def _inputs(
-        self,
-        model_class: type,
-        config: Config | None,
-        tokenizer: Tokenizer | None,
-        processor: Processor | None,
-        rows: Dataset,
-        chunk: range,
-    ) -> dict[str, Tensor]:
-        if _sees(model_class):
+    def _inputs(self, readers: Readers, rows: Dataset, chunk: range) -> dict[str, Tensor]:
+        if _sees(readers.model_class):
             column = image_column(rows, self.image_column)
             pictures = list(read_images(rows.select_columns([column]), column, chunk))
-            return encode_images(pictures, image_processor(processor, model_class.__name__))
+            return encode_images(pictures, readers.need_image_processor())
         texts = [text or "" for text in rows[chunk.start : chunk.stop][text_column(rows, self.text_column)]]
-        encoder = need_tokenizer(tokenizer, config)
-        samples = encode_rows(texts, encoder, default_seqlen(config, encoder, self.seqlen))
-        return collate(only_inputs(samples, model_class), encoder.pad_token_id or 0)
+        tokenizer = readers.need_tokenizer()
+        samples = encode_rows(texts, tokenizer, readers.length(self.seqlen))
+        return collate(only_inputs(samples, readers.model_class), tokenizer.pad_token_id or 0)
 
 
 def _sees(model_class: type) -> bool:

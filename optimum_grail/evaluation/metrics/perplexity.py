@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from optimum_grail.data.batches import fingerprint_tokens
 from optimum_grail.data.rows import Rows, ready_samples
-from optimum_grail.data.text import default_seqlen, first_tokens, text_column
+from optimum_grail.data.text import first_tokens, text_column
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
-from optimum_grail.evaluation.metrics._metric import Metric, batches, inference, need_tokenizer, positive
+from optimum_grail.evaluation.metrics._metric import Metric, Readers, Result, batches, inference, positive
 from optimum_grail.report.progress import Progress
-
-if TYPE_CHECKING:
-    from optimum_grail.data.foreign import Config, DataSource, Processor, Tokenizer
 
 _TOKENS_PER_BATCH = {"cpu": 1024}  # what stays in the processor's cache is fastest there
 _MANY_TOKENS = 8192
@@ -59,40 +56,31 @@ class Perplexity(Metric):
     def __post_init__(self) -> None:
         positive(self, "seqlen", "num_samples", "max_tokens", "batch_size")
 
-    def check(
-        self,
-        model_class: type,
-        config: Config | None,
-        tokenizer: Tokenizer | None,
-        processor: Processor | None,
-        dataset_rows: DataSource,
-    ) -> None:
+    def check(self, readers: Readers, rows: Rows) -> None:
         """See :class:`Metric`."""
-        can_generate = getattr(model_class, "can_generate", lambda: True)()
-        if not can_generate or getattr(config, "is_encoder_decoder", False):
+        can_generate = getattr(readers.model_class, "can_generate", lambda: True)()
+        if not can_generate or getattr(readers.config, "is_encoder_decoder", False):
             raise DataError(
-                f"Perplexity needs a causal language model, and {model_class.__name__} is none. "
+                f"Perplexity needs a causal language model, and {readers.model_class.__name__} is none. "
                 "Choose another --metric, such as accuracy, spearman or retrieval."
             )
-        default_seqlen(config, tokenizer, self.seqlen)
-        rows = self.read(dataset_rows)
+        readers.length(self.seqlen)
         if not rows.ready:
             text_column(rows.data, self.text_column)
-            need_tokenizer(tokenizer, config)
+            readers.need_tokenizer()
 
-    def windows(self, config: Config | None, tokenizer: Tokenizer | None, dataset_rows: DataSource) -> Tensor:
+    def windows(self, readers: Readers, rows: Rows) -> Tensor:
         """The token windows, int64 ``[windows, seqlen]``.
 
         Raises:
             DataError: there is less text than one window.
         """
-        rows = self.read(dataset_rows)
         if rows.ready:
             return self._ready(rows)
-        seqlen = default_seqlen(config, tokenizer, self.seqlen)
+        seqlen = readers.length(self.seqlen)
         column = text_column(rows.data, self.text_column)
         limits = [limit for limit in (self.max_tokens, self.num_samples and self.num_samples * seqlen) if limit]
-        ids = first_tokens(rows.data, column, need_tokenizer(tokenizer, config), min(limits, default=None))
+        ids = first_tokens(rows.data, column, readers.need_tokenizer(), min(limits, default=None))
         count = len(ids) // seqlen
         if count == 0:
             raise DataError(
@@ -113,26 +101,13 @@ class Perplexity(Metric):
             )
         return torch.stack(samples)
 
-    def fingerprints(
-        self, tokenizer: Tokenizer | None, dataset_rows: DataSource, config: Config | None = None
-    ) -> frozenset[str]:
+    def fingerprints(self, readers: Readers, rows: Rows) -> frozenset[str]:
         """See :class:`Metric`; of running text, so windows cut at other places are recognised."""
-        return fingerprint_tokens(self.windows(config, tokenizer, dataset_rows))
+        return fingerprint_tokens(self.windows(readers, rows))
 
-    def __call__(
-        self,
-        model: nn.Module,
-        tokenizer: Tokenizer | None,
-        processor: Processor | None,
-        dataset_rows: DataSource,
-        *,
-        progress: Progress | None = None,
-    ) -> dict[str, float | int | str]:
+    def measure(self, model: nn.Module, readers: Readers, rows: Rows, progress: Progress | None) -> Result:
         """See :class:`Metric`. Keys: perplexity, loss (nats per token), tokens, predicted_tokens, windows, protocol."""
-        config = getattr(model, "config", None)
-        rows = self.read(dataset_rows)
-        self.check(type(model), config, tokenizer, processor, rows)
-        windows = self.windows(config, tokenizer, rows)
+        windows = self.windows(readers, rows)
         loss = self._loss(model, windows, progress)
         count, seqlen = windows.shape
         return {

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.data.batches import collate, fingerprint_image
-from optimum_grail.data.images import encode_images, image_column, image_processor, read_images
-from optimum_grail.data.rows import only_inputs
-from optimum_grail.data.text import default_seqlen, encode_rows, text_column
+from optimum_grail.data.images import encode_images, image_column, read_images
+from optimum_grail.data.rows import Rows, only_inputs
+from optimum_grail.data.text import encode_rows, text_column
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
 from optimum_grail.evaluation.metrics._metric import (
     Metric,
+    Readers,
+    Result,
     batches,
     inference,
     model_dtype,
-    need_tokenizer,
     positive,
     table,
     to_device,
@@ -28,8 +29,6 @@ from optimum_grail.report.progress import Progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from optimum_grail.data.foreign import Config, DataSource, Processor, Tokenizer
 
 MAX_ROWS = 1000
 
@@ -65,55 +64,37 @@ class Retrieval(Metric):
     def __post_init__(self) -> None:
         positive(self, "seqlen", "num_samples", "batch_size", "max_rows")
 
-    def check(
-        self,
-        model_class: type,
-        config: Config | None,
-        tokenizer: Tokenizer | None,
-        processor: Processor | None,
-        dataset_rows: DataSource,
-    ) -> None:
+    def check(self, readers: Readers, rows: Rows) -> None:
         """See :class:`Metric`."""
-        towers = (getattr(config, "text_config", None), getattr(config, "vision_config", None))
+        towers = (getattr(readers.config, "text_config", None), getattr(readers.config, "vision_config", None))
         if None in towers:
             raise DataError(
                 f"Retrieval needs a model with a text and an image tower such as CLIPModel, and "
-                f"{model_class.__name__} is none. Choose another --metric."
+                f"{readers.model_class.__name__} is none. Choose another --metric."
             )
-        rows = table(self.read(dataset_rows))
-        image_column(rows, self.image_column)
-        text_column(rows, self.text_column)
-        default_seqlen(config, need_tokenizer(tokenizer, config), self.seqlen)
-        image_processor(processor, repr(getattr(config, "name_or_path", "") or model_class.__name__))
+        data = table(rows)
+        image_column(data, self.image_column)
+        text_column(data, self.text_column)
+        readers.need_tokenizer()
+        readers.length(self.seqlen)
+        readers.need_image_processor()
 
     def _count(self, rows: Dataset) -> int:
         return min(len(rows), self.num_samples or self.max_rows, self.max_rows)
 
-    def fingerprints(
-        self, tokenizer: Tokenizer | None, dataset_rows: DataSource, config: Config | None = None
-    ) -> frozenset[str]:
+    def fingerprints(self, readers: Readers, rows: Rows) -> frozenset[str]:
         """See :class:`Metric`; of the images."""
-        rows = table(self.read(dataset_rows))
-        column = image_column(rows, self.image_column)
-        images = read_images(rows.select_columns([column]), column, range(self._count(rows)))
+        data = table(rows)
+        column = image_column(data, self.image_column)
+        images = read_images(data.select_columns([column]), column, range(self._count(data)))
         return frozenset(map(fingerprint_image, images))
 
-    def __call__(
-        self,
-        model: nn.Module,
-        tokenizer: Tokenizer | None,
-        processor: Processor | None,
-        dataset_rows: DataSource,
-        *,
-        progress: Progress | None = None,
-    ) -> dict[str, float | int | str]:
+    def measure(self, model: nn.Module, readers: Readers, rows: Rows, progress: Progress | None) -> Result:
         """See :class:`Metric`. Keys: image_to_text_r1, …_r10, text_to_image_r1, …_r10, rows, protocol."""
-        rows = table(self.read(dataset_rows))
-        config = getattr(model, "config", None)
-        self.check(type(model), config, tokenizer, processor, rows)
-        count = self._count(rows)
-        captions = [text or "" for text in rows[:count][text_column(rows, self.text_column)]]
-        images, texts = self._embed(model, tokenizer, processor, rows, captions, progress)
+        data = table(rows)
+        count = self._count(data)
+        captions = [text or "" for text in data[:count][text_column(data, self.text_column)]]
+        images, texts = self._embed(model, readers, data, captions, progress)
         similarity = images @ texts.T
         codes = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
         right = torch.tensor([codes[caption] for caption in captions])
@@ -125,23 +106,19 @@ class Retrieval(Metric):
         return result
 
     def _embed(
-        self,
-        model: nn.Module,
-        tokenizer: Tokenizer | None,
-        processor: Processor | None,
-        rows: Dataset,
-        captions: list[str],
-        progress: Progress | None,
+        self, model: nn.Module, readers: Readers, rows: Dataset, captions: list[str], progress: Progress | None
     ) -> tuple[Tensor, Tensor]:
         column = image_column(rows, self.image_column)
         pictures = rows.select_columns([column])
-        length = default_seqlen(model.config, tokenizer, self.seqlen)
+        length, tokenizer, processor = (
+            readers.length(self.seqlen),
+            readers.need_tokenizer(),
+            readers.need_image_processor(),
+        )
         found: list[tuple[Tensor, Tensor]] = []
         with inference(model) as device:
             for chunk in batches(len(captions), self.batch_size, progress=progress, what="retrieval"):
-                seen = encode_images(
-                    list(read_images(pictures, column, chunk)), image_processor(processor, type(model).__name__)
-                )
+                seen = encode_images(list(read_images(pictures, column, chunk)), processor)
                 encoded = encode_rows([captions[index] for index in chunk], tokenizer, length, pad_to=length)
                 read = collate(only_inputs(encoded, type(model)))
                 output = model(**to_device({**read, **seen}, device, model_dtype(model)))

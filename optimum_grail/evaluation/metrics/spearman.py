@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.data.batches import collate, fingerprint_text
-from optimum_grail.data.rows import only_inputs
-from optimum_grail.data.text import default_seqlen, encode_rows, text_column
+from optimum_grail.data.rows import Rows, only_inputs
+from optimum_grail.data.text import encode_rows, text_column
 from optimum_grail.data.text import require_column as _require
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.metrics import METRICS
-from optimum_grail.evaluation.metrics._metric import Metric, batches, inference, need_tokenizer, positive, table
+from optimum_grail.evaluation.metrics._metric import Metric, Readers, Result, batches, inference, positive, table
 from optimum_grail.report.progress import Progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import ArrayLike
 
-    from optimum_grail.data.foreign import Config, DataSource, Processor, Tokenizer
+    from optimum_grail.data.foreign import Tokenizer
 
 MAX_LENGTH = 128
 
@@ -58,25 +58,19 @@ class Spearman(Metric):
     def __post_init__(self) -> None:
         positive(self, "seqlen", "num_samples", "batch_size")
 
-    def check(
-        self,
-        model_class: type,
-        config: Config | None,
-        tokenizer: Tokenizer | None,
-        processor: Processor | None,
-        dataset_rows: DataSource,
-    ) -> None:
+    def check(self, readers: Readers, rows: Rows) -> None:
         """See :class:`Metric`."""
-        rows = table(self.read(dataset_rows))
-        _require(rows, self.text_column, "--text-column")
-        text_column(rows, self.text_column)
-        _require(rows, self.text_pair_column, "--text-pair-column")
-        text_column(rows, self.text_pair_column)
-        self._scores(rows)
-        self._length(config, need_tokenizer(tokenizer, config))
+        data = table(rows)
+        _require(data, self.text_column, "--text-column")
+        text_column(data, self.text_column)
+        _require(data, self.text_pair_column, "--text-pair-column")
+        text_column(data, self.text_pair_column)
+        self._scores(data)
+        readers.need_tokenizer()
+        self._length(readers)
 
-    def _length(self, config: Config | None, tokenizer: Tokenizer | None) -> int:
-        chosen = default_seqlen(config, tokenizer, self.seqlen)
+    def _length(self, readers: Readers) -> int:
+        chosen = readers.length(self.seqlen)
         return chosen if self.seqlen is not None else min(MAX_LENGTH, chosen)
 
     def _scores(self, rows: Dataset) -> np.ndarray:
@@ -96,34 +90,22 @@ class Spearman(Metric):
             )
         return scores
 
-    def fingerprints(
-        self, tokenizer: Tokenizer | None, dataset_rows: DataSource, config: Config | None = None
-    ) -> frozenset[str]:
+    def fingerprints(self, readers: Readers, rows: Rows) -> frozenset[str]:
         """See :class:`Metric`; of both sentences."""
-        rows = table(self.read(dataset_rows))
-        used = rows[: self.num_samples or len(rows)]
+        data = table(rows)
+        used = data[: self.num_samples or len(data)]
         return frozenset(
             fingerprint_text(text or "") for name in (self.text_column, self.text_pair_column) for text in used[name]
         )
 
-    def __call__(
-        self,
-        model: nn.Module,
-        tokenizer: Tokenizer | None,
-        processor: Processor | None,
-        dataset_rows: DataSource,
-        *,
-        progress: Progress | None = None,
-    ) -> dict[str, float | int | str]:
+    def measure(self, model: nn.Module, readers: Readers, rows: Rows, progress: Progress | None) -> Result:
         """See :class:`Metric`. Keys: spearman (nan where all similarities are equal), rows, protocol."""
-        rows = table(self.read(dataset_rows))
-        config = getattr(model, "config", None)
-        self.check(type(model), config, tokenizer, processor, rows)
-        scores = self._scores(rows)
-        used = rows[: len(scores)]
-        length = self._length(config, tokenizer)
+        data = table(rows)
+        scores = self._scores(data)
+        used = data[: len(scores)]
+        length = self._length(readers)
         texts = [text or "" for name in (self.text_column, self.text_pair_column) for text in used[name]]
-        vectors = self._embed(model, need_tokenizer(tokenizer, config), texts, length, progress)
+        vectors = self._embed(model, readers.need_tokenizer(), texts, length, progress)
         first, second = vectors.split(len(scores))
         cosine = nn.functional.cosine_similarity(first, second).double().numpy()
         return {

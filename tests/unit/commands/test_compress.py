@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 
 from optimum_grail.checkpoints.output import staged_folder
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.errors import BudgetError
 
 
@@ -100,6 +101,9 @@ def test_file_and_flags(recorder, cli, tmp_path):
         (("--preset", "wanda", "--ridge", "0.1"), "no option 'ridge'"),
         (("--sparsity", "0.5", "--head-sparsity", "0.5"), "contradict"),
         (("--config", "/no/such.json"), "/no/such.json"),
+        (("--allocation", "uniform", "--drop-layers"), "balanced, knapsack"),
+        (("--allocation", "knapsack:budget=flops", "--budget", "latency"), "contradict each other"),
+        (("--target-bytes", "60MB", "--sparsity", "0.5"), "contradict each other"),
         (("--dataset", "./no/such.txt"), "./no/such.txt"),
         (("--eval-dataset", "no-such.txt"), "no-such.txt"),
     ],
@@ -108,6 +112,22 @@ def test_bad_configurations_end_before_the_model_is_loaded(recorder, cli, tmp_pa
     assert cli(*words(tmp_path, *more)) == 2
     assert message in capsys.readouterr().err
     assert recorder == [] and not (tmp_path / "out").exists()
+
+
+def test_a_runs_folder_repeats_it(recorder, cli, tmp_path, report):
+    config = GrailConfig(preset="wanda", target_bytes="60MB", protect=[0], dataset="some/texts").resolved()
+    (tmp_path / "card").mkdir()
+    told = {**report.to_dict(), "config": config.to_dict()}
+    (tmp_path / "card" / "grail_report.json").write_text(json.dumps(told))
+    assert cli(*words(tmp_path, "--config", str(tmp_path / "card"), "--seed", "3")) == 0
+    assert recorder[0][2] == {**config.to_diff_dict(), "seed": 3}
+
+
+def test_a_run_on_data_in_memory_asks_for_some(recorder, cli, tmp_path, capsys):
+    GrailConfig(dataset=["a", "b"]).save_pretrained(tmp_path / "run")
+    assert cli(*words(tmp_path, "--config", str(tmp_path / "run"))) == 2
+    assert "data in memory (list of 2 strings). Name some with --dataset." in capsys.readouterr().err
+    assert cli(*words(tmp_path, "--config", str(tmp_path / "run"), "--dataset", "some/texts")) == 0
 
 
 def test_existing_output_is_refused_before_the_model_is_loaded(recorder, cli, tmp_path, capsys):

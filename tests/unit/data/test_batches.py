@@ -106,3 +106,8 @@ def test_overlap_counts_what_is_shared() -> None:
     data = CalibrationData((batch,), "here", "0", 1, 1, 1, "text", marks)
     assert overlap(data, [fingerprint_text(" a b "), fingerprint_text("d")]) == 1
     assert overlap(data, []) == 0
+
+
+def test_a_batch_knows_its_size() -> None:
+    first, last = make_batches(tokens(3, 3, 3, 3), batch_size=3)
+    assert (first.size, last.size, first.head().size) == (3, 1, 1)

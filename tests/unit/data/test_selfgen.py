@@ -76,10 +76,11 @@ def test_draws_follow_the_softmax_and_never_hit_a_suppressed_token() -> None:
 
 def test_nan_in_the_model_is_an_error_and_the_mode_is_restored(llama, tokenizer) -> None:
     model = copy.deepcopy(llama).train()
+    model.model.layers[0].eval()
     model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.nan
     with pytest.raises(StatisticsError, match="not finite"):
         generate_self_text(model, tokenizer, num_samples=2, seqlen=4)
-    assert model.training
+    assert model.training and not model.model.layers[0].mlp.training and model.model.layers[1].mlp.training
 
 
 def test_a_vocabulary_of_special_tokens_is_refused(llama, tokenizer) -> None:

@@ -116,7 +116,17 @@ def test_models_take_turns():
     assert 0.002 <= first.seconds < second.seconds and second.seconds >= 0.02
 
 
-@pytest.mark.parametrize("item", [{"shape": [1, 6], "dtype": "torch.load"}, {"shape": 6, "dtype": "torch.int64"}, {}])
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"shape": [1, 6], "dtype": "torch.load"},
+        {"shape": 6, "dtype": "torch.int64"},
+        {"shape": [1, 10**9, 10**9], "dtype": "torch.int64"},
+        {"shape": [1, -6], "dtype": "torch.int64"},
+        {"shape": ["1, 2"], "dtype": "torch.int64"},
+        {},
+    ],
+)
 def test_a_report_that_names_no_input_is_refused(item):
     with pytest.raises(CheckpointError, match="images"):
         example_inputs({"images": item}, Slow(0))

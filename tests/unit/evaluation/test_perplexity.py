@@ -52,10 +52,10 @@ def test_limits_take_the_first_tokens_and_windows(llama, tokenizer) -> None:
 
 
 def test_the_default_window_is_the_models_and_the_mode_is_kept(llama, tokenizer) -> None:
-    llama.train()
+    llama.train().model.layers[0].eval()
     result = Perplexity()(llama, tokenizer, None, TEXT)
     assert result["tokens"] % 64 == 0 and "windows of 64" in result["protocol"]
-    assert llama.training
+    assert llama.training and llama.lm_head.training and not llama.model.layers[0].mlp.training
     llama.eval()
 
 

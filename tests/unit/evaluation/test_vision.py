@@ -13,6 +13,7 @@ from optimum_grail.data.batches import overlap
 from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.sources import load_calibration
 from optimum_grail.errors import DataError
+from optimum_grail.evaluation.metrics import Readers
 from optimum_grail.evaluation.metrics.accuracy import Accuracy
 from optimum_grail.evaluation.metrics.retrieval import Retrieval, recall
 
@@ -85,7 +86,9 @@ def test_a_missing_processor_is_refused(seen, pictures) -> None:
 def test_evaluation_images_seen_in_calibration_are_recognised(seen, pictures) -> None:
     model, processor, _ = seen
     data = load_calibration(Recipient(model, None, processor, main_input="image"), DataRequest(pictures[:6]))
-    assert overlap(data, Accuracy().fingerprints(None, table(pictures[4:], [0] * 5))) == 2
+    metric = Accuracy()
+    marks = metric.fingerprints(Readers.of(model, None, processor), metric.read(table(pictures[4:], [0] * 5)))
+    assert overlap(data, marks) == 2
 
 
 def test_recall_lets_any_equal_caption_count() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar
 
 import pytest
 import torch
@@ -15,7 +14,8 @@ from optimum_grail.architectures.resnet import tiny_basic
 from optimum_grail.compensators.grail import Grail
 from optimum_grail.compensators.grail_plus import GrailPlus
 from optimum_grail.compensators.none import NoCompensation
-from optimum_grail.core.problem import GroupProblem, Need, Selection
+from optimum_grail.core.contracts import Selector
+from optimum_grail.core.problem import GroupProblem, Selection
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import make_batches
 from optimum_grail.fit.fit import FitRun
@@ -25,10 +25,8 @@ from optimum_grail.report.progress import Silent
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(Selector):
     """Fold unit ``u`` with unit ``u + keep``."""
-
-    needs: ClassVar[frozenset[Need]] = frozenset()
 
     def __call__(self, problem: GroupProblem, keep: int) -> Selection:
         return Selection(Reduction.fold(torch.arange(problem.units) % keep))

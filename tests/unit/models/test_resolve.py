@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -108,3 +109,58 @@ def test_registering_a_family() -> None:
         registry.add_spec(replace(spec, model_types=("bert",)))
     with pytest.raises(ConfigError, match="model_types"):
         register_architecture(replace(spec, model_types=()))
+
+
+def test_chains_end_at_their_container_and_come_in_order(maps: Mapping[str, ArchitectureSpec]) -> None:
+    layout = resolve(maps["t5"].example(), maps["t5"])
+    assert [stack.name for stack in layout.stacks] == [
+        "encoder.block.0.layer",
+        "encoder.block.1.layer",
+        "decoder.block.0.layer",
+        "decoder.block.1.layer",
+    ]
+    assert layout.stacks[2].after == ("encoder.block.0.layer", "encoder.block.1.layer")
+    (owner,) = layout.owners
+    assert owner.layers[2] == "decoder.block.0.layer.2"
+    assert [len(layout.of_stack(stack)) for stack in layout.stacks] == [1, 1, 1, 1]
+
+
+def test_groups_of_one_pattern_only(maps: Mapping[str, ArchitectureSpec]) -> None:
+    mlp = maps["t5"].groups[0]
+    assert isinstance(mlp, Mlp)
+    spec = replace(maps["t5"], groups=(replace(mlp, within="decoder.block.*.layer.2"),))
+    assert list(resolve(maps["t5"].example(), spec).widths) == [
+        "decoder.block.0.layer.2.mlp",
+        "decoder.block.1.layer.2.mlp",
+    ]
+
+
+def test_one_field_cannot_say_how_long_several_chains_are(maps: Mapping[str, ArchitectureSpec]) -> None:
+    with pytest.raises(ArchitectureError, match="4 chains of blocks and one depth_field"):
+        resolve(maps["t5"].example(), replace(maps["t5"], depth_field="num_layers"))
+
+
+class Towers(nn.Module):
+    """Two sub-models with configs, in the other order than they run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder, self.encoder = tiny_llama().model, tiny_bert()
+
+
+def towers(llama_after: tuple[str, ...], bert_after: tuple[str, ...] = ()) -> list[tuple[str, tuple[str, ...]]]:
+    """Name and ``after`` of each stack."""
+    maps = (
+        ARCHITECTURES.serving(replace(LLAMA, after=llama_after)),
+        ARCHITECTURES.serving(replace(BERT, after=bert_after)),
+    )
+    with maps[0], maps[1]:
+        return [(stack.name, stack.after) for stack in resolve(Towers()).stacks]
+
+
+def test_stacks_come_in_the_order_that_their_maps_tell() -> None:
+    assert towers(()) == [("decoder", ()), ("encoder", ())]
+    assert towers(("encoder",)) == [("encoder", ()), ("decoder", ("encoder",))]
+    assert towers(("elsewhere",)) == [("decoder", ()), ("encoder", ())]
+    with pytest.raises(ArchitectureError, match="each runs after the other"):
+        towers(("encoder",), ("decoder",))

@@ -83,3 +83,13 @@ def test_a_map_that_tells_the_truth_keeps_its_word(build: Callable[[], nn.Module
     compressor.compress()
     assert compressor.report.standalone
     assert not any("Plain transformers" in note for note in compressor.report.warnings)
+
+
+def test_what_no_table_can_say_is_told_too() -> None:
+    """A module that its owner has changed: the stock class builds another one."""
+    model = tiny_llama()
+    model.lm_head.bias = nn.Parameter(torch.zeros(96))
+    compressor = GrailCompressor(model, {"preset": "magnitude", "ffn_sparsity": 0.5, "allocation": "uniform"})
+    compressor.compress()
+    assert not compressor.report.standalone
+    assert any("lm_head.bias is (96,), and LlamaForCausalLM builds nothing" in t for t in compressor.report.warnings)

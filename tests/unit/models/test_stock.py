@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from optimum_grail.architectures.llama import tiny_llama, tiny_mistral
 from optimum_grail.architectures.resnet import tiny_basic
 from optimum_grail.architectures.vit import tiny_vit
 from optimum_grail.config.config import GrailConfig
+from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import ArchitectureError, ConfigError
 from optimum_grail.models.biases import add_biases_
 from optimum_grail.models.resolve import resolve
@@ -93,3 +96,33 @@ def test_biases_can_be_taken_out_again() -> None:
     assert set(model.state_dict()) > names
     added.remove_()
     assert set(model.state_dict()) == names and not model.config.attention_bias and not model.config.mlp_bias
+
+
+def test_a_width_that_the_config_leaves_open(maps: Mapping[str, ArchitectureSpec]) -> None:
+    model = maps["gpt2"].example()
+    layout = resolve(model, maps["gpt2"])
+    names = [group.name for group in layout.groups if group.kind == "mlp"]
+    assert model.config.n_inner is None and expressible(model, layout, layout.group(names[0]), 64)
+    (update,) = config_updates(model, layout, {})
+    assert not update.fields and not update.layers
+    (update,) = config_updates(model, layout, dict.fromkeys(names, 17))
+    assert update.fields == {"n_inner": 17} and not update.layers
+    (update,) = config_updates(model, layout, {names[1]: 17})
+    assert update.layers == {"1": {"n_inner": 17}}, "the layer that stays whole is not in the table"
+
+
+def test_one_width_for_all_layers_where_the_forward_reads_the_config(maps: Mapping[str, ArchitectureSpec]) -> None:
+    model = maps["phi3"].example()
+    layout = resolve(model, maps["phi3"])
+    first, second = (group for group in layout.groups if group.kind == "heads")
+    assert first.uniform == second.uniform and first.fewest == 1
+    narrow_(model, first, 1)
+    own = [layer.self_attn.config.num_attention_heads for layer in model.model.layers]
+    assert own == [2, 4] and model.config.num_attention_heads == 4
+    model(torch.arange(3, 9)[None])
+    with pytest.raises(ArchitectureError, match="one config for all layers"):
+        write_config_(model, layout, {})
+    narrow_(model, second, 1)
+    write_config_(model, layout, {})
+    assert model.config.num_attention_heads == 2
+    assert all(layer.self_attn.config is model.config for layer in model.model.layers)

@@ -18,7 +18,7 @@ FULL: dict[str, Any] = {
         "outputs": {"logits": [1, 256, 4096]},
         "dtype": "float32",
         "device": "cpu",
-        "latency": [{"batch": 1, "dense": 0.05, "compressed": 0.025}],
+        "latency": [{"batch": 1, "dense": 0.05, "compressed": 0.025, "dense_spread": 0.001, "compressed_spread": 0.0}],
         "memory": [],
     },
     "recovery": {
@@ -96,6 +96,9 @@ PLACES = [
     ("recovery", "evaluation", "after"),
     ("derived", 0),
     ("derived", 0, "bytes"),
+    ("derived", 0, "seconds"),
+    ("derived", 0, "seconds", "compressed"),
+    ("forward", "latency", 0, "dense_spread"),
     ("seconds",),
     ("seconds", "fit"),
     ("peak_memory",),

@@ -16,6 +16,7 @@ from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.resnet import tiny_basic
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.moments import Moments, Statistics
+from optimum_grail.core.spec import ArchitectureSpec, Mlp
 from optimum_grail.data.batches import Batch
 from optimum_grail.errors import StatisticsError
 from optimum_grail.models.resolve import resolve
@@ -170,6 +171,41 @@ def test_batch_norm_channels_of_tiny_scale_keep_the_self_target() -> None:
         assert drift is not None and not drift[..., 2].any()
         assert drift[..., 3].any() and drift.abs().max() < 1e3
         return
+
+
+class Scaled(nn.Module):
+    """A block on ``[B, C, H, W]`` whose linear layers see ``[B, H, W, C]``, with a factor behind the consumer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
+        self.scale = nn.Parameter(torch.tensor([-0.5, 0.1, 0.5, 1.0, 1.5, 2.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.scale * self.down(torch.relu(self.up(x.permute(0, 2, 3, 1))))
+        return x + inner.permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def test_the_drift_is_divided_by_a_factor_behind_the_consumer() -> None:
+    torch.manual_seed(0)
+    model, hidden = nn.Sequential(Scaled()), torch.randn(2, 6, 3, 5)
+    student = hidden + 0.1 * torch.randn(2, 6, 3, 5)
+    spec = ArchitectureSpec((), ("*",), (Mlp(("up",), "down", "@block", factor="scale"),))
+    (group,) = resolve(model, spec).groups
+    probe = Probe(model[0], "0", [group], EVERYTHING)
+    probe.run(Call((), {}), hidden)
+    dense = probe.records["0.mlp"]
+    probe.run(Call((), {}), student)
+    drift = drift_of(dense, probe.records["0.mlp"], scale_behind(model, group), axis=-1)
+    assert drift is not None
+    with model[0].down.register_forward_hook(lambda module, args, output: output + drift.reshape(output.shape)):
+        probe.run(Call((), {}), student)
+    assert dense.stream is not None
+    torch.testing.assert_close(probe.records["0.mlp"].stream, dense.stream, rtol=1e-4, atol=1e-4)
+    sums = collector_for(model, group, held_out=False)
+    sums.add(probe.records["0.mlp"], dense, None, "fit")
+    assert sums.statistics().fit.count == 2 * 3 * 5
 
 
 def collector(held_out: bool = True) -> Collector:

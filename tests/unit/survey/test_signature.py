@@ -17,6 +17,8 @@ from torch import nn
 from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.core.groups import StreamFunction
 from optimum_grail.core.spec import ArchitectureSpec, Mlp, never
+from optimum_grail.signals import SIGNALS, bent_curves
+from optimum_grail.signals.bent_curves import BentCurves
 from optimum_grail.survey.signature import signature
 
 FACTOR = 2
@@ -84,6 +86,36 @@ def test_functions_count_by_what_they_do(monkeypatch: pytest.MonkeyPatch) -> Non
     before = signature(through_a_helper)
     monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3)
     assert signature(through_a_helper) != before, "a constant of a helper"
+
+
+def test_classes_count_by_what_is_written_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Base:
+        part = 2
+
+        @property
+        def double(self) -> int:
+            return 2 * self.part
+
+    class Made(Base):
+        @classmethod
+        def one(cls) -> Made:
+            return cls()
+
+    found = {signature(Made.one())}
+    for name, value in (("part", 3), ("double", property(lambda self: self.part))):
+        with monkeypatch.context() as patch:
+            patch.setattr(Base, name, value)
+            found.add(signature(Made.one()))
+    monkeypatch.setattr(Made, "one", classmethod(lambda cls: None))
+    assert len(found | {signature(Made())}) == 4
+
+
+def test_signals_are_told_apart_by_their_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {signature(signal()) for _, signal in SIGNALS}
+    assert len(found) == len(SIGNALS.names())
+    before = signature(BentCurves())
+    monkeypatch.setattr(bent_curves, "BENDS", (2, 4))
+    assert signature(BentCurves()) != before
 
 
 def test_recursion_ends() -> None:

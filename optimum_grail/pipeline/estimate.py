@@ -72,7 +72,8 @@ class Estimate:
         """One line for people."""
         data = f"{samples:,} samples" + (f", {tokens:,} tokens" if tokens else "")
         disk = f" and {_size(self.disk)} of disk" if self.disk else ""
-        return f"Needs {_span(self.seconds)} and about {_size(self.memory)} of memory beyond the model{disk} ({data})."
+        needs = f"{_span(self.seconds)} and about {_size(self.memory)} of memory beyond the model{disk}"
+        return f"Needs {needs} ({data}); measuring quality and speed comes on top."
 
     def check_disk(self) -> None:
         """Refuse to begin where the streams do not fit.

@@ -15,6 +15,7 @@ from optimum_grail.pipeline.setup import Setup
 from optimum_grail.pipeline.stages import Prepared, prepare_
 from optimum_grail.survey.findings import Findings
 from optimum_grail.widths.allocate import Widths
+from optimum_grail.widths.request import NOUNS
 
 Range = tuple[int, int]
 """The least and the most of some layers."""
@@ -44,7 +45,7 @@ class KindForecast:
             kept = f"what is measured decides how many of them stay, at least {_range(self.least)}"
         else:
             kept = f"{_range(self.kept)} would stay"
-        return f"{self.kind}: {_range(self.width)} in each of {self.layers} layers; {kept}"
+        return f"{NOUNS.get(self.kind, self.kind)}: {_range(self.width)} in each of {self.layers} layers; {kept}"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 help:
 	@echo "make demo    compress an embedded real model by half and show what is lost and regained"
 	@echo "make test    run the test suite"
-	@echo "make check   lint, format, types, import layers, docstrings: seconds"
+	@echo "make check   lint, format, types, import layers, the numbers of the house: seconds"
 	@echo "make format  rewrite the code in the house format"
 	@echo "make bench   run the benchmarks; results go to benchmarks/results"
 	@echo "make clean   remove .venv, caches and build products"
@@ -43,6 +43,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/structure/measure.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix-only --quiet .

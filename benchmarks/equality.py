@@ -105,7 +105,7 @@ def cases() -> Iterator[tuple[str, Callable[[], dict[str, str]]]]:
             config = {"preset": preset}
             yield f"{kind} {preset}", lambda b=build, c=config, d=preset not in DATA_FREE: tiny(b, c, data=d)
         for allocation in ALLOCATIONS:
-            yield f"{kind} {allocation}", lambda b=build, c={"allocation": allocation}: tiny(b, c, data=True)
+            yield f"{kind} allocation {allocation}", lambda b=build, c={"allocation": allocation}: tiny(b, c, data=True)
     yield "embedded default", lambda: embedded({})
     yield "embedded default, streams in files", lambda: embedded({"offload_streams": True})
     yield "embedded grail", lambda: embedded({"preset": "grail"})

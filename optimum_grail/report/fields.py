@@ -262,3 +262,14 @@ def _refused(where: str, value: Any, expected: str) -> CheckpointError:
     return CheckpointError(
         f"This is no report of a compression: {where} is {shorten(value)}; expected {expected}. Restore the file."
     )
+
+
+def finite(value: Any) -> Any:
+    """JSON has no infinities: write them as words; mappings and tuples become dicts and lists."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

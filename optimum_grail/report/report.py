@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,7 +209,7 @@ class Report:
         values = dataclasses.asdict(self)
         extra = values.pop("extra")
         achieved = {"blocks": self.achieved, "model": self.achieved_model, "units": self.achieved_units}
-        return dict(_finite({**values, "achieved": achieved, **extra}))
+        return dict(finite({**values, "achieved": achieved, **extra}))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:
@@ -274,14 +273,3 @@ class Report:
 
 def _gone(before: int, after: int) -> float:
     return 1 - after / before if before else 0.0
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinities: write them as words; mappings and tuples become dicts and lists."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

@@ -143,8 +143,8 @@ def measure() -> list[Number]:
     ]
 
 
-PARAMETER_LISTS = 16
-ANY = 20.0
+PARAMETER_LISTS = 10
+ANY = 6.0
 
 
 def main() -> int:

@@ -127,16 +127,14 @@ class Report:
         standalone: whether plain transformers loads the result without this package.
         half_damage: predicted damage if half as much had gone, as a share of this size's; ``None``: not predicted.
         free_width_gain: predicted share of the damage that free widths per layer would save; ``None``: not predicted.
-        forward: one forward pass, dense and compressed, as :func:`optimum_grail.evaluation.forward.compare_forward`
-            gives it: shapes of inputs and outputs, latency, and memory where the device counts it.
+        forward: one forward pass of both models, from :func:`optimum_grail.evaluation.forward.compare_forward`.
         datasets: Hub ids of the data sets used.
         evaluation: results, each with ``metric``, ``dataset``, ``dense``, ``compressed``, and ``plain`` (pruned without
             compensation) where measured.
         recovery: settings of a short training after the compression, and what it changed: ``kl_before`` and
             ``kl_after`` (divergence from the dense model, nats), and ``evaluation`` with ``dense``, ``before`` and
             ``after``; empty where there was none.
-        derived: models made from this one, such as its quantized twin, each with ``name``, ``metric``, ``dataset``,
-            ``value``, ``bytes`` and ``seconds`` (one pass of ``compressed`` and ``derived``, and their spreads).
+        derived: models made from this one, such as its quantized twin: results, ``bytes``, and ``seconds`` of a pass.
         seconds: wall time per stage.
         peak_memory: bytes, highest resident memory of the process.
         versions: of Python and the libraries.

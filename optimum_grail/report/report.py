@@ -119,8 +119,7 @@ class Report:
         recovery: settings of a short training after the compression, and what it changed: ``kl_before`` and
             ``kl_after`` (divergence from the dense model, nats), and ``evaluation`` with ``dense``, ``before`` and
             ``after``; empty where there was none.
-        derived: models made from this one, such as its quantized twin, each with ``name``, ``metric``, ``dataset``,
-            ``value``, ``bytes`` and ``seconds`` (one pass of ``compressed`` and ``derived``, and their spreads).
+        derived: models made from this one, such as its quantized twin: results, ``bytes``, and ``seconds`` of a pass.
         seconds: wall time per stage.
         peak_memory: bytes, highest resident memory of the process.
         versions: of Python and the libraries.
@@ -209,7 +208,7 @@ class Report:
         values = dataclasses.asdict(self)
         extra = values.pop("extra")
         achieved = {"blocks": self.achieved, "model": self.achieved_model, "units": self.achieved_units}
-        return dict(finite({**values, "achieved": achieved, **extra}))
+        return dict(fields.finite({**values, "achieved": achieved, **extra}))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:

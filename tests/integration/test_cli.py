@@ -213,7 +213,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(
     for part in (
         "parameters are in the repeated blocks",
         "at most ",
-        "feed-forward channels: 512 in each of 6 layers",
+        "feed-forward channels: 512 in each of 6",
         "Needs ",
     ):
         assert part in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -40,7 +41,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         ConfigError: nothing readable there, or something else than a configuration; the message names the file.
     """
     place = Path(path)
-    if place.is_dir():
+    if os.path.isdir(place):  # a pathlib.Path would stumble over a name that is too long
         found = [place / name for name in (CONFIG_FILE, REPORT_FILE) if (place / name).is_file()]
         if not found:
             raise ConfigError(f"The folder {str(path)!r} holds neither {CONFIG_FILE} nor {REPORT_FILE}.")

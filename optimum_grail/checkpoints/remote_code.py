@@ -48,7 +48,7 @@ def write_remote_code_(model: PreTrainedModel, folder: str | Path) -> None:
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    template = files("optimum_grail.models").joinpath(f"{CODE_FILE}.jinja").read_text(encoding="utf-8")
+    template = files("optimum_grail.checkpoints").joinpath(f"{CODE_FILE}.jinja").read_text(encoding="utf-8")
     code = environment.from_string(template).render(
         base=base.__name__,
         backbone=backbone.__name__,

@@ -10,7 +10,7 @@ from optimum.commands.base import BaseOptimumCLICommand
 from optimum_grail.commands._shared import add_model_flag, add_output_flags, add_trust_flag, describe, session
 
 LISTED = 12
-HEADINGS = ("part", "what", "layers", "in each", "parameters", "multiples of", "plain transformers")
+HEADINGS = ("what", "layers", "in each", "parameters", "multiples\nof", "plain\ntransformers")
 KINDS = {"heads": "heads", "mlp": "FFN channels", "conv": "conv channels"}
 EXAMPLES = """\
   optimum-cli grail inspect -m meta-llama/Llama-3.2-1B
@@ -41,10 +41,11 @@ class InspectCommand(BaseOptimumCLICommand):
             found = inspect_model(model)
             out.result = {"model": self.args.model, **found}
             table = Table(title=Text(f"{found['class']}: what can shrink"), title_justify="left")
-            for heading in HEADINGS:
+            parts = len({row["stack"] for row in found["families"]}) > 1
+            for heading in ("part", *HEADINGS) if parts else HEADINGS:
                 table.add_column(heading, overflow="fold", no_wrap=heading == "what")
             for row in found["families"]:
-                table.add_row(*map(Text, _cells(row)))
+                table.add_row(*map(Text, [row["stack"] or "model", *_cells(row)] if parts else _cells(row)))
             out.console.print(table)
             for line in _lines(found):
                 out.console.print(line, markup=False, highlight=False)
@@ -53,7 +54,7 @@ class InspectCommand(BaseOptimumCLICommand):
 def _cells(row: dict[str, Any]) -> list[str]:
     counts = [f"{row[key]:,}" for key in ("groups", "units", "parameters", "quantizer_step")]
     kind = KINDS.get(row["kind"], row["kind"])
-    return [row["stack"] or "model", kind, *counts, _widths(row["expressible"], row["units"])]
+    return [kind, *counts, _widths(row["expressible"], row["units"])]
 
 
 def _widths(widths: list[int], units: int) -> str:

@@ -152,7 +152,7 @@ def _twin(model: nn.Module, of: Callable[[nn.Parameter], Tensor]) -> nn.Module:
 def _filled(parameter: nn.Parameter, device: torch.device) -> Tensor:
     """Values that no pass makes too small or too large: norms and biases of ones, small matrices."""
     value = torch.ones_like(parameter, device=device)
-    return value if value.dim() < 2 else value.div_(value[0].numel())
+    return value if value.dim() < 2 or not value.numel() else value.div_(value[0].numel())
 
 
 def _fits(model: nn.Module, device: torch.device) -> bool:

@@ -272,7 +272,12 @@ def _check_stock(model: nn.Module, layout: Layout, inputs: Mapping[str, Tensor])
         for other in layout.groups:
             if layout.specs[other.name] is spec and expressible(model, layout, other, units):
                 narrow_(small, other, units)
-        write_config_(small, layout, {})
+        updates = write_config_(small, layout, {})
+        if refused := next((update.doubt for update in updates if update.doubt), ""):
+            raise ArchitectureError(
+                f"The map calls {units} units of {group.name!r} expressible, but with {entries(group, units)} in its "
+                f"config the stock class is another: {refused}. Correct field, pinned or accepts."
+            )
         try:
             stock = type(small)(copy.deepcopy(small.config)).eval()
             stock.load_state_dict(small.state_dict())

@@ -96,7 +96,8 @@ class _Described:
 
 def _home(item: Any) -> str | None:
     """The distribution of a function or class, by its topmost package."""
-    return item.__module__.partition(".")[0] if isinstance(item, FunctionType | type) else None
+    home = item.__module__ if isinstance(item, FunctionType | type) else None
+    return None if home is None else home.partition(".")[0]  # made by exec, as dataclasses make theirs: of no module
 
 
 def _unwrapped(member: Any) -> Any:

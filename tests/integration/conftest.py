@@ -104,7 +104,9 @@ def llama_run(
 
     @cache
     def run(name: str) -> Run:
-        compressor = compress_llama(**{"sparsity": 0.5, **RECIPES[name]})
+        recipe = RECIPES[name]
+        sized = recipe if "ffn_sparsity" in recipe else {"sparsity": 0.5, **recipe}
+        compressor = compress_llama(**sized)
         folder = tmp_path_factory.mktemp("llama") / name
         compressor.save_pretrained(folder)
         return Run(folder, compressor)

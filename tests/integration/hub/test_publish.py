@@ -23,7 +23,7 @@ root = RootOptimumCLICommand("optimum-cli")
 GrailCommand(root.subparsers)
 args = root.parser.parse_args(["grail", *sys.argv[1:]])
 args.func(args).run()
-assert "torch" not in sys.modules
+assert "transformers" not in sys.modules
 """
 
 

@@ -51,6 +51,7 @@ def test_passes_everything_on(cli, capsys, monkeypatch):
         "dtype": "float32",
         "device": "cpu",
         "trust_remote_code": False,
+        "allow_pickle": False,
     }
     shown = capsys.readouterr().out
     assert "spearman  0.5\n" in shown and "rows  1,000\n" in shown

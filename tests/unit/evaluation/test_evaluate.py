@@ -108,7 +108,7 @@ def test_weights_of_another_shape(broken) -> None:
     ("changes", "error", "message"),
     [
         ({"architectures": None}, ArchitectureError, "names no class"),
-        ({"architectures": ["FooForBar"]}, ArchitectureError, "has no class 'FooForBar'"),
+        ({"architectures": ["FooForBar"]}, ArchitectureError, "has no model class 'FooForBar'"),
         ({"model_type": "foo"}, CheckpointError, r"config\.json .* cannot be used"),
     ],
 )

@@ -12,7 +12,7 @@ from torch import nn
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.data.batches import CalibrationData, make_batches
 from optimum_grail.errors import CheckpointError
-from optimum_grail.evaluation import forward
+from optimum_grail.evaluation import stopwatch
 from optimum_grail.evaluation.stopwatch import (
     Timing,
     _filled,
@@ -87,7 +87,7 @@ def test_without_room_for_the_dense_model_no_time_is_told(monkeypatch):
     model = Slow(0)
     size = 4 * (6 * 2 + 2)
     for free, rows in ((int(1.5 * size), 0), (int(1.5 * size) + 1, 2)):
-        monkeypatch.setattr(forward, "available_memory", lambda device, free=free: free)
+        monkeypatch.setattr(stopwatch, "available_memory", lambda device, free=free: free)
         assert len(compare_forward(shape_of(model), model, data())["latency"]) == rows
 
 

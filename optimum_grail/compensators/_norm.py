@@ -1,4 +1,4 @@
-"""Re-estimating the BatchNorm behind a consumer, said as a readout."""
+"""Re-estimating the BatchNorm after a consumer, said as a readout."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class GrailPlus(Compensator):
     """Fit ``y* = W s + τ d`` from the kept features, anchored at plain pruning; ridge and ``τ`` by held-out rows.
 
     Plain pruning stands in the contest, so a group never leaves it for something worse on held-out rows; a BatchNorm
-    behind the consumer may be re-estimated if that helps there. The winner is refitted on all rows.
+    after the consumer may be re-estimated if that helps there. The winner is refitted on all rows.
 
     Args:
         target: ``"residual"`` (drift of the residual stream), ``"dense"`` (the dense consumer's output) or ``"self"``.

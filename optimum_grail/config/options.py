@@ -106,7 +106,7 @@ OPTIONS: tuple[Option, ...] = (
         "compensator",
         "method",
         None,
-        "How the layer behind them is refitted to make up for the rest (`grail list compensators`).",
+        "How the layer after them is refitted to make up for the rest (`grail list compensators`).",
         _METHOD,
         _METHODS,
     ),
@@ -123,7 +123,7 @@ OPTIONS: tuple[Option, ...] = (
         "choice",
         None,
         "What a refitted layer shall reproduce: its own output before the cut, that of the same layer in the dense "
-        "(uncompressed) model, or the sum behind it there (the residual stream).",
+        "(uncompressed) model, or the sum after it there (the residual stream).",
         "self, dense or residual",
         _METHODS,
         ("self", "dense", "residual"),

@@ -62,7 +62,7 @@ class ChannelGroup:
 
     Args:
         name: unique within the model, for example ``"model.layers.0.mlp"``.
-        kind: ``"mlp"``, ``"heads"`` or ``"conv"``; ``"classifier"``: a layer behind the blocks, which only a fit has.
+        kind: ``"mlp"``, ``"heads"`` or ``"conv"``; ``"classifier"``: a layer after the blocks, which only a fit has.
         units: how many units there are (channels, KV groups, filters).
         producers: the strips whose rows go (channelwise modules included).
         consumer: the strip whose columns go.
@@ -70,11 +70,11 @@ class ChannelGroup:
         layer: position of the block, the pattern's index levels joined by dots: ``"3"`` or ``"0.1"``.
         owner: path of the (sub-)model whose config describes the width; ``""`` is the root.
         stage: order within the block: groups of stage 0 are compressed before those of stage 1.
-        stream: where the residual sum behind the consumer is seen.
+        stream: where the residual sum after the consumer is seen.
         tie: groups of equal ``tie`` get the same width under allocations of one width per kind.
         cost: parameters that one unit costs, over all ports.
         attention: path of the module that computes attention from the producers, for heads.
-        norm: path of the BatchNorm right behind the consumer, if any.
+        norm: path of the BatchNorm right after the consumer, if any.
         factor: path of the parameter that the consumer's output is multiplied by before it joins the stream, if any.
         uniform: groups of equal ``uniform`` can only have the same width, and only one that the stock config can say;
             ``""``: no such bond.

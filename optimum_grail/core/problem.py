@@ -25,7 +25,7 @@ class GroupProblem:
         weight: the consumer's 2-D weight ``[O, F]``, float64; unit ``u`` owns columns ``[u * span, (u + 1) * span)``.
         producers: one matrix ``[units, …]`` per producer, float64: all the rows of a unit, flattened.
         statistics: what calibration measured, or ``None`` for data-free methods.
-        owns_bias: whether the consumer can take a bias (its own, or a BatchNorm's behind it).
+        owns_bias: whether the consumer can take a bias (its own, or a BatchNorm's after it).
         norm: for a consumer followed by BatchNorm: the mean and variance that it expects, ``[O]``, and its epsilon.
         mask_gradients: ``[samples, units]``, float64: per calibration sample, the gradient of the dense model's mean
             loss by a factor on the unit at the consumer's input, at one; or ``None`` if nobody asked for it.

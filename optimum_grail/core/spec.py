@@ -57,7 +57,7 @@ class Mlp:
     Args:
         produce: the producers.
         consume: the consumer.
-        stream: where the residual sum behind the consumer is seen.
+        stream: where the residual sum after the consumer is seen.
         field: config field that says the width.
         default: what the stock class makes of a config whose ``field`` is ``None`` (GPT-2's ``n_inner``).
         attributes: paths of integer attributes equal to the width; a path through a module's ``config`` gives that
@@ -70,7 +70,7 @@ class Mlp:
             dropping is no longer the same as setting to zero; such a group is refused unless the map says ``True``.
         factor: path of the parameter ``[O]`` that the consumer's output is multiplied by before it joins the residual
             sum (layer scale), so that what is missing in the sum is divided by it; ``None``, or absent in the block:
-            no factor. A norm behind the consumer is none, because it divides by the token's own size too: let
+            no factor. A norm after the consumer is none, because it divides by the token's own size too: let
             ``stream`` be ``None`` there.
         uniform: the forward reads the shared config, so that only one width for all layers can be saved, and only one
             that the stock config can express.
@@ -152,7 +152,7 @@ class Conv:
     What is not told here is told at :class:`Mlp`.
 
     Args:
-        consume_norm: BatchNorm right behind the consumer, which takes the readout's bias.
+        consume_norm: BatchNorm right after the consumer, which takes the readout's bias.
     """
 
     produce: str

@@ -30,7 +30,7 @@ class _FixedLayer(DynamicLayer):
         self.capacity = capacity
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Put new keys and values behind those that are there; returns all of them."""
+        """Put new keys and values after those that are there; returns all of them."""
         start = self.get_seq_length()
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

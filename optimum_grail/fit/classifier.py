@@ -1,4 +1,4 @@
-"""The linear layers behind the blocks (classifier, projection), refitted last: what still drifts where the blocks end
+"""The linear layers after the blocks (classifier, projection), refitted last: what still drifts where the blocks end
 is no longer corrected by any of them."""
 
 from __future__ import annotations

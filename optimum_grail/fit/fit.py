@@ -41,7 +41,7 @@ class Calls:
     Args:
         student: in the model as compressed so far.
         dense: in the model that targets come from; the very same unless an earlier stack changed them.
-        beyond: blocks right behind it that the student lacks, with their calls in that model.
+        beyond: blocks right after it that the student lacks, with their calls in that model.
     """
 
     student: Sequence[Call]
@@ -128,7 +128,7 @@ class FitRun:
 
     @cached_property
     def _classifiers(self) -> list[ChannelGroup]:
-        """The layers to refit last; where there are some, the streams are needed behind the last blocks too."""
+        """The layers to refit last; where there are some, the streams are needed after the last blocks too."""
         return classifiers_of(self.model, self.layout) if self.methods.refits and self.batches else []
 
     def _stack_(
@@ -282,7 +282,7 @@ class FitRun:
 
 
 def _runs(blocks: Sequence[str], dropped: Sequence[str]) -> list[tuple[str | None, list[str]]]:
-    """Every block that stays, with the dropped ones right behind it; those before the first come with ``None``."""
+    """Every block that stays, with the dropped ones right after it; those before the first come with ``None``."""
     runs: list[tuple[str | None, list[str]]] = []
     for path in blocks:
         if path not in dropped:

@@ -64,7 +64,7 @@ class Methods:
 
     @property
     def wanted(self) -> Wanted:
-        """What is compared between the two streams: the consumer's output, or the residual stream behind it."""
+        """What is compared between the two streams: the consumer's output, or the residual stream after it."""
         dense = "dense" in self.compensator.needs
         return Wanted(output=dense, stream=not dense)
 

@@ -18,7 +18,7 @@ class Headless(nn.Module):
     """Mixed into the class of an attention module in front of it."""
 
     headless_out: str
-    """The consumer inside this module, ``""`` if it lies behind it."""
+    """The consumer inside this module, ``""`` if it lies after it."""
 
     def forward(
         self, hidden_states: Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any

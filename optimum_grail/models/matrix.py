@@ -165,7 +165,7 @@ def producer_matrix(model: nn.Module, group: ChannelGroup, index: int) -> Tensor
 
 
 def owns_bias(model: nn.Module, group: ChannelGroup) -> bool:
-    """Whether the consumer of ``group`` can take a bias: its own, or the running mean of the BatchNorm behind it."""
+    """Whether the consumer of ``group`` can take a bias: its own, or the running mean of the BatchNorm after it."""
     consumer = model.get_submodule(group.consumer.module)
     if consumer._parameters.get("bias") is not None:
         return True

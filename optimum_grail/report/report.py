@@ -21,7 +21,7 @@ class GroupRow:
 
     Args:
         name: the group's name.
-        kind: ``"mlp"``, ``"heads"`` or ``"conv"``; ``"classifier"`` for a layer behind the blocks that was refitted.
+        kind: ``"mlp"``, ``"heads"`` or ``"conv"``; ``"classifier"`` for a layer after the blocks that was refitted.
         units_before: units of the dense model.
         units_after: units kept.
         plain_error: error of plain pruning on all calibration rows.
@@ -55,7 +55,7 @@ class GroupRow:
 
     @property
     def shrinks(self) -> bool:
-        """Whether units of it can go at all: not of a layer behind the blocks."""
+        """Whether units of it can go at all: not of a layer after the blocks."""
         return self.kind != "classifier"
 
     @property

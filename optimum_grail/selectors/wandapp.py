@@ -34,7 +34,7 @@ class Wandapp(Selector):
     Args:
         alpha: weight ``α`` of the gradients, positive and finite.
         rounds: rounds of regional optimisation, which tunes each block towards what it put out before its units went,
-            behind any readout; 0 for none.
+            after any readout; 0 for none.
 
     Raises:
         ConfigError: a value outside its range.

@@ -69,8 +69,8 @@ class Targets:
         probe: on the block; records the targets of all groups.
         calls: what the block is called with, per batch.
         hidden: the dense stream; replaced by what leaves the block, or the last of ``beyond``.
-        beyond: blocks right behind this one that the student lacks, with their calls: whatever reaches the block's
-            output is compared with the dense stream behind them, so that it makes up for them too.
+        beyond: blocks right after this one that the student lacks, with their calls: whatever reaches the block's
+            output is compared with the dense stream after them, so that it makes up for them too.
         records: what later stages have still to take, per batch.
     """
 
@@ -86,7 +86,7 @@ class Targets:
             output = self.probe.run(self.calls[index], self.hidden[index])
             self.records[index] = self.probe.records
             for name in self.records[index].keys() - set(names):
-                self.records[index][name].features = None  # a later stage has its own, behind what is compressed here
+                self.records[index][name].features = None  # a later stage has its own, after what is compressed here
             for name in self._at_output:
                 self.records[index][name].stream = None  # the stream holds it
             if output is not None:

@@ -24,7 +24,7 @@ def hooked(*, before: Hooks = (), after: Hooks = ()) -> Iterator[None]:
     Args:
         before: each function is called ``function(module, args, kwargs)`` ahead of its module's forward, and may
             return other ``(args, kwargs)``.
-        after: each function is called ``function(module, args, output)`` behind it, and may return another output.
+        after: each function is called ``function(module, args, output)`` after it, and may return another output.
     """
     with ExitStack() as stack:
         for module, function in before:

@@ -23,7 +23,7 @@ class Record:
     Args:
         features: input of the consumer.
         output: output of the consumer.
-        stream: residual sum behind the consumer.
+        stream: residual sum after the consumer.
     """
 
     features: Tensor | None = None

@@ -31,7 +31,7 @@ def view_of(model: nn.Module, group: ChannelGroup) -> View:
 
 
 def norm_of(model: nn.Module, group: ChannelGroup) -> nn.BatchNorm2d | None:
-    """The BatchNorm right behind the group's consumer."""
+    """The BatchNorm right after the group's consumer."""
     module = model.get_submodule(group.norm) if group.norm is not None else None
     return module if isinstance(module, nn.BatchNorm2d) else None
 
@@ -43,7 +43,7 @@ def collector_for(model: nn.Module, group: ChannelGroup, held_out: bool) -> Coll
 
 
 def scale_behind(model: nn.Module, group: ChannelGroup) -> Tensor | None:
-    """By what each output of the consumer is multiplied before it joins the stream, ``[O]``: the BatchNorm behind it, a
+    """By what each output of the consumer is multiplied before it joins the stream, ``[O]``: the BatchNorm after it, a
     factor, or both; ``None``: nothing."""
     norm = norm_of(model, group)
     scale = None if norm is None else norm_scale(norm)

@@ -258,7 +258,7 @@ class GrailConfig(QuantizationConfigMixin):
     def _value(self, name: str) -> Any:
         """A field's value, the preset's where it is unset."""
         own = getattr(self, name)
-        return get_preset(self.preset).values.get(name) if own is None else own
+        return own if own is not None else get_preset(self.preset).values.get(name)
 
     def _build(self, part: str) -> Any:
         asked = {name: getattr(self, name) for name in OVERRIDES[part] if getattr(self, name) is not None}

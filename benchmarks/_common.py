@@ -21,6 +21,12 @@ def data_folder() -> Path:
     return Path(os.environ.get("OPTIMUM_GRAIL_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
 
+def models_folder() -> Path:
+    """Folder of models that are too large for the data folder: ``OPTIMUM_GRAIL_MODELS``, or ``models`` beside the
+    checkout."""
+    return Path(os.environ.get("OPTIMUM_GRAIL_MODELS", REPOSITORY.parent / "models"))
+
+
 def environment() -> dict[str, Any]:
     """Versions, hardware and threads, for a result file."""
     return {"versions": versions(), "hardware": hardware(), "threads": torch.get_num_threads()}

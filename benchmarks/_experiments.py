@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from _common import EMBEDDED, data_folder
+from _common import EMBEDDED, data_folder, models_folder
 
 from optimum_grail.data.rows import read_rows
 
@@ -88,9 +88,8 @@ class Task:
 
 
 def shared(name: str) -> Path | None:
-    """A model of the data folder."""
-    path = data_folder() / name
-    return path if path.is_dir() else None
+    """A model of the data folder, or of the folder of larger models."""
+    return next((path for path in (data_folder() / name, models_folder() / name) if path.is_dir()), None)
 
 
 def minilm() -> Path | None:

@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, threads that spin while waiting cost most
@@ -31,7 +32,7 @@ NAMES = ("llama-books-3m", "all-MiniLM-L6-v2", "vit-cifar10")
 SMOL = "SmolLM2-135M-Instruct"
 LARGER = Task(
     SMOL,
-    lambda: shared(SMOL) or shared(f"../models/{SMOL}"),
+    partial(shared, SMOL),
     Source("wikitext-2/valid.parquet"),
     Source("wikitext-2/test.parquet"),
     "perplexity",

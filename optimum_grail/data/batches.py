@@ -47,11 +47,13 @@ class Batch:
             statistics divide the rows of the batch into contiguous halves).
         labels: classes, int64 ``[samples]``, or ``[samples, tokens]`` with -100 where there is none; ``None`` where no
             labels were asked for.
+        source: which of the data's sources all its samples come from, counted from 0.
     """
 
     inputs: dict[str, Tensor]
     split: Split
     labels: Tensor | None = None
+    source: int = 0
 
     @property
     def size(self) -> int:
@@ -61,7 +63,7 @@ class Batch:
     def head(self) -> Batch:
         """A batch of the first sample alone, for checks that need no more."""
         labels = None if self.labels is None else self.labels[:1]
-        return Batch({name: tensor[:1] for name, tensor in self.inputs.items()}, self.split, labels)
+        return Batch({name: tensor[:1] for name, tensor in self.inputs.items()}, self.split, labels, self.source)
 
 
 @dataclass(frozen=True, eq=False)

@@ -237,7 +237,13 @@ class FitRun:
         run.measure(collectors, replace(wanted, features=True), unfolded)
         release()
         return [
-            self._group_(group, shape, collector.statistics(), ahead.get(group.name), gradients.get(group.name))
+            self._group_(
+                group,
+                shape,
+                collector.statistics(run.batches.crossed),
+                ahead.get(group.name),
+                gradients.get(group.name),
+            )
             for group, shape, collector in zip(stage, shapes, collectors, strict=True)
         ]
 

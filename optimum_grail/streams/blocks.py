@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import AT_OUTPUT
-from optimum_grail.data.batches import Batch
+from optimum_grail.data.batches import Batch, part_of
 from optimum_grail.streams.calls import Call
 from optimum_grail.streams.collect import Collector
 from optimum_grail.streams.probe import Probe, Record, Wanted
@@ -46,6 +46,15 @@ class Batches:
 
     batches: Sequence[Batch]
     masks: Sequence[Tensor | None]
+
+    @property
+    def crossed(self) -> bool:
+        """Whether they come from several sources, each of which is judged by what is fitted on the others."""
+        return len({batch.source for batch in self.batches}) > 1
+
+    def part(self, index: int) -> int | None:
+        """Which part of the statistics the rows of a batch belong to, see :func:`part_of`."""
+        return part_of(self.batches[index], self.crossed)
 
     @classmethod
     def of(cls, batches: Sequence[Batch], mask_name: str | None) -> Batches:
@@ -156,9 +165,9 @@ class BlockRun:
                 if before is not None:
                     before.run(call, hidden)
             for name, collector in zip(names, collectors, strict=True):
-                mask, split = self.batches.masks[index], self.batches.batches[index].split
+                mask, part = self.batches.masks[index], self.batches.part(index)
                 folded = None if before is None else before.records[name]
-                collector.add(records[name], dense.get(name), mask, split, folded)
+                collector.add(records[name], dense.get(name), mask, part, folded)
 
 
 @torch.no_grad()

@@ -98,6 +98,8 @@ class GrailPlus(Compensator):
         ridge: ``"auto"`` or a positive number, relative to each kept feature's second moment.
         tau: drift strength in [0, 1], or ``"auto"``.
         affine: fit a bias; ``None``: where the consumer owns one.
+        gate: what ridge, ``τ`` and plain pruning are judged on: ``"sources"``: where the calibration data has several,
+            each of them by what is fitted on the others; ``"rows"``: always held-out rows of the same sources.
 
     Raises:
         ConfigError: a value outside its range.
@@ -108,6 +110,7 @@ class GrailPlus(Compensator):
     ridge: float | Literal["auto"] = "auto"
     tau: float | Literal["auto"] = "auto"
     affine: bool | None = None
+    gate: Literal["sources", "rows"] = "sources"
     refits_whole_groups: ClassVar[bool] = True
     paper: ClassVar[str | None] = papers.LIAR
     presets: ClassVar[tuple[Preset, ...]] = (
@@ -129,6 +132,8 @@ class GrailPlus(Compensator):
             raise ConfigError(f"target is {self.target!r}; expected 'residual', 'dense' or 'self'.")
         if self.anchor not in ("naive", "zero"):
             raise ConfigError(f"anchor is {self.anchor!r}; expected 'naive' or 'zero'.")
+        if self.gate not in ("sources", "rows"):
+            raise ConfigError(f"gate is {self.gate!r}; expected 'sources' or 'rows'.")
         if self.ridge != "auto" and not (isinstance(self.ridge, (int, float)) and 0 < self.ridge < math.inf):
             raise ConfigError(f"ridge is {self.ridge!r}; expected 'auto' or a positive number, for example 1e-3.")
         if self.tau != "auto" and not (isinstance(self.tau, (int, float)) and 0 <= self.tau <= 1):
@@ -143,7 +148,8 @@ class GrailPlus(Compensator):
     def needs(self) -> frozenset[Need]:
         """Second moments and their held-out part; the drift unless the target is the student itself."""
         drift: dict[str, frozenset[Need]] = {"residual": frozenset({"drift"}), "dense": frozenset({"dense"})}
-        return frozenset[Need]({"gram", "held-out"}) | drift.get(self.target, frozenset())
+        sources = frozenset[Need]({"sources"} if self.gate == "sources" else ())
+        return frozenset[Need]({"gram", "held-out"}) | sources | drift.get(self.target, frozenset())
 
     def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:
         """The readout that wins on the rows it was not fitted on, refitted on all rows."""

@@ -80,7 +80,7 @@ def refit_classifiers_(
         what was done with each that saw enough rows, the readouts left out (the model has them).
     """
     collectors = [collector_for(model, group, "held-out" in methods.needs) for group in groups]
-    given = Batches.of(batches, layout.mask)
+    given = Batches.of(batches, layout.mask, "sources" in methods.needs)
     for index, batch in enumerate(batches):
         student = {name: stream.student[index] for name, stream in streams.items()}
         dense = {name: stream.dense[index] for name, stream in streams.items() if stream.dense is not None}

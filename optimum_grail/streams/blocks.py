@@ -42,28 +42,31 @@ class Batches:
     Args:
         batches: the batches.
         masks: ``[B, T]`` masks of real rows, ``None`` where every row is real.
+        crossed: whether the parts of the statistics are sources, each judged by what is fitted on the others.
     """
 
     batches: Sequence[Batch]
     masks: Sequence[Tensor | None]
-
-    @property
-    def crossed(self) -> bool:
-        """Whether they come from several sources, each of which is judged by what is fitted on the others."""
-        return len({batch.source for batch in self.batches}) > 1
+    crossed: bool = False
 
     def part(self, index: int) -> int | None:
         """Which part of the statistics the rows of a batch belong to, see :func:`part_of`."""
         return part_of(self.batches[index], self.crossed)
 
     @classmethod
-    def of(cls, batches: Sequence[Batch], mask_name: str | None) -> Batches:
-        """Look the masks up; a mask of ones is dropped, so that nothing is copied for it."""
+    def of(cls, batches: Sequence[Batch], mask_name: str | None, sources: bool = False) -> Batches:
+        """Look the masks up; a mask of ones is dropped, so that nothing is copied for it.
+
+        Args:
+            batches: calibration batches.
+            mask_name: the input that tells real tokens.
+            sources: keep the rows of different sources apart, where there are several.
+        """
         masks: list[Tensor | None] = []
         for batch in batches:
             mask = batch.inputs.get(mask_name) if mask_name else None
             masks.append(None if mask is None or bool(mask.all()) else mask)
-        return cls(batches, masks)
+        return cls(batches, masks, sources and len({batch.source for batch in batches}) > 1)
 
 
 @dataclass

@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from transformers import (
     AutoModel,
@@ -26,6 +26,11 @@ from optimum_grail.config.config import GrailConfig
 from optimum_grail.errors import ConfigError
 from optimum_grail.models.stock import compressed_with
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from optimum_grail.data.foreign import Processor, Tokenizer
+
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 """Keyword arguments that say where a model is found, and its tokenizer with it."""
 
@@ -37,10 +42,10 @@ class GrailAutoModel(_BaseAutoModelClass):
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
-        *model_args: Any,
+        *model_args: object,
         grail_config: GrailConfig | Mapping[str, Any] | str | Path | None = None,
-        tokenizer: Any = None,
-        processor: Any = None,
+        tokenizer: Tokenizer | None = None,
+        processor: Processor | None = None,
         allow_pickle: bool = False,
         **kwargs: Any,
     ) -> Any:
@@ -101,7 +106,7 @@ def as_config(value: GrailConfig | Mapping[str, Any] | str | Path) -> GrailConfi
     raise ConfigError(f"grail_config is a {type(value).__name__}; expected a GrailConfig, a dictionary or a path.")
 
 
-def _warn_if_dense(loaded: Any, path: str) -> None:
+def _warn_if_dense(loaded: PreTrainedModel | tuple[PreTrainedModel, object], path: str) -> None:
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     if compressed_with(model.config) is None:
         warnings.warn(f"{path!r} is dense, and without grail_config it was loaded as it is.", stacklevel=3)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -33,6 +33,9 @@ from optimum_grail.pipeline.setup import Setup
 from optimum_grail.report.environment import hardware, versions
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.survey.cache import StatisticsCache
+
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
 
 Measure = Callable[[nn.Module], Mapping[str, Any]]
 """``model -> results``; the figure to compare is under the sweep's ``headline``."""
@@ -96,10 +99,10 @@ class Sweep:
     measure: Measure | None = None
     headline: str = ""
     higher_is_better: bool = False
-    dataset: Any = None
+    dataset: DataSource | None = None
     spec: ArchitectureSpec | None = None
-    tokenizer: Any = None
-    processor: Any = None
+    tokenizer: Tokenizer | None = None
+    processor: Processor | None = None
     source: str = ""
     stats_cache: str | Path | None = None
     progress: Progress = field(default_factory=Silent)

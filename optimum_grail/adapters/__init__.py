@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -36,6 +36,8 @@ from optimum_grail.report.report import Report
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
+    from optimum_grail.data.foreign import DataSource
+
 
 def convert_adapter(
     adapter: str | Path,
@@ -43,10 +45,10 @@ def convert_adapter(
     checkpoint: str | Path,
     *,
     base_model: PreTrainedModel | str | Path | None = None,
-    dataset: Any = None,
+    dataset: DataSource | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-    **settings: Any,
+    **settings: object,
 ) -> None:
     """Write a LoRA adapter for the compressed ``checkpoint``, made from one that was trained on its dense model.
 

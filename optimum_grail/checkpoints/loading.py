@@ -6,13 +6,17 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from optimum_grail.checkpoints.headers import Stored, refuse_pickles, stored_weights
 from optimum_grail.checkpoints.skeleton import build_skeleton, check_numbers, check_size
 from optimum_grail.errors import ArchitectureError, CheckpointError, ConfigError, GrailError, shorten
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -64,7 +68,9 @@ def _folder(path: str | Path) -> Path:
     return folder
 
 
-def model_class(config: Any, trust_remote_code: bool = False) -> Any:
+def model_class(
+    config: PreTrainedConfig, trust_remote_code: bool = False
+) -> type[PreTrainedModel | _BaseAutoModelClass]:
     """The class named in ``config.architectures``.
 
     Returns:
@@ -202,7 +208,7 @@ def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
         ) from error
 
 
-def _weigh(kind: Any, config: Any, stored: Stored | None, path: str | Path) -> None:
+def _weigh(kind: type, config: PreTrainedConfig, stored: Stored | None, path: str | Path) -> None:
     """Refuse what asks for far more than is stored, and nothing else: loading has the last word. A class of the
     repository's own, which runs only where that is trusted, is not weighed."""
     from transformers import PreTrainedModel
@@ -216,7 +222,9 @@ def _weigh(kind: Any, config: Any, stored: Stored | None, path: str | Path) -> N
             return
 
 
-def _weighed(kind: Any, config: Any, stored: Stored | None, path: str | Path) -> Any:
+def _weighed(
+    kind: type[PreTrainedModel], config: PreTrainedConfig, stored: Stored | None, path: str | Path
+) -> PreTrainedModel:
     """The model without storage, compared with what is stored."""
     skeleton = build_skeleton(kind, config, stored, path)
     if stored is not None and stored.bytes:

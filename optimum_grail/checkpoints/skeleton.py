@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,6 +23,9 @@ from torch.nn.modules.module import (
 
 from optimum_grail.checkpoints.headers import Stored
 from optimum_grail.errors import CheckpointError, shorten
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 LAYERS = 1000
 """Layers that any model may have, whatever is stored; more need a stored tensor each."""
@@ -77,7 +80,9 @@ def check_numbers(values: Mapping[str, Any], stored: Stored | None, path: str | 
                 )
 
 
-def build_skeleton(kind: Any, config: Any, stored: Stored | None, path: str | Path) -> Any:
+def build_skeleton(
+    kind: type[PreTrainedModel], config: PreTrainedConfig, stored: Stored | None, path: str | Path
+) -> PreTrainedModel:
     """Build ``kind`` without storage for its weights, and stop if it has far more parts than are stored.
 
     Args:
@@ -133,7 +138,7 @@ def _at_most(parts: int, path: str | Path) -> Iterator[None]:
     """Count the modules and parameters that this thread registers, and stop at ``parts``."""
     thread, count = threading.get_ident(), 0
 
-    def counted(module: nn.Module, name: str, part: Any) -> None:
+    def counted(module: nn.Module, name: str, part: object) -> None:
         """Called by torch for every part."""
         nonlocal count
         if threading.get_ident() != thread:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -33,6 +33,9 @@ from optimum_grail.recovery.recipe import Recipe
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import Report
 
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
+
 TEXT_FILE = "text.safetensors"
 PROMPT = 4
 """One token in so many of a text of the user's is kept as the prompt; the dense model writes the rest."""
@@ -42,8 +45,8 @@ PROMPT = 4
 class _Run:
     teacher: PreTrainedModel
     student: PreTrainedModel
-    tokenizer: Any
-    processor: Any
+    tokenizer: Tokenizer | None
+    processor: Processor | None
     recipe: Recipe
     folder: Path
     progress: Progress
@@ -55,8 +58,8 @@ def recover(
     recipe: Recipe | None = None,
     *,
     base_model: PreTrainedModel | str | Path | None = None,
-    dataset: Any = None,
-    eval_dataset: Any = None,
+    dataset: DataSource | None = None,
+    eval_dataset: DataSource | None = None,
     overwrite: bool = False,
     device: str | torch.device | None = None,
     progress: Progress | None = None,

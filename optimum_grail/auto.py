@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +19,12 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoModelForZeroShotImageClassification,
+    PreTrainedConfig,
 )
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from optimum_grail.checkpoints.headers import refuse_pickles, stored_weights
+from optimum_grail.checkpoints.loading import refuse_oversized
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.errors import ConfigError
@@ -65,14 +69,14 @@ class GrailAutoModel(_BaseAutoModelClass):
             the model, in eval mode; with ``output_loading_info=True`` a pair, as from transformers.
 
         Raises:
-            CheckpointError: pickled weights; or ``grail_config`` for a checkpoint that is compressed already, unless it
-                says ``allow_recompress``.
+            CheckpointError: pickled weights; config.json asks for far more than is stored; or ``grail_config`` for a
+                checkpoint that is compressed already, unless it says ``allow_recompress``.
             ConfigError: a wrong value, or ``grail_config`` together with ``quantization_config``.
             GrailError: as :meth:`GrailCompressor.compress`.
         """
         path = str(pretrained_model_name_or_path)
-        if not allow_pickle and kwargs.get("gguf_file") is None:
-            refuse_pickles(stored_weights(path, kwargs.get("revision"), kwargs.get("token")), path, allowed=False)
+        if kwargs.get("gguf_file") is None:
+            cls._check(path, allow_pickle, kwargs)
         if grail_config is None:
             loaded = super().from_pretrained(path, *model_args, **kwargs)
             _warn_if_dense(loaded, path)
@@ -89,6 +93,18 @@ class GrailAutoModel(_BaseAutoModelClass):
             trust = bool(kwargs.get("trust_remote_code"))
             config.tokenizer, config.processor = load_processors(path, trust, **hub)
         return super().from_pretrained(path, *model_args, quantization_config=config, **kwargs)
+
+    @classmethod
+    def _check(cls, path: str, allow_pickle: bool, options: Mapping[str, Any]) -> None:
+        """Refuse pickled weights, and a config.json that asks for far more than is stored."""
+        place = {name: options[name] for name in (*HUB_OPTIONS, "subfolder") if options.get(name) is not None}
+        folder = os.path.join(path, place["subfolder"]) if "subfolder" in place else path
+        known = os.path.isdir(folder) or "subfolder" not in place  # of the Hub's, only the root's weights are looked up
+        stored = stored_weights(folder, place.get("revision"), place.get("token")) if known else None
+        refuse_pickles(stored, path, allow_pickle)
+        config, trust = options.get("config"), bool(options.get("trust_remote_code"))
+        build = functools.partial(cls.from_config, trust_remote_code=False)
+        refuse_oversized(build, path, stored, config if isinstance(config, PreTrainedConfig) else None, trust, **place)
 
 
 def as_config(value: GrailConfig | Mapping[str, Any] | str | Path) -> GrailConfig:

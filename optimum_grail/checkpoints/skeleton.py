@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,12 +81,15 @@ def check_numbers(values: Mapping[str, Any], stored: Stored | None, path: str | 
 
 
 def build_skeleton(
-    kind: type[PreTrainedModel], config: PreTrainedConfig, stored: Stored | None, path: str | Path
+    build: Callable[[PreTrainedConfig], PreTrainedModel],
+    config: PreTrainedConfig,
+    stored: Stored | None,
+    path: str | Path,
 ) -> PreTrainedModel:
-    """Build ``kind`` without storage for its weights, and stop if it has far more parts than are stored.
+    """Build a model without storage for its weights, and stop if it has far more parts than are stored.
 
     Args:
-        kind: a class of transformers.
+        build: a class of transformers, or what else makes a model of a configuration.
         config: its configuration.
         stored: the weights that shall go into it, if known.
         path: for the message.
@@ -100,7 +103,20 @@ def build_skeleton(
     """
     most = PARTS + PARTS_PER_TENSOR * len(stored.shapes) if stored and stored.shapes else PARTS_UNKNOWN
     with torch.device("meta"), _at_most(most, path):
-        return kind(config)
+        return build(config)
+
+
+def weighed_skeleton(
+    build: Callable[[PreTrainedConfig], PreTrainedModel],
+    config: PreTrainedConfig,
+    stored: Stored | None,
+    path: str | Path,
+) -> PreTrainedModel:
+    """:func:`build_skeleton` and then, where it is known what is stored, :func:`check_size`; errors as of both."""
+    skeleton = build_skeleton(build, config, stored, path)
+    if stored is not None and stored.bytes:
+        check_size(skeleton, stored, path)
+    return skeleton
 
 
 def check_size(skeleton: nn.Module, stored: Stored, path: str | Path) -> None:

@@ -46,7 +46,7 @@ def stored_weights(path: str | Path, revision: str | None = None, token: str | b
 
 
 def local_weights(path: str | Path) -> Stored | None:
-    """The weights of a folder; ``None`` as of :func:`stored_weights`, and for a model of the Hub, which is not asked."""
+    """The weights of a folder as of :func:`stored_weights`; ``None`` for a model of the Hub, which is not asked."""
     return stored_weights(path) if os.path.isdir(path) else None
 
 

@@ -24,7 +24,7 @@ from optimum_grail.data.content import content_key
 from optimum_grail.data.request import DataRequest
 from optimum_grail.errors import GrailError, OutputError
 from optimum_grail.models.intact import evaluating, refuse_half_compressed
-from optimum_grail.models.precision import Precision, float32_on_cpu
+from optimum_grail.models.precision import float32_on_cpu
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.size import Size
 from optimum_grail.models.stock import refuse_compressed
@@ -157,7 +157,7 @@ class Sweep:
         return result
 
     def _dense(self) -> dict[str, Any]:
-        size = Size.of(self.model, resolve(self.model, self.spec), Precision.of(self.model).main)
+        size = Size.of(self.model, resolve(self.model, self.spec))
         with evaluating(self.model), float32_on_cpu(self.model):
             return {"parameters": size.parameters, "bytes": size.bytes, "result": self._measured(self.model)}
 

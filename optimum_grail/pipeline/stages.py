@@ -254,7 +254,7 @@ def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
     precision = Precision.of(model)
     layout = resolve(model, setup.spec)
     check_weights(model, layout.groups)
-    before = Size.of(model, layout, precision.main)
+    before = Size.of(model, layout)
     if setup.methods.compensator.wants_bias and not all(owns_bias(model, group) for group in layout.groups):
         undo.callback(add_biases_(model, layout).remove_)
         layout = resolve(model, setup.spec)

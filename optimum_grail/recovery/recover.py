@@ -26,7 +26,8 @@ from optimum_grail.data.selfgen import generate_self_text
 from optimum_grail.data.sources import load_calibration
 from optimum_grail.evaluation.comparison import Comparison
 from optimum_grail.hub.card import write_card
-from optimum_grail.models.precision import Precision, cast_
+from optimum_grail.models.intact import evaluating
+from optimum_grail.models.precision import Precision, cast_, float32_on_cpu
 from optimum_grail.models.resolve import resolve
 from optimum_grail.recovery.distil import adapted, mean_divergence, samples_of, train_
 from optimum_grail.recovery.recipe import Recipe
@@ -75,7 +76,7 @@ def recover(
         checkpoint: folder of the compressed model.
         output: folder to write; complete or absent.
         recipe: the settings of the training.
-        base_model: the dense model; by default the one that the checkpoint's report names.
+        base_model: the dense model; by default the one that the checkpoint's report names. A module is left as it was.
         dataset: any form of calibration data; by default the model's own text.
         eval_dataset: measure dense, compressed and recovered model on this data.
         overwrite: replace a checkpoint in ``output``.
@@ -103,11 +104,11 @@ def recover(
     source = SELF if dataset is None and student.can_generate() else dataset
     recipe.note(work, checkpoint=str(checkpoint), dataset=str(source)[:200])
     precision = Precision.of(student)
-    for model in (teacher, student):
-        if model.device.type == "cpu":
-            cast_(model, torch.float32)
-    run = _Run(teacher.eval(), student.eval(), tokenizer, processor, recipe, work, progress)
-    merged, found = _train(run, _batches(run, recipe.data(written, source)), comparison)
+    if student.device.type == "cpu":
+        cast_(student, torch.float32)
+    with evaluating(teacher), float32_on_cpu(teacher):  # which may be the caller's
+        run = _Run(teacher, student.eval(), tokenizer, processor, recipe, work, progress)
+        merged, found = _train(run, _batches(run, recipe.data(written, source)), comparison)
     precision.restore_(merged)
     name = source if isinstance(source, str) else type(source).__name__
     report = _noted(report, found, {"dataset": name, **dataclasses.asdict(recipe)})

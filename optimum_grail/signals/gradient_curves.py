@@ -96,7 +96,7 @@ def sensitivity(problem: GroupProblem, curvature: Tensor) -> float:
 
 
 def _keeper(seen: dict[str, Tensor], group: ChannelGroup) -> Callable[..., Any]:
-    def hook(_: nn.Module, args: Any, output: Tensor) -> Tensor:
+    def hook(_: nn.Module, args: object, output: Tensor) -> Tensor:
         """Replace the output by one that gradients can be taken of."""
         seen[group.name] = output + torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
         return seen[group.name].clone()  # what follows may add to it in place

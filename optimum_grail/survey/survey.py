@@ -141,7 +141,7 @@ class Survey:
             visit = Visit(dense, stack, position, groups, captured.calls, inputs, problems)
             for name, signal in self._walking.items():
                 found[name] |= signal.block(visit, sums[name], found[name])
-            for group in groups:
+            for group in self.layout.of_block(path):
                 self.progress.update(1, group.name)
             del captured.calls[path]
 

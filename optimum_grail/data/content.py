@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimum_grail.config.mixture import SELF, spell_source
+from optimum_grail.config.source import SELF, spell_source
 from optimum_grail.data.request import DataRequest
 
 

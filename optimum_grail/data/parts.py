@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optimum_grail.config.mixture import SELF, Reading, Source, mixture_of
+from optimum_grail.config.mixture import mixture_of
+from optimum_grail.config.source import SELF, Reading, Source, Writing
 from optimum_grail.data.request import DataRequest
 from optimum_grail.data.rows import check_path
 from optimum_grail.errors import DataError
@@ -23,12 +24,14 @@ class Part:
         request: how many samples, and how they are read.
         name: what messages and reports call the source; ``""`` where it is the only one.
         weight: its weight in the mixture.
+        writing: how the model writes these samples, where it does.
     """
 
     dataset: Any
     request: DataRequest
     name: str = ""
     weight: float = 1.0
+    writing: Writing | None = None
 
     @property
     def own(self) -> bool:
@@ -58,7 +61,8 @@ def _part(request: DataRequest, source: Source, count: int) -> Part:
     fields: dict[str, Any] = {"num_samples": count}
     if isinstance(source.options, Reading):
         fields |= source.chosen
-    return Part(source.name, dataclasses.replace(request, **fields), source.label, source.weight)
+    writing = source.options if isinstance(source.options, Writing) else None
+    return Part(source.name, dataclasses.replace(request, **fields), source.label, source.weight, writing)
 
 
 def shares(weights: Sequence[float], total: int) -> list[int]:

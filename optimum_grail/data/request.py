@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from optimum_grail.config.mixture import SELF, Mixture, mixture_of
+from optimum_grail.config.mixture import Mixture, mixture_of
+from optimum_grail.config.source import SELF
 from optimum_grail.data import text
 from optimum_grail.data.batches import Batch, SampleKind
 from optimum_grail.errors import DataError

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from optimum_grail.config.mixture import SELF
+from optimum_grail.config.source import SELF
 from optimum_grail.data import images, text
 from optimum_grail.data.batches import (
     HELD_EVERY,
@@ -99,7 +99,7 @@ def _read(recipient: Recipient, part: Part, progress: Progress) -> _Samples:
     request = part.request
     try:
         if part.own:
-            samples = replace(_self_samples(recipient, request, progress), source=f"{SELF}, seed {request.seed}")
+            samples = replace(_self_samples(recipient, part, progress), source=f"{SELF}, seed {request.seed}")
         else:
             progress.message(f"Reading calibration data{part.name and f': {part.name}'}")
             rows = read_rows(
@@ -169,17 +169,20 @@ def _batches(
     return interleave(found)
 
 
-def _self_samples(recipient: Recipient, request: DataRequest, progress: Progress) -> _Samples:
+def _self_samples(recipient: Recipient, part: Part, progress: Progress) -> _Samples:
     model: Any = recipient.model
-    ids = generate_self_text(
+    written = generate_self_text(
         model,
         recipient.tokenizer,
-        num_samples=request.num_samples,
-        seqlen=recipient.length(request.seqlen),
-        seed=request.seed,
+        num_samples=part.request.num_samples,
+        seqlen=recipient.length(part.request.seqlen),
+        seed=part.request.seed,
         progress=progress,
+        writing=part.writing,
     )
-    return _Samples([{"input_ids": row} for row in ids], fingerprint_tokens(ids), ids.shape[1])
+    ids, times = written.ids, written.restarts
+    notes = (f"rows that went round in circles were begun anew {times} times",) if times else ()
+    return _Samples([{"input_ids": row} for row in ids], fingerprint_tokens(ids), ids.shape[1], notes)
 
 
 def _row_samples(recipient: Recipient, request: DataRequest, rows: Rows, shared: bool) -> _Samples:

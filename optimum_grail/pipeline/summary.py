@@ -13,7 +13,7 @@ from torch import nn
 
 from optimum_grail.checkpoints.identity import commit_of, hub_id
 from optimum_grail.config.config import GrailConfig
-from optimum_grail.config.mixture import parse_source
+from optimum_grail.config.source import parse_source
 from optimum_grail.pipeline.run import Run
 from optimum_grail.report.environment import hardware, peak_memory, versions
 from optimum_grail.report.report import Calibration, GroupRow, Report

@@ -20,7 +20,8 @@ from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.checkpoints.output import check_output, staged_folder
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.config.config import GrailConfig
-from optimum_grail.config.mixture import SELF, mixture_of
+from optimum_grail.config.mixture import mixture_of
+from optimum_grail.config.source import SELF
 from optimum_grail.data.batches import Batch, make_batches
 from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.selfgen import generate_self_text
@@ -168,7 +169,7 @@ def _answered(run: _Run, text: Tensor) -> Tensor:
     prompts = text[:, : max(1, length // PROMPT)]
     return generate_self_text(
         run.teacher, run.tokenizer, num_samples=count, seqlen=length, seed=run.recipe.seed, prompts=prompts
-    )
+    ).ids
 
 
 def _noted(report: Report, found: Mapping[str, Any], settings: Mapping[str, Any]) -> Report:

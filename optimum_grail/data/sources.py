@@ -30,6 +30,7 @@ from optimum_grail.data.parts import Part, parts_of
 from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.rows import Rows, input_names, only_inputs, read_rows, ready_samples
 from optimum_grail.data.selfgen import generate_self_text
+from optimum_grail.data.starts import need_template
 from optimum_grail.errors import DataError, shorten
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import SourceRows
@@ -92,6 +93,8 @@ def _check(recipient: Recipient, request: DataRequest, parts: Sequence[Part]) ->
             f"dataset='self' needs a causal language model that can write text, and {recipient.name!r} is none. "
             "Name calibration data with --dataset."
         )
+    if any(part.writing is not None and part.writing.starts == "chat" for part in parts):
+        need_template(recipient.tokenizer)
 
 
 def _read(recipient: Recipient, part: Part, progress: Progress) -> _Samples:

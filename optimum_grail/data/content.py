@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimum_grail.config.source import SELF, spell_source
+from optimum_grail.config.source import GENERAL, SELF, Writing, is_general, spell_source
+from optimum_grail.data.genres import corpus_digest
 from optimum_grail.data.request import DataRequest
 
 
@@ -41,6 +42,8 @@ def _content(request: DataRequest) -> Iterator[bytes]:
     for source in mixture.sources:
         yield spell_source(source, weighted=True).encode()
         yield from _parts(source.name)
+        if is_general(source.name) or (isinstance(source.options, Writing) and source.options.starts == GENERAL):
+            yield corpus_digest().encode()
 
 
 def _parts(value: Any) -> Iterator[bytes]:

@@ -112,7 +112,7 @@ def test_the_default_writing_is_what_no_writing_gives(llama, tokenizer) -> None:
 
 
 def test_a_low_temperature_and_a_small_nucleus_leave_the_likeliest_token(llama, tokenizer) -> None:
-    for writing in (Writing(temperature=0.01), Writing(top_p=1e-6)):
+    for writing in (Writing(temperature=0.01, top_p=0.2), Writing(top_p=1e-6)):
         text = generate_self_text(llama, tokenizer, num_samples=3, seqlen=12, writing=writing).ids
         with torch.no_grad():
             logits = llama(input_ids=text).logits
@@ -135,13 +135,17 @@ def test_the_nucleus_is_the_least_set_of_likely_tokens_with_the_share() -> None:
 
 def test_frequent_starts_follow_the_models_own_text(llama, tokenizer) -> None:
     model = copy.deepcopy(llama)
-    model.lm_head.weight.data[40] *= 40  # one token that the model writes far more often than others, or far less
-    model.lm_head.weight.data[40] = model.lm_head.weight.data[40].abs()
+    model.lm_head.weight.data[40] *= 150  # after some tokens it is certain, after the others it never comes
     often = generate_self_text(model, tokenizer, num_samples=200, seqlen=2, writing=Writing(starts="frequent")).ids
     written = generate_self_text(model, tokenizer, num_samples=200, seqlen=32).ids[:, 8:]
     share = float((written == 40).float().mean())
     assert share > 0.2 and abs(float((often[:, 1] == 40).float().mean()) - share) < 0.12
     assert not torch.isin(often[:, 1], torch.tensor(tokenizer.all_special_ids)).any()
+
+
+def _common(one: list[int], other: list[int]) -> int:
+    """How many tokens two rows begin with together."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def test_rows_go_on_from_documents_of_different_lengths(llama, tokenizer, lines) -> None:
@@ -153,7 +157,7 @@ def test_rows_go_on_from_documents_of_different_lengths(llama, tokenizer, lines)
     with torch.no_grad():
         likeliest = llama(input_ids=text).logits[..., 3 : len(tokenizer)].argmax(dim=-1) + 3
     for row, best in zip(text, likeliest, strict=True):
-        own = max(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(row[1:], ids))) for ids in whole)
+        own = max(_common(row[1:].tolist(), ids) for ids in whole)
         lengths.add(own)
         assert own >= 8 and torch.equal(best[own:-1], row[own + 1 :])
     assert len(lengths) > 2
@@ -163,8 +167,7 @@ def test_chats_hold_the_templates_tokens_and_go_on_with_another_instruction(llam
     chatty = copy.deepcopy(tokenizer)
     chatty.chat_template = "{% for m in messages %}<s>{{ m.content[:3] }}</s>{% endfor %}<s>"
     model = copy.deepcopy(llama)
-    with torch.no_grad():
-        model.lm_head.weight[1] = 0
+    model.lm_head.weight.data[1] *= 60
     request = DataRequest("self:starts=chat", num_samples=8, seqlen=64)
     data = load_calibration(Recipient(model, chatty, causal=True), request)
     text = torch.cat([batch.inputs["input_ids"] for batch in data.batches])
@@ -183,7 +186,7 @@ def test_restarts_are_noted(llama, tokenizer) -> None:
     model.config.max_position_embeddings = 256
     data = load_calibration(Recipient(model, tokenizer, causal=True), replace(request, seqlen=160))
     (note,) = [note for note in data.notes if "circles" in note]
-    assert note.startswith("self:temperature=0.01,loops=restart: rows that went round in circles were begun anew ")
+    assert note.startswith("rows that went round in circles were begun anew ")
 
 
 @pytest.mark.parametrize("name", ["stories260K-llama", "babyllama105-llama"])

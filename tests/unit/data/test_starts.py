@@ -21,7 +21,7 @@ from optimum_grail.data.starts import (
 )
 from optimum_grail.errors import DataError
 
-TEMPLATE = "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>{% endfor %}<s>assistant\n"
+TEMPLATE = "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>{% endfor %}<s>assistant"
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -66,7 +66,7 @@ def test_instructions_are_short_and_diverse() -> None:
 def test_chats_begin_with_an_instruction_in_the_template(chatty: Any) -> None:
     (first, second) = chat_starts(chatty, generator()).deal(2)
     text = chatty.decode(first)
-    assert any(text == f"<s>user\n{line}</s><s>assistant\n" for line in instructions())
+    assert any(text == f"<s>user\n{line}</s><s>assistant" for line in instructions())
     assert first[0] == chatty.bos_token_id and not torch.equal(first, second)
 
 
@@ -76,7 +76,7 @@ def test_a_template_is_needed(tokenizer: Any) -> None:
             need_template(missing)
     broken = copy.deepcopy(tokenizer)
     broken.chat_template = "{{ raise_exception('no users here') }}"
-    with pytest.raises(DataError, match="refuses a plain instruction .*no users here"):
+    with pytest.raises(DataError, match=r"refuses a plain instruction .*no users here"):
         chat_starts(broken, generator())
 
 

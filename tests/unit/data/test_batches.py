@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimum_grail.data.batches import (
-    MOST_PARTS,
+    MOST_SUBSETS,
     Batch,
     CalibrationData,
     collate,
@@ -18,8 +18,8 @@ from optimum_grail.data.batches import (
     interleave,
     make_batches,
     overlap,
-    part_of,
     splits_of,
+    subset_of,
 )
 from optimum_grail.errors import DataError
 
@@ -118,9 +118,9 @@ def test_a_batch_knows_its_size() -> None:
 
 def test_sources_are_parts_where_there_are_several() -> None:
     inputs = {"input_ids": torch.ones(1, 2, dtype=torch.int64)}
-    assert [part_of(Batch(inputs, split), False) for split in ("fit", "held", "halves")] == [0, 1, None]
-    found = [part_of(Batch(inputs, "held", source=source), True) for source in range(5)]
-    assert found[:MOST_PARTS] == list(range(MOST_PARTS)) and set(found) == set(range(MOST_PARTS))
+    assert [subset_of(Batch(inputs, split), False) for split in ("fit", "held", "halves")] == [0, 1, None]
+    found = [subset_of(Batch(inputs, "held", source=source), True) for source in range(5)]
+    assert found[:MOST_SUBSETS] == list(range(MOST_SUBSETS)) and set(found) == set(range(MOST_SUBSETS))
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(1, 7))

@@ -32,6 +32,8 @@ EXAMPLES = """\
       a fifth of the blocks' parameters; the model writes its own calibration text
   optimum-cli grail compress -m MODEL -o small --sparsity 0.3 --dataset corpus.txt --eval-dataset test.txt
       calibrate on your own text, print perplexity before and after
+  optimum-cli grail compress -m MODEL -o small --dataset general:2 self:1 corpus.txt:1
+      several sources share the calibration samples by weight
   optimum-cli grail compress -m google/vit-base-patch16-224 -o small --dataset photos/ --ffn-sparsity 0.7
       drop 70 % of the feed-forward channels and leave the heads whole
   optimum-cli grail compress -m MODEL -o small --preset grail --compensator grail:ridge=0.01
@@ -119,15 +121,16 @@ def _configuration(args: Namespace) -> GrailConfig:
     """What flags and file ask for; a misspelt method or path is told before the model is loaded."""
     from optimum_grail.config.config import GrailConfig
     from optimum_grail.config.recipe import read_recipe
+    from optimum_grail.data.parts import check_sources
     from optimum_grail.data.rows import check_path
 
     config = GrailConfig.from_dict(settings(args, read_recipe(args.config) if args.config else {}))
     config.methods()
     if args.config and isinstance(config.dataset, str) and DESCRIBED.fullmatch(config.dataset):
         raise ConfigError(f"The run of {args.config} had data in memory ({config.dataset}). Name some with --dataset.")
-    for source in (config.dataset, args.eval_dataset):
-        if isinstance(source, str):
-            check_path(source)
+    check_sources(config.dataset)
+    if args.eval_dataset is not None:
+        check_path(args.eval_dataset)
     return config
 
 

@@ -59,8 +59,9 @@ class GrailConfig(QuantizationConfigMixin):
         affine: whether the consumer's bias is fitted too.
         within_block: ``"sequential"`` or ``"joint"``.
         round_to: widths are multiples of this whole number >= 1.
-        dataset: calibration data: a path, a Hub id, ``"self"``, a list of texts or of tokenized dicts, or a
-            ``datasets.Dataset``. Live objects are kept on the instance and described in :meth:`to_dict`.
+        dataset: calibration data: a path, a Hub id, ``"general"``, ``"self"``, a list of texts or of tokenized dicts, or
+            a ``datasets.Dataset``; several sources as a mapping to their weights, ``{"general": 2, "self": 1}``. Live
+            objects are kept on the instance and described in :meth:`to_dict`.
         dataset_config_name: configuration of a Hub data set.
         split: its split.
         text_column: column that holds the text.
@@ -292,4 +293,4 @@ def _plain(value: object) -> Any:
     """A JSON value: live data sets are described, tuples and mappings copied."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
-    return json.loads(json.dumps(value)) if isinstance(value, Mapping) else describe_data(value)
+    return json.loads(json.dumps(value)) if type(value) is dict else describe_data(value)

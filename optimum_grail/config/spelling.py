@@ -30,7 +30,7 @@ def number(text: str) -> int | float | str:
     return text
 
 
-def is_number(value: object) -> TypeGuard[Real]:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether ``value`` is a real number, infinite or nan included; a whole one has to fit into 64 bits."""
     real = isinstance(value, Real) and not isinstance(value, bool)
     return real and (not isinstance(value, Integral) or abs(int(value)) <= LARGEST)

@@ -15,6 +15,7 @@ from optimum_grail.data.batches import (
     digest,
     fingerprint_text,
     fingerprint_tokens,
+    interleave,
     make_batches,
     overlap,
     splits_of,
@@ -120,3 +121,19 @@ def test_sources_are_parts_where_there_are_several() -> None:
     assert [subset_of(Batch(inputs, split), False) for split in ("fit", "held", "halves")] == [0, 1, None]
     found = [subset_of(Batch(inputs, "held", source=source), True) for source in range(5)]
     assert found[:MOST_SUBSETS] == list(range(MOST_SUBSETS)) and set(found) == set(range(MOST_SUBSETS))
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(1, 7))
+def test_sources_are_spread_evenly_within_every_split(counts: list[int], size: int) -> None:
+    groups = [make_batches(tokens(*[3] * n), batch_size=size, source=i) for i, n in enumerate(counts)]
+    found = interleave(groups)
+    order = ["halves", "fit", "held"]
+    assert [order.index(batch.split) for batch in found] == sorted(order.index(batch.split) for batch in found)
+    for number, group in enumerate(groups):
+        assert [batch for batch in found if batch.source == number] == list(group)
+    for split in order:
+        mine = [batch.source for batch in found if batch.split == split]
+        for number in set(mine):
+            for length in range(len(mine)):
+                due = length * mine.count(number) / len(mine)
+                assert abs(mine[:length].count(number) - due) <= len(counts)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -35,6 +35,9 @@ from optimum_grail.pipeline.summary import Outcome
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import Report
 
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
+
 
 class GrailCompressor:
     """Makes one model structurally smaller, without training.
@@ -61,8 +64,8 @@ class GrailCompressor:
         config: GrailConfig | Mapping[str, Any] | None = None,
         *,
         spec: ArchitectureSpec | None = None,
-        tokenizer: Any = None,
-        processor: Any = None,
+        tokenizer: Tokenizer | None = None,
+        processor: Processor | None = None,
         source: str | None = None,
         revision: str | None = None,
         base_model: str | None = None,
@@ -90,8 +93,8 @@ class GrailCompressor:
         model_or_path: PreTrainedModel | str | Path,
         grail_config: GrailConfig | Mapping[str, Any] | None = None,
         *,
-        tokenizer: Any = None,
-        processor: Any = None,
+        tokenizer: Tokenizer | None = None,
+        processor: Processor | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         trust_remote_code: bool = False,
@@ -141,10 +144,10 @@ class GrailCompressor:
 
     def compress(
         self,
-        calibration_dataset: Any = None,
+        calibration_dataset: DataSource | None = None,
         save_directory: str | Path | None = None,
         *,
-        eval_dataset: Any = None,
+        eval_dataset: DataSource | None = None,
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> nn.Module:
@@ -186,7 +189,11 @@ class GrailCompressor:
     quantize = compress
 
     def forecast(
-        self, calibration_dataset: Any = None, *, eval_dataset: Any = None, progress: Progress | None = None
+        self,
+        calibration_dataset: DataSource | None = None,
+        *,
+        eval_dataset: DataSource | None = None,
+        progress: Progress | None = None,
     ) -> Forecast:
         """What :meth:`compress` would do with the same arguments: widths as far as they are known before anything is
         measured, time and memory. The model stays as it is, and nothing is written.
@@ -197,7 +204,7 @@ class GrailCompressor:
         self._comparison(eval_dataset)
         return forecast(self.model, self._setup(progress or Silent()), calibration_dataset)
 
-    def _comparison(self, dataset: Any) -> Comparison:
+    def _comparison(self, dataset: DataSource | None) -> Comparison:
         return Comparison.prepare(self.model, dataset, self.tokenizer, self.processor, self._resolved)
 
     def _setup(self, progress: Progress) -> Setup:
@@ -261,7 +268,7 @@ class GrailCompressor:
         output: str | Path,
         *,
         base_model: PreTrainedModel | str | Path | None = None,
-        dataset: Any = None,
+        dataset: DataSource | None = None,
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> None:

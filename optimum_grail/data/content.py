@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +45,7 @@ def _content(request: DataRequest) -> Iterator[bytes]:
             yield corpus_digest().encode()
 
 
-def _parts(value: Any) -> Iterator[bytes]:
+def _parts(value: object) -> Iterator[bytes]:
     """Bytes that tell ``value``, its type first."""
     from datasets import Dataset
     from PIL.Image import Image

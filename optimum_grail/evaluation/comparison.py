@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -16,6 +16,9 @@ from optimum_grail.evaluation.evaluate import make_metric
 from optimum_grail.evaluation.metrics import Metric, Readers
 from optimum_grail.evaluation.stopwatch import compare_forward, shape_of
 from optimum_grail.report.progress import Progress
+
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
 
 COMMONPLACE = 0.02
 """Common share of two sets of fingerprints that says nothing: unrelated stories begin with the same words too."""
@@ -62,9 +65,9 @@ class Comparison:
     def prepare(
         cls,
         model: nn.Module,
-        dataset: Any,
-        tokenizer: Any,
-        processor: Any,
+        dataset: DataSource | None,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
         config: GrailConfig,
         limit: int | None = None,
     ) -> Comparison:

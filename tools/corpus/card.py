@@ -92,7 +92,9 @@ def card(
     genres = [f"| {name} | {counts[name]} | {size:,} | {size / total:.1%} |" for name, size in by_genre.items()]
     rows = [_source_row(key, sources[key], size, total) for key, size in by_source.items()]
     used = {sources[key]["package"] for key in by_source}
-    archives = [f"| {key} | {_origin(package)} | {package.sha256} |" for key, package in packages.items() if key in used]
+    archives = [
+        f"| {key} | {_origin(package)} | {package.sha256} |" for key, package in packages.items() if key in used
+    ]
     archives += [f"| classic-books | data folder, classic-books/{file} | {sha256} |" for file, sha256 in books.items()]
     parts = (head, "\n".join(genres), "\n", _MIDDLE, "\n".join(rows), "\n", _FILES, "\n".join(archives), "\n", _LIMITS)
     return "".join(parts)

@@ -20,7 +20,9 @@ _REPEATED = 0.2
 def normalize(text: str, *, code: bool = False) -> str:
     """Unix line ends, no control characters, no trailing blanks, at most one blank line (two in code), no blobs."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u00a0", " ").replace("\ufeff", "")
-    text = "".join(char for char in text if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Co", "Cn", "Cs"))
+    text = "".join(
+        char for char in text if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Co", "Cn", "Cs")
+    )
     lines = [line.rstrip() for line in text.split("\n")]
     if code:
         lines = [line for line in lines if len(line) <= 400]

@@ -18,7 +18,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from card import card
 from clean import LEAST, Seen, join_short, pieces, without_paragraphs
 from fetch import Package, check_sha256, members

@@ -16,12 +16,40 @@ READERS: dict[str, Reader] = {}
 """Readers by the name that the table of sources uses: from a file's name and content to its texts."""
 
 _BLOCKS = frozenset(
-    "p div section article h1 h2 h3 h4 h5 h6 ul ol dl dt dd li table tr blockquote pre header footer main br hr".split()
+    [
+        "p",
+        "div",
+        "section",
+        "article",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "ul",
+        "ol",
+        "dl",
+        "dt",
+        "dd",
+        "li",
+        "table",
+        "tr",
+        "blockquote",
+        "pre",
+        "header",
+        "footer",
+        "main",
+        "br",
+        "hr",
+    ]
 )
 _SKIPPED_TAGS = frozenset({"script", "style", "head", "nav", "svg", "button", "form", "noscript"})
 _SKIPPED = frozenset({"nosearch", "docnav", "producttitle", "boring", "title_page", "titlepage-legal", "fancy_toc"})
 _SKIPPED |= {"nav-chapters", "nav-wrapper", "buttons", "toc", "fancy-toc1", "keywords", "indexterm", "no_print", "rule"}
-_VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
+_VOID = frozenset(
+    ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"]
+)
 
 
 def reader(function: Reader) -> Reader:
@@ -126,20 +154,26 @@ def markdown(name: str, data: bytes) -> Iterator[str]:
 @reader
 def snippets(name: str, data: bytes) -> Iterator[str]:
     """A README of code snippets: each headline of the third rank with its explanation and example is one text."""
-    source = re.sub(r"</?details>|</?summary>| !\[advanced\]\([^)]*\)|<br>\[⬆ Back to top\]\(#contents\)", "", _decode(data))
+    source = re.sub(
+        r"</?details>|</?summary>| !\[advanced\]\([^)]*\)|<br>\[⬆ Back to top\]\(#contents\)", "", _decode(data)
+    )
     for part in re.split(r"^(?=### )", source, flags=re.MULTILINE)[1:]:
         if "```" in part:
             yield normalize(re.split(r"^---$", part, flags=re.MULTILINE)[0])
 
 
-_PERSONAL = re.compile(r"\S@\S|https?:|www\.|\d{3}[-. )]*\d{4}|instagram|snapchat|facebook|my name is|phone number", re.I)
+_PERSONAL = re.compile(
+    r"\S@\S|https?:|www\.|\d{3}[-. )]*\d{4}|instagram|snapchat|facebook|my name is|phone number", re.I
+)
 
 
 @reader
 def chitchat(name: str, data: bytes) -> Iterator[str]:
     """Conversations of two people who typed to each other; one text each."""
     for _, conversation in sorted(json.loads(data).items()):
-        turns = [(turn[0]["sender"], " ".join(part["text"].strip() for part in turn)) for turn in conversation["messages"]]
+        turns = [
+            (turn[0]["sender"], " ".join(part["text"].strip() for part in turn)) for turn in conversation["messages"]
+        ]
         names = {sender: f"{'AB'[index % 2]}" for index, sender in enumerate(dict.fromkeys(who for who, _ in turns))}
         told = "\n".join(f"{names[sender]}: {' '.join(said.split())}" for sender, said in turns if sender in names)
         if len(names) == 2 and len(turns) >= 8 and not _PERSONAL.search(told):
@@ -183,7 +217,9 @@ def factbook_facts(name: str, data: bytes) -> Iterator[str]:
 
 def _country(page: dict[str, Any]) -> str:
     names = page.get("Government", {}).get("Country name", {})
-    return next((names[key]["text"] for key in ("conventional short form", "conventional long form") if key in names), "")
+    return next(
+        (names[key]["text"] for key in ("conventional short form", "conventional long form") if key in names), ""
+    )
 
 
 def _facts(key: str, value: Any) -> list[str]:
@@ -211,7 +247,9 @@ def jargon(name: str, data: bytes) -> Iterator[str]:
 @reader
 def metamath(name: str, data: bytes) -> Iterator[str]:
     """Theorems with the comments that explain them; the proofs' compressed letters are left out."""
-    statement = re.compile(r"\$\(\s*((?:(?!\$\)).){80,}?)\s*\$\)\s*(?:\S+ \$e \|- [^$]*\$\.\s*)*(\S+) \$p (\|- [^$]*?) \$=", re.DOTALL)
+    statement = re.compile(
+        r"\$\(\s*((?:(?!\$\)).){80,}?)\s*\$\)\s*(?:\S+ \$e \|- [^$]*\$\.\s*)*(\S+) \$p (\|- [^$]*?) \$=", re.DOTALL
+    )
     for found in statement.finditer(_decode(data)):
         comment = re.sub(r"\s+", " ", re.sub(r"\(Contributed by.*", "", found.group(1), flags=re.DOTALL))
         comment = re.sub(r"[~`] ?", "", comment).strip()

@@ -72,9 +72,11 @@ def load_calibration(
     """
     parts = parts_of(request)
     _check(recipient, request, parts)
-    samples: dict[int, _Samples] = {}
+    progress, samples = progress or Silent(), {}
+    if not all(part.own for part in parts):
+        progress.message("Reading calibration data")
     for number, part in sorted(enumerate(parts), key=lambda item: item[1].own):  # what takes longest comes last
-        samples[number] = _read(recipient, part, progress or Silent())
+        samples[number] = _read(recipient, part, progress)
     return _finish([samples[number] for number in range(len(parts))], parts, recipient, request, held_out)
 
 
@@ -113,7 +115,6 @@ def _read(recipient: Recipient, part: Part, progress: Progress) -> _Samples:
         if part.own:
             samples = replace(_self_samples(recipient, part, progress), source=f"{SELF}, seed {request.seed}")
         else:
-            progress.message(f"Reading calibration data{part.name and f': {part.name}'}")
             rows = _rows(recipient, part)
             samples = replace(_row_samples(recipient, request, rows, shared=bool(part.name)), source=rows.source)
     except DataError as error:

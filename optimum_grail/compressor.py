@@ -21,7 +21,8 @@ from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.plan import Plan
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import CheckpointError, GrailError
-from optimum_grail.evaluation.comparison import BeforeAndAfter, Comparison
+from optimum_grail.evaluation.before_and_after import BeforeAndAfter
+from optimum_grail.evaluation.comparison import Comparisons
 from optimum_grail.hub.metadata import inherited_from
 from optimum_grail.hub.publish import Upload, push_saved
 from optimum_grail.models.intact import refuse_half_compressed
@@ -145,6 +146,7 @@ class GrailCompressor:
         save_directory: str | Path | None = None,
         *,
         eval_dataset: Any = None,
+        robustness: bool = False,
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> nn.Module:
@@ -153,7 +155,9 @@ class GrailCompressor:
         Args:
             calibration_dataset: instead of the configuration's ``dataset``; any form that that takes.
             save_directory: folder to write the checkpoint to.
-            eval_dataset: measure the dense and the compressed model on this data, by the metric of the model's task.
+            eval_dataset: measure the dense and the compressed model on this data, by the metric of the model's task;
+                several sets by name, as in ``{"books": "books.txt", "code": rows}``, each by itself.
+            robustness: also measure classifiers and models of embeddings on damaged inputs.
             overwrite: replace a checkpoint in ``save_directory``.
             progress: told about every group; silent by default.
 
@@ -165,8 +169,7 @@ class GrailCompressor:
         if save_directory is not None:
             check_output(save_directory, overwrite, source=self.source if os.path.exists(self.source) else None)
         progress = progress or Silent()
-        comparison = self._comparison(eval_dataset)
-        watch = BeforeAndAfter(comparison, progress)
+        watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), progress)
         run = compress_(self.model, self._setup(progress), calibration_dataset, watch)
         self.plan, self._layout = run.plan, run.left
         self._report = Outcome(
@@ -175,7 +178,7 @@ class GrailCompressor:
             revision=self.revision,
             config=self._resolved,
             run=run,
-            notes=comparison.warnings(run.data),
+            notes=watch.notes,
             evaluation=watch.results,
             forward=watch.forward,
         ).report(self.model)
@@ -186,7 +189,12 @@ class GrailCompressor:
     quantize = compress
 
     def forecast(
-        self, calibration_dataset: Any = None, *, eval_dataset: Any = None, progress: Progress | None = None
+        self,
+        calibration_dataset: Any = None,
+        *,
+        eval_dataset: Any = None,
+        robustness: bool = False,
+        progress: Progress | None = None,
     ) -> Forecast:
         """What :meth:`compress` would do with the same arguments: widths as far as they are known before anything is
         measured, time and memory. The model stays as it is, and nothing is written.
@@ -194,11 +202,12 @@ class GrailCompressor:
         Raises:
             GrailError: as :meth:`compress`.
         """
-        self._comparison(eval_dataset)
+        self._comparisons(eval_dataset, robustness)
         return forecast(self.model, self._setup(progress or Silent()), calibration_dataset)
 
-    def _comparison(self, dataset: Any) -> Comparison:
-        return Comparison.prepare(self.model, dataset, self.tokenizer, self.processor, self._resolved)
+    def _comparisons(self, dataset: Any, robustness: bool) -> Comparisons:
+        readers = (self.tokenizer, self.processor)
+        return Comparisons.prepare(self.model, dataset, *readers, self._resolved, robustness=robustness)
 
     def _setup(self, progress: Progress) -> Setup:
         return Setup(self._resolved, self.spec, self.tokenizer, self.processor, progress)

@@ -36,6 +36,8 @@ from optimum_grail.survey.cache import StatisticsCache
 
 Measure = Callable[[nn.Module], Mapping[str, Any]]
 """``model -> results``; the figure to compare is under the sweep's ``headline``."""
+Corpora = Callable[[CalibrationData | None], Mapping[str, str | None]]
+"""Calibration data to a mark per evaluation set, see :func:`optimum_grail.evaluation.corpus.relation`."""
 FILE = "sweep.json"
 
 
@@ -79,6 +81,7 @@ class Sweep:
         measure: what to measure; ``None``: only sizes are told.
         headline: key of the figure to compare in the results of ``measure``.
         higher_is_better: of that figure.
+        corpora: which evaluation sets are of the corpus that was calibrated on; rows then say so.
         dataset: calibration data in any form; ``None``: the configuration's, or the model's own text.
         spec: the architecture map; by default the registered one of the model's type.
         tokenizer: for text calibration data.
@@ -96,6 +99,7 @@ class Sweep:
     measure: Measure | None = None
     headline: str = ""
     higher_is_better: bool = False
+    corpora: Corpora | None = None
     dataset: Any = None
     spec: ArchitectureSpec | None = None
     tokenizer: Any = None
@@ -171,6 +175,7 @@ class Sweep:
             "bytes": run.after.bytes,
             "sparsity": 1 - run.after.blocks / max(run.before.blocks, 1),
             "result": watch.result,
+            "corpus": {} if self.corpora is None else dict(self.corpora(run.data)),
             "calibration": None if run.data is None else {"sha256": run.data.sha256, "tokens": run.data.tokens},
             "standalone": run.standalone,
             "dropped": list(run.widths.dropped),

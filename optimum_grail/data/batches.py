@@ -107,6 +107,26 @@ def splits_of(count: int, held_out: bool) -> list[Split]:
     return ["held" if index % HELD_EVERY == HELD_EVERY - 1 else "fit" for index in range(count)]
 
 
+MOST_PARTS = 3
+"""Sources are joined into at most so many parts: every part costs a Gram matrix per layer and a contest of its own."""
+
+
+def part_of(batch: Batch, crossed: bool) -> int | None:
+    """Which part of a group's statistics the rows of ``batch`` belong to; ``None``: contiguous halves of its samples
+    are parts 0 and 1.
+
+    Of one source, what is fitted on is part 0 and what is held out part 1. Of several, every source is a part, and some
+    share one where there are more than :data:`MOST_PARTS`.
+
+    Args:
+        batch: of the calibration data.
+        crossed: whether the data has several sources.
+    """
+    if crossed:
+        return batch.source % MOST_PARTS
+    return {"fit": 0, "held": 1, "halves": None}[batch.split]
+
+
 def make_batches(
     samples: Sequence[Mapping[str, Tensor]], *, batch_size: int, held_out: bool = True, pad_id: int = 0
 ) -> tuple[Batch, ...]:

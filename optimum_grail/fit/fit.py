@@ -138,7 +138,7 @@ class FitRun:
         kept = [path for path in stack.blocks if path not in self.dropped]
         if student is None or dense is None:
             return [self._group_(group, group, None) for path in kept for group in self._touched(path, False)]
-        batches = Batches.of(self.batches, stack.spec.mask)
+        batches = Batches.of(self.batches, stack.spec.mask, "sources" in self.methods.needs)
         streams = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
         left[stack.name] = streams
         plans: list[GroupPlan] = []
@@ -237,7 +237,13 @@ class FitRun:
         run.measure(collectors, replace(wanted, features=True), unfolded)
         release()
         return [
-            self._group_(group, shape, collector.statistics(), ahead.get(group.name), gradients.get(group.name))
+            self._group_(
+                group,
+                shape,
+                collector.statistics(run.batches.crossed),
+                ahead.get(group.name),
+                gradients.get(group.name),
+            )
             for group, shape, collector in zip(stage, shapes, collectors, strict=True)
         ]
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
-from optimum_grail.core.moments import Moments, MomentSums, Statistics, TargetMoments, TargetSums
-from optimum_grail.data.batches import Split
+from optimum_grail.core.moments import Moments, MomentSums, Part, Statistics, TargetSums
 from optimum_grail.models.matrix import feature_axis
 from optimum_grail.streams.probe import Record, features_of, fits, real_rows, rows_of
 
@@ -48,7 +47,7 @@ class Collector:
         consumer: its consumer, still at full width.
         scale: by what its outputs are multiplied on their way to the stream, ``[O]``, or ``None``.
         view: how a convolution's features are seen, ``"patch"`` or ``"shared"``.
-        held_out: keep the held-out rows apart.
+        held_out: keep the parts of the rows apart.
     """
 
     group: ChannelGroup
@@ -56,12 +55,17 @@ class Collector:
     scale: Tensor | None
     view: str
     held_out: bool
-    moments: dict[str, MomentSums] = field(default_factory=dict)
-    targets: dict[str, TargetSums] = field(default_factory=dict)
-    offsets: dict[str, TargetSums] = field(default_factory=dict)
+    moments: dict[int, MomentSums] = field(default_factory=dict)
+    targets: dict[int, TargetSums] = field(default_factory=dict)
+    offsets: dict[int, TargetSums] = field(default_factory=dict)
 
     def add(
-        self, student: Record, dense: Record | None, mask: Tensor | None, split: Split, unfolded: Record | None = None
+        self,
+        student: Record,
+        dense: Record | None,
+        mask: Tensor | None,
+        part: int | None,
+        unfolded: Record | None = None,
     ) -> None:
         """Add one batch.
 
@@ -69,7 +73,7 @@ class Collector:
             student: what the student's block showed.
             dense: what the dense block showed, or ``None`` without a dense stream.
             mask: ``[B, R]``, non-zero on real rows; ``None`` where all are real.
-            split: where the rows belong.
+            part: where the rows belong; ``None``: the first halves of the samples to 0, the second ones to 1.
             unfolded: what the student's block showed before its producers were folded; ``None`` without folding.
         """
         if student.features is None:
@@ -79,15 +83,15 @@ class Collector:
         if self.view != "shared":  # where taps share one map, a row of the matrix is no output
             drift = None if dense is None else drift_of(dense, student, self.scale, axis)
             offset = None if unfolded is None else _gap(unfolded.output, student.output, axis)
-        if split != "halves" or not self.held_out:
-            self._add("held" if split == "held" and self.held_out else "fit", features, drift, offset, mask)
+        if part is not None or not self.held_out:
+            self._add(part if part is not None and self.held_out else 0, features, drift, offset, mask)
             return
         real = mask.bool() if fits(mask, features) else torch.ones_like(features[..., 0], dtype=torch.bool)
-        for part, half in zip(("fit", "held"), _halves(real), strict=True):
-            self._add(part, features, drift, offset, half)
+        for index, half in enumerate(_halves(real)):
+            self._add(index, features, drift, offset, half)
 
     def _add(
-        self, part: str, features: Tensor, drift: Tensor | None, offset: Tensor | None, mask: Tensor | None
+        self, part: int, features: Tensor, drift: Tensor | None, offset: Tensor | None, mask: Tensor | None
     ) -> None:
         rows = real_rows(features, mask)
         if part not in self.moments:
@@ -100,34 +104,33 @@ class Collector:
                     sums[part] = TargetSums.zero(gaps.shape[1], rows.shape[1], rows.device)
                 sums[part].add_(gaps, rows)
 
-    def statistics(self) -> Statistics:
+    def statistics(self, crossed: bool = False) -> Statistics:
         """The sums, handed over: a collector is emptied by it.
+
+        Args:
+            crossed: whether the parts are sources.
 
         Raises:
             StatisticsError: no rows, or activations that are not finite.
         """
-        fit, fit_target = self._taken("fit")
-        held, held_target = self._taken("held")
-        fit = fit or Moments.zero(0)
-        fit.check(self.group.name)
-        if held is not None and held.count == 0:  # every sample is too short to be halved
-            held = held_target = None
-        for found in (held, fit_target, held_target):
-            if found is not None:
-                found.check(self.group.name)
-        return Statistics(fit, held, fit_target, held_target)
+        parts = [self._taken(part) for part in sorted(self.moments)]
+        parts = [part for part in parts if part.moments.count] or [Part(Moments.zero(0))]  # too short to be halved
+        for part in parts:
+            part.moments.check(self.group.name)
+            if part.target is not None:
+                part.target.check(self.group.name)
+        return Statistics(tuple(parts), crossed and len(parts) > 1)
 
-    def _taken(self, part: str) -> tuple[Moments | None, TargetMoments | None]:
+    def _taken(self, part: int) -> Part:
         """The sums of one part, which are no more here afterwards."""
         moments, target, offset = (
-            self.moments.pop(part, None),
+            self.moments.pop(part).taken(),
             self.targets.pop(part, None),
             self.offsets.pop(part, None),
         )
-        found = None if moments is None else moments.taken()
-        if found is not None and offset is not None:
-            found = replace(found, offset=offset.taken())
-        return found, None if target is None else target.taken()
+        if offset is not None:
+            moments = replace(moments, offset=offset.taken())
+        return Part(moments, None if target is None else target.taken())
 
 
 def _gap(target: Tensor | None, now: Tensor | None, axis: int) -> Tensor | None:

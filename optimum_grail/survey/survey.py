@@ -159,7 +159,7 @@ class Survey:
             before = captured.hidden[index]
             after = probe.run(call, before)
             for collector in collectors:
-                collector.add(probe.records[collector.group.name], None, mask, "fit")
+                collector.add(probe.records[collector.group.name], None, mask, 0)
             if after is not None:
                 self._add_(sums, Seen(path, before, after, probe.records, mask))
                 captured.hidden[index] = after

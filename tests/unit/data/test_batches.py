@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimum_grail.data.batches import (
+    MOST_PARTS,
     Batch,
     CalibrationData,
     collate,
@@ -16,6 +17,7 @@ from optimum_grail.data.batches import (
     fingerprint_tokens,
     make_batches,
     overlap,
+    part_of,
     splits_of,
 )
 from optimum_grail.errors import DataError
@@ -111,3 +113,10 @@ def test_overlap_counts_what_is_shared() -> None:
 def test_a_batch_knows_its_size() -> None:
     first, last = make_batches(tokens(3, 3, 3, 3), batch_size=3)
     assert (first.size, last.size, first.head().size) == (3, 1, 1)
+
+
+def test_sources_are_parts_where_there_are_several() -> None:
+    inputs = {"input_ids": torch.ones(1, 2, dtype=torch.int64)}
+    assert [part_of(Batch(inputs, split), False) for split in ("fit", "held", "halves")] == [0, 1, None]
+    found = [part_of(Batch(inputs, "held", source=source), True) for source in range(5)]
+    assert found[:MOST_PARTS] == list(range(MOST_PARTS)) and set(found) == set(range(MOST_PARTS))

@@ -127,15 +127,15 @@ def _configuration(args: Namespace) -> GrailConfig:
     """What flags and file ask for; a misspelt method or path is told before the model is loaded."""
     from optimum_grail.config.config import GrailConfig
     from optimum_grail.config.recipe import read_recipe
-    from optimum_grail.data.rows import check_path
+    from optimum_grail.data.parts import check_sources
+    from optimum_grail.evaluation.sets import check_sets
 
     config = GrailConfig.from_dict(settings(args, read_recipe(args.config) if args.config else {}))
     config.methods()
     if args.config and isinstance(config.dataset, str) and DESCRIBED.fullmatch(config.dataset):
         raise ConfigError(f"The run of {args.config} had data in memory ({config.dataset}). Name some with --dataset.")
-    for source in (config.dataset, *(args.eval_dataset or ())):
-        if isinstance(source, str):
-            check_path(source)
+    check_sources(config.dataset)
+    check_sets(args.eval_dataset)
     return config
 
 

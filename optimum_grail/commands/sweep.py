@@ -80,18 +80,17 @@ class SweepCommand(BaseOptimumCLICommand):
             from optimum_grail.checkpoints.loading import load_model
             from optimum_grail.checkpoints.processors import load_processors
             from optimum_grail.config.config import GrailConfig
-            from optimum_grail.data.rows import check_path
+            from optimum_grail.data.parts import check_sources
             from optimum_grail.evaluation.comparison import Comparisons
-            from optimum_grail.evaluation.sets import by_spelling
+            from optimum_grail.evaluation.sets import by_spelling, check_sets
             from optimum_grail.report.progress import RichProgress
             from optimum_grail.report.sweep_view import SWEEP_PLOT_FILE, can_plot, plot_sweep, sweep_table
             from optimum_grail.sweep import FILE, Sweep, cells
 
             base = {name: value for name, value in vars(args).items() if name in BY_NAME and name not in LEFT_OUT}
             planned = cells(list(dict.fromkeys(args.presets)), sorted(set(args.sparsity)), base)
-            for source in (base.get("dataset"), *(args.eval_dataset or ())):
-                if isinstance(source, str):
-                    check_path(source)
+            check_sources(base.get("dataset"))
+            check_sets(args.eval_dataset)
             trusted = args.trust_remote_code
             trust = {"trust_remote_code": trusted, "allow_pickle": args.allow_pickle}
             model = load_model(args.model, dtype=args.dtype, device=args.device, **trust)

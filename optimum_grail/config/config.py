@@ -57,7 +57,8 @@ class GrailConfig(QuantizationConfigMixin):
         within_block: ``"sequential"`` or ``"joint"``.
         round_to: widths are multiples of this whole number >= 1.
         dataset: calibration data: a path, a Hub id, ``"self"``, a list of texts or of tokenized dicts, or a
-            ``datasets.Dataset``. Live objects are kept on the instance and described in :meth:`to_dict`.
+            ``datasets.Dataset``; several sources as a mapping to their weights, ``{"corpus.txt": 2, "self": 1}``. Live
+            objects are kept on the instance and described in :meth:`to_dict`.
         dataset_config_name: configuration of a Hub data set.
         split: its split.
         text_column: column that holds the text.
@@ -289,4 +290,4 @@ def _plain(value: Any) -> Any:
     """A JSON value: live data sets are described, tuples and mappings copied."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
-    return json.loads(json.dumps(value)) if isinstance(value, Mapping) else describe_data(value)
+    return json.loads(json.dumps(value)) if type(value) is dict else describe_data(value)

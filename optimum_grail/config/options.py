@@ -170,8 +170,9 @@ OPTIONS: tuple[Option, ...] = (
         "data",
         None,
         "Calibration data: a .txt, .jsonl, .csv or .parquet file, an image folder, a Hub id, or 'self' (a causal "
-        "language model writes its own, the default there).",
-        "a source's name or path, a list of texts, or a datasets.Dataset",
+        "language model writes its own, the default there). Several share the samples by weight: corpus.txt:2 self:1; "
+        "options of one are spelled corpus.txt:split=test,weight=2.",
+        "a source's name or path, a mapping from sources to weights, a list of texts, or a datasets.Dataset",
         _DATA,
     ),
     Option("dataset_config_name", "text", None, "Configuration of a Hub data set.", "a name", _DATA),

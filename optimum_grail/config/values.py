@@ -14,6 +14,7 @@ from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, Literal
 
+from optimum_grail.config.mixture import mixture_of
 from optimum_grail.config.presets import get_preset
 from optimum_grail.config.spelling import LARGEST, is_number, number, parse_method
 from optimum_grail.errors import ConfigError, shorten
@@ -181,7 +182,11 @@ def _text(option: Option, value: Any) -> str:
 def _data(option: Option, value: Any) -> Any:
     if isinstance(value, bool | Real) or (isinstance(value, str) and not value.strip()):
         raise option.refuse(value)
-    return value
+    try:
+        mixture = mixture_of(value)
+    except ConfigError as error:
+        raise ConfigError(f"{option.name}: {error}") from None
+    return value if mixture is None or isinstance(value, str) else mixture.to_mapping()
 
 
 def _method(option: Option, value: Any) -> str | dict[str, Any]:

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from optimum_grail.errors import DataError
+from optimum_grail.report.report import SourceRows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Split = Literal["fit", "held", "halves"]
+_SPLITS: tuple[Split, ...] = ("halves", "fit", "held")
 SampleKind = Literal["text", "image", "pair"]
 
 HELD_EVERY = 5
@@ -80,6 +82,7 @@ class CalibrationData:
         kind: what a sample is.
         fingerprints: hashes that evaluation data on the same material share (see :func:`overlap`).
         notes: remarks for the report, for example that fewer rows were there than asked.
+        sources: what each source gave, in the order of ``Batch.source``.
     """
 
     batches: tuple[Batch, ...]
@@ -91,6 +94,7 @@ class CalibrationData:
     kind: SampleKind
     fingerprints: frozenset[str]
     notes: tuple[str, ...] = ()
+    sources: tuple[SourceRows, ...] = ()
 
 
 def overlap(data: CalibrationData, fingerprints: Iterable[str]) -> int:
@@ -128,7 +132,12 @@ def part_of(batch: Batch, crossed: bool) -> int | None:
 
 
 def make_batches(
-    samples: Sequence[Mapping[str, Tensor]], *, batch_size: int, held_out: bool = True, pad_id: int = 0
+    samples: Sequence[Mapping[str, Tensor]],
+    *,
+    batch_size: int,
+    held_out: bool = True,
+    pad_id: int = 0,
+    source: int = 0,
 ) -> tuple[Batch, ...]:
     """Group samples (tensors without a batch axis) into batches that each belong to one split, order kept.
 
@@ -138,6 +147,7 @@ def make_batches(
         batch_size: most samples per batch.
         held_out: whether to hold every fifth sample out.
         pad_id: token id for padded positions of ``input_ids``.
+        source: which of the data's sources all samples come from.
 
     Raises:
         DataError: the samples have different keys, or shapes that cannot be padded.
@@ -145,13 +155,28 @@ def make_batches(
     samples = with_masks(samples)
     splits = splits_of(len(samples), held_out)
     batches: list[Batch] = []
-    for split in ("halves", "fit", "held"):
+    for split in _SPLITS:
         chosen = [sample for sample, name in zip(samples, splits, strict=True) if name == split]
         for start in range(0, len(chosen), batch_size):
             inputs = collate(chosen[start : start + batch_size], pad_id)
             labels = inputs.pop(LABELS, None)
-            batches.append(Batch(inputs, split, labels))
+            batches.append(Batch(inputs, split, labels, source))
     return tuple(batches)
+
+
+def interleave(groups: Sequence[Sequence[Batch]]) -> tuple[Batch, ...]:
+    """The batches of several sources in one order: split by split as in :func:`make_batches`, and within a split each
+    source's batches spread evenly, so that the first of them are a fair sample of all sources.
+
+    Args:
+        groups: batches of one source each, in the order of the sources.
+    """
+    placed: list[tuple[int, float, Batch]] = []
+    for group in groups:
+        for order, split in enumerate(_SPLITS):
+            own = [batch for batch in group if batch.split == split]
+            placed += [(order, (index + 0.5) / len(own), batch) for index, batch in enumerate(own)]
+    return tuple(batch for _, _, batch in sorted(placed, key=lambda item: item[:2]))
 
 
 def with_masks(samples: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:

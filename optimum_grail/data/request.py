@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from optimum_grail.config.mixture import Mixture, mixture_of
+from optimum_grail.config.source import SELF
 from optimum_grail.data import text
 from optimum_grail.data.batches import Batch, SampleKind
 from optimum_grail.errors import DataError
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
     from optimum_grail.config.config import GrailConfig
     from optimum_grail.models.layout import Layout
 
-SELF = "self"
-"""Name of the text that a causal language model writes itself."""
-
 
 @dataclass(frozen=True, eq=False)
 class DataRequest:
@@ -30,7 +29,7 @@ class DataRequest:
 
     Args:
         dataset: what :func:`optimum_grail.data.rows.read_rows` reads, ``"self"``, or ``None`` for ``"self"`` where the
-            model can write.
+            model can write; or a mixture, as :func:`optimum_grail.config.mixture.mixture_of` reads it.
         config_name: configuration of a Hub dataset.
         split: default ``train``, or the only one.
         text_column: default ``text``, ``sentence1`` …, or the first column of strings.
@@ -43,6 +42,7 @@ class DataRequest:
 
     Raises:
         DataError: ``num_samples`` or ``batch_size`` is below 1.
+        ConfigError: a wrong mixture.
     """
 
     dataset: Any = None
@@ -61,6 +61,7 @@ class DataRequest:
             raise DataError(
                 f"num_samples={self.num_samples}, batch_size={self.batch_size}: expected at least 1. Raise the number."
             )
+        mixture_of(self.dataset)
 
     @classmethod
     def of(cls, config: GrailConfig, dataset: Any = None) -> DataRequest:
@@ -79,8 +80,15 @@ class DataRequest:
         )
 
     @property
+    def mixture(self) -> Mixture | None:
+        """The sources and their weights; ``None`` for one data set read as it is."""
+        return mixture_of(self.dataset)
+
+    @property
     def own(self) -> bool:
-        """Whether the model writes its text itself."""
+        """Whether the model writes all of its text itself."""
+        if (mixture := self.mixture) is not None:
+            return all(source.name == SELF for source in mixture.sources)
         return self.dataset is None or (isinstance(self.dataset, str) and self.dataset == SELF)
 
 
@@ -144,7 +152,8 @@ class Recipient:
         """All samples as one batch without content (ids of 0, int64 ``[num_samples, seqlen]`` in the memory of a single
         row), where their sizes are known before there is any data: for text that the model writes or that windows are
         cut from; else ``None``."""
-        if not self.causal or self.main_input != "text" or not (request.own or isinstance(request.dataset, str | Path)):
+        known = request.own or request.mixture is not None or isinstance(request.dataset, str | Path)
+        if not self.causal or self.main_input != "text" or not known:
             return None
         row = torch.zeros(1, self.length(request.seqlen), dtype=torch.int64)
         return Batch({"input_ids": row.expand(request.num_samples, -1)}, "fit")

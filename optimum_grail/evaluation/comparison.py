@@ -18,7 +18,7 @@ from optimum_grail.evaluation.corpus import COMMONPLACE, relation
 from optimum_grail.evaluation.evaluate import make_metric
 from optimum_grail.evaluation.metrics import Metric, Readers
 from optimum_grail.evaluation.metrics._metric import Measured
-from optimum_grail.evaluation.sets import named_sets
+from optimum_grail.evaluation.sets import named_sets, reading_of
 from optimum_grail.report.progress import Progress
 
 
@@ -88,10 +88,15 @@ class Comparison:
             DataError: the data is missing or does not fit.
         """
         kind = default_metric(model)
-        fields = {"seqlen": config.seqlen, "text_column": config.text_column, "image_column": config.image_column}
+        source, reading = reading_of(dataset)
+        fields = {
+            "seqlen": config.seqlen,
+            "text_column": reading.text_column or config.text_column,
+            "image_column": reading.image_column or config.image_column,
+        }
         chosen = {key: value for key, value in fields.items() if key in OPTIONS[kind]}
         metric = make_metric(kind, chosen | ({} if limit is None else {"num_samples": limit}))
-        rows = metric.read(dataset)
+        rows = metric.read(source, config_name=reading.config_name, split=reading.split)
         metric.check(readers, rows)
         return cls(kind, metric, rows, readers, name or rows.source)
 
@@ -129,7 +134,13 @@ class Comparison:
     def corpus(self, data: CalibrationData | None) -> str | None:
         """Whether the data is of the calibration data's corpus, see :func:`optimum_grail.evaluation.corpus.relation`;
         ``None`` where nothing was calibrated."""
-        return None if data is None else relation([data.source], self.rows.source, max(self.shares(data)))
+        return (
+            None
+            if data is None
+            else relation(
+                [part.name for part in data.sources] or [data.source], self.rows.source, max(self.shares(data))
+            )
+        )
 
     def measure(self, model: nn.Module, what: str, progress: Progress) -> Measured:
         """What the metric finds out about ``model``.

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from optimum_grail.config.source import GENERAL, SELF, is_general, split_word
 from optimum_grail.data.files import SPLIT_ALIASES
-from optimum_grail.data.request import SELF
 
 IN = "in corpus"
 OUT = "out of corpus"
@@ -33,7 +33,8 @@ def relation(calibration: Sequence[str], evaluation: str, shared: float = 0.0) -
     Not known: data in memory, which has no name; a local path against a Hub id; files of other names in one folder, or
     of one name in several folders.
 
-    Out of corpus: everything else, and all data where the model wrote its calibration text itself.
+    Out of corpus: everything else. So is all data where the model wrote its calibration text itself, or where that was
+    the corpus of general text that comes with the package.
 
     Args:
         calibration: what the report calls the sources that were calibrated on, at least one.
@@ -49,13 +50,16 @@ def relation(calibration: Sequence[str], evaluation: str, shared: float = 0.0) -
 
 
 def _of_two(calibration: str, evaluation: str) -> str:
-    if calibration == SELF or calibration.startswith(f"{SELF}, "):
+    if calibration == SELF or calibration.startswith((f"{SELF}, ", f"{SELF}:")):
         return OUT
+    if is_general(calibration) or is_general(evaluation):
+        both = is_general(calibration) and is_general(evaluation)
+        return IN if both and (GENERAL in (calibration, evaluation) or calibration == evaluation) else OUT
     if any(name.endswith(" in memory") for name in (calibration, evaluation)):
         return UNKNOWN
     here, there = _path(calibration), _path(evaluation)
     if here is None and there is None:
-        ids = [name.partition(", ")[0].lower() for name in (calibration, evaluation)]
+        ids = [split_word(name)[0].partition(", ")[0].lower() for name in (calibration, evaluation)]
         return IN if ids[0] == ids[1] else OUT
     if here is None or there is None:
         return UNKNOWN
@@ -72,8 +76,9 @@ def _of_paths(here: Path, there: Path) -> str:
 
 
 def _path(source: str) -> Path | None:
-    """The file or folder that a report's ``PATH, CONFIG, SPLIT`` begins with; ``None``: it is an id of the Hub."""
-    parts = source.split(", ")
+    """The file or folder that a report's ``PATH, CONFIG, SPLIT`` or ``PATH:key=value`` begins with; ``None``: it is an
+    id of the Hub."""
+    parts = [source] if os.path.exists(os.path.expanduser(source)) else split_word(source)[0].split(", ")
     for count in range(len(parts), 0, -1):
         path = os.path.expanduser(", ".join(parts[:count]))
         if os.path.exists(path):

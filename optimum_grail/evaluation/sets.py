@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from optimum_grail.config.source import Reading, Source, is_misread, split_word
 from optimum_grail.data.files import LOADERS
-from optimum_grail.errors import DataError, shorten
+from optimum_grail.data.rows import check_path
+from optimum_grail.errors import ConfigError, DataError, shorten
 
 
 def named_sets(dataset: Any) -> tuple[tuple[str, Any], ...]:
@@ -42,20 +44,50 @@ def named_sets(dataset: Any) -> tuple[tuple[str, Any], ...]:
     return (("", dataset),)
 
 
-def by_spelling(sources: Sequence[str] | None) -> Any:
-    """What a flag that takes several sources means: none, the only one as it is, or each by its own spelling.
+def by_spelling(words: Sequence[str] | None) -> Any:
+    """What a flag that takes several evaluation sets means: none, the only one as it is, or each by its own spelling.
 
     Raises:
-        DataError: a source is named twice.
+        DataError: a set is named twice.
     """
-    if not sources:
+    if not words:
         return None
-    if len(sources) == 1:
-        return sources[0]
-    if len(set(sources)) < len(sources):
-        twice = next(source for source in sources if sources.count(source) > 1)
-        raise DataError(f"The evaluation set {shorten(twice)} is named twice. Name each once.")
-    return {source: source for source in sources}
+    if len(words) == 1:
+        return words[0]
+    if twice := [word for word in words if words.count(word) > 1]:
+        raise DataError(f"The evaluation set {shorten(twice[0])} is named twice. Name each once.")
+    return {word: word for word in words}
+
+
+def reading_of(dataset: Any) -> tuple[Any, Reading]:
+    """A data set, and how its rows are read: of ``"NAME:split=test,text_column=body"`` the name and these options, of
+    anything else the same with no option. A name that exists as a path is that path.
+
+    Raises:
+        ConfigError: no such option, or a weight, which an evaluation set has not.
+    """
+    if not isinstance(dataset, str) or os.path.exists(os.path.expanduser(dataset)) or not is_misread(dataset):
+        return dataset, Reading()
+    name, values = split_word(dataset)
+    source = Source.of(name, values)
+    if "weight" in values or not isinstance(source.options, Reading):
+        raise ConfigError(
+            f"{shorten(dataset)} is no evaluation set: expected NAME or NAME:key=value,... with the keys "
+            f"{', '.join(vars(Reading()))}; weights belong to calibration data."
+        )
+    return name, source.options
+
+
+def check_sets(words: Sequence[str] | None) -> None:
+    """Refuse words of an evaluation flag that cannot be data sets, before a model is loaded.
+
+    Raises:
+        DataError: a path that is not there, or a set named twice.
+        ConfigError: as :func:`reading_of`.
+    """
+    by_spelling(words)
+    for word in words or ():
+        check_path(reading_of(word)[0])
 
 
 def _is_data_set(item: Any) -> bool:

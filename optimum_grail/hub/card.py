@@ -20,7 +20,7 @@ from optimum_grail.hub.citations import citations
 from optimum_grail.hub.metadata import CARD, auto_class_and_task, front_matter, inherited_from, without_folders
 from optimum_grail.hub.snippet import Snippet
 from optimum_grail.report.plots import PLOT_FILE
-from optimum_grail.report.report import Report
+from optimum_grail.report.report import Calibration, Report
 from optimum_grail.report.table import (
     MISSING,
     NOT_TOLD_APART,
@@ -166,7 +166,7 @@ def public(report: Report) -> Report:
     return dataclasses.replace(
         report,
         model=report.name,
-        calibration=None if data is None else dataclasses.replace(data, source=without_folders(data.source)),
+        calibration=None if data is None else _without_folders(data),
         config=without_folders(report.config),
         evaluation=evaluation,
         derived=derived,
@@ -185,6 +185,14 @@ def _told_apart(sources: Iterable[str]) -> dict[str, str]:
         if others:
             found[str(path)] = "/".join(path.parts[-depth:])
     return found
+
+
+def _without_folders(data: Calibration) -> Calibration:
+    notes = list(data.notes)
+    for part in data.sources:  # in a mixture, notes name the source they are about
+        notes = [note.replace(part.name, without_folders(part.name)) for note in notes]
+    sources = tuple(dataclasses.replace(part, name=without_folders(part.name)) for part in data.sources)
+    return dataclasses.replace(data, source=without_folders(data.source), notes=tuple(notes), sources=sources)
 
 
 def _words(command: str) -> list[str]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from optimum_grail.checkpoints.identity import commit_of, hub_id
 from optimum_grail.config.config import GrailConfig
+from optimum_grail.config.source import parse_source
 from optimum_grail.pipeline.run import Run
 from optimum_grail.report.environment import hardware, peak_memory, versions
 from optimum_grail.report.report import Calibration, GroupRow, Report
@@ -105,7 +106,8 @@ class Outcome:
 
     def _datasets(self) -> tuple[str, ...]:
         """Hub ids of the data; now is when a path is told from an id."""
-        own = [] if self.run.data is None else [self.run.data.source]
+        parts = () if self.run.data is None else self.run.data.sources
+        own = [parse_source(part.name).name if len(parts) > 1 else part.name for part in parts]
         sources = [*own, *(str(row.get("dataset")) for row in self.evaluation)]
         return tuple(dict.fromkeys(source for source in sources if hub_id(source)))
 
@@ -113,7 +115,7 @@ class Outcome:
         data = self.run.data
         if data is None:
             return None
-        return Calibration(data.source, data.sha256, data.samples, data.tokens, data.seqlen, data.notes)
+        return Calibration(data.source, data.sha256, data.samples, data.tokens, data.seqlen, data.notes, data.sources)
 
     def _half(self) -> float | None:
         """Predicted damage of half the size, as a share of this size's."""

@@ -20,8 +20,10 @@ from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.checkpoints.output import check_output, staged_folder
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.config.config import GrailConfig
+from optimum_grail.config.mixture import mixture_of
+from optimum_grail.config.source import SELF
 from optimum_grail.data.batches import Batch, make_batches
-from optimum_grail.data.request import SELF, DataRequest, Recipient
+from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.selfgen import generate_self_text
 from optimum_grail.data.sources import load_calibration
 from optimum_grail.errors import DataError
@@ -107,7 +109,8 @@ def recover(
     run = _Run(teacher.eval(), student.eval(), tokenizer, processor, recipe, work, progress)
     merged, found = _train(run, _batches(run, recipe.data(written, source)), comparison)
     precision.restore_(merged)
-    name = source if isinstance(source, str) else type(source).__name__
+    mixture = mixture_of(source)
+    name = mixture.spelled() if mixture else source if isinstance(source, str) else type(source).__name__
     report = _noted(report, found, {"dataset": name, **dataclasses.asdict(recipe)})
     _save(checkpoint, target, overwrite, merged, report)
     shutil.rmtree(work)
@@ -189,7 +192,7 @@ def _answered(run: _Run, text: Tensor) -> Tensor:
     prompts = text[:, : max(1, length // PROMPT)]
     return generate_self_text(
         run.teacher, run.tokenizer, num_samples=count, seqlen=length, seed=run.recipe.seed, prompts=prompts
-    )
+    ).ids
 
 
 def _noted(report: Report, found: Mapping[str, Any], settings: Mapping[str, Any]) -> Report:

@@ -65,16 +65,36 @@ class GroupRow:
 
 
 @dataclass(frozen=True)
+class SourceRows:
+    """What one source gave to the calibration data.
+
+    Args:
+        name: the source and how it was read, as the user wrote it.
+        weight: the weight that was asked for.
+        samples: how many samples it gave.
+        tokens: their unpadded text tokens; 0 for images.
+        sha256: hash of them as the model saw them.
+    """
+
+    name: str
+    weight: float = 1.0
+    samples: int = 0
+    tokens: int = 0
+    sha256: fields.Digest = ""
+
+
+@dataclass(frozen=True)
 class Calibration:
     """The data the statistics came from.
 
     Args:
-        source: path, Hub id, ``"self"`` or a description of the live object.
+        source: path, Hub id, ``"self"`` or a description of the live object; of several sources their summary.
         sha256: hash of the samples as the model saw them.
         samples: how many.
         tokens: rows that entered the statistics (tokens, patches or positions, without padding).
         seqlen: tokens per sample, where there are tokens.
         notes: what a reader should know, for example that streams ran in a reduced dtype.
+        sources: what each source gave.
     """
 
     source: str
@@ -83,6 +103,7 @@ class Calibration:
     tokens: int = 0
     seqlen: int | None = None
     notes: tuple[str, ...] = ()
+    sources: tuple[SourceRows, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

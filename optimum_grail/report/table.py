@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optimum_grail.report.report import GroupRow, Report
+from optimum_grail.report.report import Calibration, GroupRow, Report, SourceRows
 
 MISSING = "-"
 NOT_TOLD_APART = "not told apart"
@@ -229,12 +229,16 @@ def run_lines(report: Report) -> list[str]:
     lines = []
     if report.calibration is not None:
         data = report.calibration
-        tokens = f", {data.tokens:,} tokens" if data.tokens else ""
-        lines.append(f"calibrated on {data.source}: {data.samples:,} samples{tokens}")
+        lines.append(f"calibrated on {data.source}: {_amount(data)}")
+        lines += [f"  {part.name}: {_amount(part)}" for part in data.sources if len(data.sources) > 1]
         lines += [f"note: {note}" for note in data.notes]
     stages = [f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items() if seconds >= 0.05]
     memory = [] if report.peak_memory is None else [f"peak memory {report.peak_memory / 2**30:.2f} GiB"]
     return [*lines, *([", ".join(stages + memory)] if stages or memory else [])]
+
+
+def _amount(data: Calibration | SourceRows) -> str:
+    return f"{data.samples:,} samples" + (f", {data.tokens:,} tokens" if data.tokens else "")
 
 
 def cost_lines(report: Report) -> list[str]:

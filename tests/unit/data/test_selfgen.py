@@ -16,7 +16,7 @@ from optimum_grail.errors import DataError, StatisticsError
 
 
 def test_rows_are_full_and_hold_no_special_tokens(llama, tokenizer) -> None:
-    text = generate_self_text(llama, tokenizer, num_samples=20, seqlen=24)
+    text = generate_self_text(llama, tokenizer, num_samples=20, seqlen=24).ids
     assert text.shape == (20, 24) and text.dtype == torch.int64
     assert (text[:, 0] == tokenizer.bos_token_id).all()
     rest = text[:, 1:]
@@ -29,17 +29,17 @@ def test_the_same_seed_gives_the_same_text_and_leaves_the_global_state_alone(lla
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    first = generate_self_text(llama, tokenizer, num_samples=6, seqlen=12, seed=5)
+    first = generate_self_text(llama, tokenizer, num_samples=6, seqlen=12, seed=5).ids
     assert torch.equal(torch.rand(2), expected)
-    assert torch.equal(first, generate_self_text(llama, tokenizer, num_samples=6, seqlen=12, seed=5))
-    assert not torch.equal(first, generate_self_text(llama, tokenizer, num_samples=6, seqlen=12, seed=6))
+    assert torch.equal(first, generate_self_text(llama, tokenizer, num_samples=6, seqlen=12, seed=5).ids)
+    assert not torch.equal(first, generate_self_text(llama, tokenizer, num_samples=6, seqlen=12, seed=6).ids)
 
 
 def test_without_bos_rows_begin_with_random_ordinary_tokens(llama, tokenizer) -> None:
     model, plain = copy.deepcopy(llama), copy.deepcopy(tokenizer)
     model.config.bos_token_id = model.generation_config.bos_token_id = None
     plain.bos_token = None
-    first = generate_self_text(model, plain, num_samples=64, seqlen=2)[:, 0]
+    first = generate_self_text(model, plain, num_samples=64, seqlen=2).ids[:, 0]
     assert len(first.unique()) > 20
     assert not torch.isin(first, torch.tensor(plain.all_special_ids)).any()
 
@@ -51,7 +51,7 @@ def test_the_cache_budget_bounds_the_batch(llama, tokenizer) -> None:
     try:
         text = generate_self_text(
             llama, tokenizer, num_samples=7, seqlen=10, cache_bytes=3 * cache_row_bytes(llama, 10)
-        )
+        ).ids
     finally:
         handle.remove()
     assert (max(seen), text.shape) == (3, (7, 10))
@@ -94,7 +94,7 @@ def test_self_is_a_calibration_source(llama, tokenizer) -> None:
     request = DataRequest("self", num_samples=7, seqlen=40, seed=9)
     data = load_calibration(Recipient(llama, tokenizer, causal=True), request)
     assert (data.source, data.samples, data.tokens, data.seqlen) == ("self, seed 9", 7, 280, 40)
-    expected = generate_self_text(llama, tokenizer, num_samples=7, seqlen=40, seed=9)
+    expected = generate_self_text(llama, tokenizer, num_samples=7, seqlen=40, seed=9).ids
     assert torch.equal(data.batches[0].inputs["input_ids"], expected[[0, 1, 2, 3, 5, 6]])
 
 
@@ -102,7 +102,7 @@ def test_self_is_a_calibration_source(llama, tokenizer) -> None:
 def test_real_models_write_text_they_find_likely(data_dir, name) -> None:
     model = AutoModelForCausalLM.from_pretrained(data_dir / name, dtype=torch.float32)
     tokenizer, _ = load_processors(data_dir / name)
-    text = generate_self_text(model, tokenizer, num_samples=8, seqlen=64)
+    text = generate_self_text(model, tokenizer, num_samples=8, seqlen=64).ids
     with torch.no_grad():
         own = float(model(input_ids=text, labels=text).loss)
         shuffled = text[:, torch.randperm(64, generator=torch.Generator().manual_seed(0))]

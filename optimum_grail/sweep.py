@@ -138,7 +138,8 @@ class Sweep:
             GrailError: a cell is refused; those before it are kept.
         """
         path = None if folder is None else Path(folder) / name
-        identity = {"model": self._cache.model, "source": self.source, "metric": self.headline}
+        identity: dict[str, Any] = {"model": self._cache.model, "source": self.source, "metric": self.headline}
+        identity |= {} if self.corpora is None else {"evaluated": sorted(self.corpora(None))}
         found = _stored(path, identity, overwrite)
         rows = {_key(row): row for row in found.get("rows", [])}
         result = {**identity, "higher_is_better": self.higher_is_better, "versions": versions(), "rows": []}
@@ -227,13 +228,14 @@ def _stored(path: Path | None, identity: Mapping[str, Any], overwrite: bool) -> 
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        ours = all(found[key] == value for key, value in identity.items()) and isinstance(found["rows"], list)
+        known = {"evaluated": identity.get("evaluated"), **found}  # older files do not name the sets
+        ours = all(known[key] == value for key, value in identity.items()) and isinstance(found["rows"], list)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{path} is no sweep that could be continued ({error!r}). Pass --overwrite.") from error
     if not ours:
         raise OutputError(
-            f"{path} holds the sweep of another model or metric ({found['source']!r}, {found['metric']!r}). Name "
-            "another folder, or pass --overwrite."
+            f"{path} holds the sweep of another model, metric or evaluation set ({found['source']!r}, "
+            f"{found['metric']!r}). Name another folder, or pass --overwrite."
         )
     return dict(found)
 

@@ -18,7 +18,7 @@ from optimum_grail.evaluation.corpus import COMMONPLACE, relation
 from optimum_grail.evaluation.evaluate import make_metric
 from optimum_grail.evaluation.metrics import Metric, Readers
 from optimum_grail.evaluation.metrics._metric import Measured
-from optimum_grail.evaluation.sets import named_sets, reading_of
+from optimum_grail.evaluation.sets import columns_of, named_sets, reading_of
 from optimum_grail.report.progress import Progress
 
 
@@ -89,12 +89,8 @@ class Comparison:
         """
         kind = default_metric(model)
         source, reading = reading_of(dataset)
-        fields = {
-            "seqlen": config.seqlen,
-            "text_column": reading.text_column or config.text_column,
-            "image_column": reading.image_column or config.image_column,
-        }
-        chosen = {key: value for key, value in fields.items() if key in OPTIONS[kind]}
+        fields = {"seqlen": config.seqlen, "text_column": config.text_column, "image_column": config.image_column}
+        chosen = {key: value for key, value in fields.items() if key in OPTIONS[kind]} | columns_of(reading)
         metric = make_metric(kind, chosen | ({} if limit is None else {"num_samples": limit}))
         rows = metric.read(source, config_name=reading.config_name, split=reading.split)
         metric.check(readers, rows)
@@ -169,7 +165,8 @@ class Comparison:
             "compressed": compressed.result[key],
             "protocol": compressed.result.get("protocol", ""),
         }
-        known = {"corpus": self.corpus(data), "perturbation": self.perturbation}
+        source = None if self.dataset == self.rows.source else self.rows.source
+        known = {"source": source, "corpus": self.corpus(data), "perturbation": self.perturbation}
         return {**row, **{name: value for name, value in known.items() if value is not None}}
 
 

@@ -90,7 +90,7 @@ def _path(source: str) -> Path | None:
 def _corpus(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The words of the folders above ``path``, and those of its name: without splits, of the name without numbers."""
     folders = (_words(part, r"[^a-z0-9]+") for part in path.parent.parts)
-    stem = path.name if path.is_dir() else path.stem
+    stem = path.name if path.is_dir() else re.sub(r"\d+-of-\d+", "", path.stem)
     return tuple(word for words in folders for word in words), tuple(_words(stem, r"[^a-z]+"))
 
 

@@ -78,6 +78,11 @@ def reading_of(dataset: Any) -> tuple[Any, Reading]:
     return name, source.options
 
 
+def columns_of(reading: Reading) -> dict[str, str]:
+    """The columns that ``reading`` names."""
+    return {name: value for name, value in vars(reading).items() if name.endswith("_column") and value is not None}
+
+
 def check_sets(words: Sequence[str] | None) -> None:
     """Refuse words of an evaluation flag that cannot be data sets, before a model is loaded.
 

@@ -76,6 +76,7 @@ def build_card(
         derived=_derived(report),
         measured=", ".join(f"{name} {item['shape']}" for name, item in report.forward.get("inputs", {}).items()),
         timed=_timed(report),
+        positions=max((row.get("agreement", {}).get("positions", 0) for row in report.evaluation), default=0),
         plain_measured=any(row.get("plain") is not None for row in report.evaluation),
         protocols=list(dict.fromkeys(plain(row["protocol"]) for row in report.evaluation if row.get("protocol"))),
         errors=[row for row in report.groups if row.plain_error is not None or row.fit_error is not None],

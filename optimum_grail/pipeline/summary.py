@@ -108,7 +108,7 @@ class Outcome:
         """Hub ids of the data; now is when a path is told from an id."""
         parts = () if self.run.data is None else self.run.data.sources
         own = [parse_source(part.name).name if len(parts) > 1 else part.name for part in parts]
-        sources = [*own, *(str(row.get("dataset")) for row in self.evaluation)]
+        sources = [*own, *(str(row.get("source") or row.get("dataset")) for row in self.evaluation)]
         return tuple(dict.fromkeys(source for source in sources if hub_id(source)))
 
     def _calibration(self) -> Calibration | None:

@@ -93,8 +93,9 @@ class ForwardPass(TypedDict):
 
 
 class Result(TypedDict):
-    """One metric on one data set: ``corpus`` says whether it is of the calibration data's corpus, ``perturbation`` what
-    was done to the inputs, ``agreement`` how far the compressed model answers as the dense one."""
+    """One metric on one data set: ``source`` is what it was read from where it has another name, ``corpus`` whether it
+    is of the calibration data's corpus, ``perturbation`` what was done to the inputs, ``agreement`` how far the
+    compressed model answers as the dense one."""
 
     metric: str
     dataset: NotRequired[str | None]
@@ -102,6 +103,7 @@ class Result(TypedDict):
     plain: NotRequired[Measured | None]
     compressed: NotRequired[Measured | None]
     protocol: NotRequired[str | None]
+    source: NotRequired[str | None]
     corpus: NotRequired[Word | None]
     perturbation: NotRequired[Word | None]
     agreement: NotRequired[Mapping[Word, Measured]]

@@ -112,9 +112,12 @@ def result_name(row: Mapping[str, Any], what: str = "") -> str:
     the data set, and whether that is of the calibration data's corpus."""
     name = what or str(row.get("metric", "result"))
     name += f", {row['perturbation']}" if row.get("perturbation") else ""
-    name += f" on {row['dataset']}" if row.get("dataset") else ""
-    corpus = row.get("corpus")
-    return f"{name} ({'corpus ' if corpus == 'not known' else ''}{corpus})" if corpus else name
+    return f"{name} on {marked(row['dataset'], row.get('corpus'))}" if row.get("dataset") else name
+
+
+def marked(dataset: str, corpus: str | None) -> str:
+    """A data set's name with whether it is of the calibration data's corpus, where that was asked."""
+    return f"{dataset} ({'corpus ' if corpus == 'not known' else ''}{corpus})" if corpus else dataset
 
 
 def _agreements(row: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -36,6 +36,9 @@ from optimum_grail.pipeline.summary import Outcome
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import Report
 
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource, EvaluationSets, Processor, Tokenizer
+
 
 class GrailCompressor:
     """Makes one model structurally smaller, without training.
@@ -62,8 +65,8 @@ class GrailCompressor:
         config: GrailConfig | Mapping[str, Any] | None = None,
         *,
         spec: ArchitectureSpec | None = None,
-        tokenizer: Any = None,
-        processor: Any = None,
+        tokenizer: Tokenizer | None = None,
+        processor: Processor | None = None,
         source: str | None = None,
         revision: str | None = None,
         base_model: str | None = None,
@@ -91,8 +94,8 @@ class GrailCompressor:
         model_or_path: PreTrainedModel | str | Path,
         grail_config: GrailConfig | Mapping[str, Any] | None = None,
         *,
-        tokenizer: Any = None,
-        processor: Any = None,
+        tokenizer: Tokenizer | None = None,
+        processor: Processor | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         trust_remote_code: bool = False,
@@ -142,10 +145,10 @@ class GrailCompressor:
 
     def compress(
         self,
-        calibration_dataset: Any = None,
+        calibration_dataset: DataSource | None = None,
         save_directory: str | Path | None = None,
         *,
-        eval_dataset: Any = None,
+        eval_dataset: EvaluationSets | None = None,
         robustness: bool = False,
         overwrite: bool = False,
         progress: Progress | None = None,
@@ -190,9 +193,9 @@ class GrailCompressor:
 
     def forecast(
         self,
-        calibration_dataset: Any = None,
+        calibration_dataset: DataSource | None = None,
         *,
-        eval_dataset: Any = None,
+        eval_dataset: EvaluationSets | None = None,
         robustness: bool = False,
         progress: Progress | None = None,
     ) -> Forecast:
@@ -205,7 +208,7 @@ class GrailCompressor:
         self._comparisons(eval_dataset, robustness)
         return forecast(self.model, self._setup(progress or Silent()), calibration_dataset)
 
-    def _comparisons(self, dataset: Any, robustness: bool) -> Comparisons:
+    def _comparisons(self, dataset: EvaluationSets | None, robustness: bool) -> Comparisons:
         readers = (self.tokenizer, self.processor)
         return Comparisons.prepare(self.model, dataset, *readers, self._resolved, robustness=robustness)
 
@@ -270,7 +273,7 @@ class GrailCompressor:
         output: str | Path,
         *,
         base_model: PreTrainedModel | str | Path | None = None,
-        dataset: Any = None,
+        dataset: DataSource | None = None,
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> None:

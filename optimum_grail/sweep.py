@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -24,7 +24,7 @@ from optimum_grail.data.content import content_key
 from optimum_grail.data.request import DataRequest
 from optimum_grail.errors import GrailError, OutputError
 from optimum_grail.models.intact import evaluating, refuse_half_compressed
-from optimum_grail.models.precision import Precision, float32_on_cpu
+from optimum_grail.models.precision import float32_on_cpu
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.size import Size
 from optimum_grail.models.stock import refuse_compressed
@@ -33,6 +33,9 @@ from optimum_grail.pipeline.setup import Setup
 from optimum_grail.report.environment import hardware, versions
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.survey.cache import StatisticsCache
+
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
 
 Measure = Callable[[nn.Module], Mapping[str, Any]]
 """``model -> results``; the figure to compare is under the sweep's ``headline``."""
@@ -100,10 +103,10 @@ class Sweep:
     headline: str = ""
     higher_is_better: bool = False
     corpora: Corpora | None = None
-    dataset: Any = None
+    dataset: DataSource | None = None
     spec: ArchitectureSpec | None = None
-    tokenizer: Any = None
-    processor: Any = None
+    tokenizer: Tokenizer | None = None
+    processor: Processor | None = None
     source: str = ""
     stats_cache: str | Path | None = None
     progress: Progress = field(default_factory=Silent)
@@ -159,7 +162,7 @@ class Sweep:
         return result
 
     def _dense(self) -> dict[str, Any]:
-        size = Size.of(self.model, resolve(self.model, self.spec), Precision.of(self.model).main)
+        size = Size.of(self.model, resolve(self.model, self.spec))
         with evaluating(self.model), float32_on_cpu(self.model):
             return {"parameters": size.parameters, "bytes": size.bytes, "result": self._measured(self.model)}
 

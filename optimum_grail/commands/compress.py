@@ -33,6 +33,8 @@ EXAMPLES = """\
       a fifth of the blocks' parameters; the model writes its own calibration text
   optimum-cli grail compress -m MODEL -o small --sparsity 0.3 --dataset corpus.txt --eval-dataset test.txt
       calibrate on your own text, print perplexity before and after
+  optimum-cli grail compress -m MODEL -o small --dataset general:2 self:1 corpus.txt:1
+      several sources share the calibration samples by weight
   optimum-cli grail compress -m google/vit-base-patch16-224 -o small --dataset photos/ --ffn-sparsity 0.7
       drop 70 % of the feed-forward channels and leave the heads whole
   optimum-cli grail compress -m MODEL -o small --preset grail --compensator grail:ridge=0.01

@@ -154,13 +154,16 @@ class GrailPlus(Compensator):
     def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:
         """The readout that wins on the rows it was not fitted on, refitted on all rows."""
         statistics = problem.measured
-        parts = [NormalEquations.of(problem.weight, part.moments, part.target, reduction) for part in statistics.parts]
+        subsets = [
+            NormalEquations.of(problem.weight, subset.moments, subset.target, reduction)
+            for subset in statistics.subsets
+        ]
         affine = problem.owns_bias if self.affine is None else self.affine
-        everything = reduce(add, parts)
+        everything = reduce(add, subsets)
         candidates = [self._default(affine)]
-        if len(parts) > 1:
+        if len(subsets) > 1:
             forms = [*self._forms(affine), *((PUBLISHED,) if statistics.crossed else ())]
-            candidates = _contest(problem, list(_trials(parts, statistics.crossed)), forms, self.tau)
+            candidates = _contest(problem, list(_trials(subsets, statistics.crossed)), forms, self.tau)
         winner = min(candidates, key=lambda candidate: candidate.loss or 0.0)
         plain = next((candidate.loss for candidate in candidates if candidate.label == "plain"), None)
         readout = _build(problem, everything, winner)
@@ -190,14 +193,14 @@ class GrailPlus(Compensator):
             yield Form(ridge, "diagonal", self.anchor, affine)
 
 
-def _trials(parts: Sequence[NormalEquations], crossed: bool) -> Iterator[Trial]:
-    """Of several sources, every one is judged by what is fitted on all the others; else the second part is judged by
-    what is fitted on the first."""
+def _trials(subsets: Sequence[NormalEquations], crossed: bool) -> Iterator[Trial]:
+    """Of several sources, every one is judged by what is fitted on all the others; else the second subset is judged
+    by what is fitted on the first."""
     if not crossed:
-        yield Trial(parts[0], parts[1])
+        yield Trial(subsets[0], subsets[1])
         return
-    for index, judge in enumerate(parts):
-        yield Trial(reduce(add, (part for other, part in enumerate(parts) if other != index)), judge)
+    for index, judge in enumerate(subsets):
+        yield Trial(reduce(add, (subset for other, subset in enumerate(subsets) if other != index)), judge)
 
 
 def _contest(

@@ -190,8 +190,8 @@ def split_word(word: str) -> tuple[str, dict[str, str]]:
 
 
 def spell_source(source: Source, weighted: bool = False) -> str:
-    """The word that :func:`parse_source` reads as ``source``, with a weight of 1 if ``weighted``; values that hold
-    ``,key=`` cannot be spelled so."""
+    """The word that :func:`parse_source` reads as ``source``, with a weight of 1 if ``weighted``. A name that holds
+    ``:key=`` and a value that holds ``,key=`` cannot be spelled so, only in a mapping."""
     weight = _spell(source.weight)
     if not source.chosen and not is_misread(source.name):
         return f"{source.name}:{weight}" if weighted or weight != "1" else source.name

@@ -213,7 +213,7 @@ def _plus(one: TargetMoments | None, other: TargetMoments | None) -> TargetMomen
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """Rows that belong together: fitted on, or judged on, as a whole.
 
     Args:
@@ -230,12 +230,12 @@ class Statistics:
     """Everything the calibration measured for one group.
 
     Args:
-        parts: the rows, at least one part. A second one holds rows that readouts are judged on.
-        crossed: the parts come from different sources, and every part is judged by what is fitted on all the others;
+        subsets: the rows, at least one subset. A second one holds rows that readouts are judged on.
+        crossed: the subsets come from different sources, and every one is judged by what is fitted on all the others;
             else everything is fitted on the first and judged on the second.
     """
 
-    parts: tuple[Part, ...]
+    subsets: tuple[Subset, ...]
     crossed: bool = False
 
     @classmethod
@@ -254,14 +254,14 @@ class Statistics:
             fit_target: drift of the fit rows, or ``None`` for the self target.
             held_target: drift of the held-out rows, or ``None``.
         """
-        return cls((Part(fit, fit_target), *(() if held is None else (Part(held, held_target),))))
+        return cls((Subset(fit, fit_target), *(() if held is None else (Subset(held, held_target),))))
 
     @property
     def moments(self) -> Moments:
         """Moments of all rows."""
-        return reduce(add, (part.moments for part in self.parts))
+        return reduce(add, (subset.moments for subset in self.subsets))
 
     @property
     def target(self) -> TargetMoments | None:
         """Drift of all rows; ``None`` for the self target."""
-        return reduce(_plus, (part.target for part in self.parts))
+        return reduce(_plus, (subset.target for subset in self.subsets))

@@ -62,10 +62,10 @@ class Batch:
         """Number of samples."""
         return len(next(iter(self.inputs.values())))
 
-    def head(self) -> Batch:
-        """A batch of the first sample alone, for checks that need no more."""
-        labels = None if self.labels is None else self.labels[:1]
-        return Batch({name: tensor[:1] for name, tensor in self.inputs.items()}, self.split, labels, self.source)
+    def head(self, count: int = 1) -> Batch:
+        """A batch of the first sample alone, or the first ``count``, for checks that need no more."""
+        labels = None if self.labels is None else self.labels[:count]
+        return Batch({name: tensor[:count] for name, tensor in self.inputs.items()}, self.split, labels, self.source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,23 +111,23 @@ def splits_of(count: int, held_out: bool) -> list[Split]:
     return ["held" if index % HELD_EVERY == HELD_EVERY - 1 else "fit" for index in range(count)]
 
 
-MOST_PARTS = 3
-"""Sources are joined into at most so many parts: every part costs a Gram matrix per layer and a contest of its own."""
+MOST_SUBSETS = 3
+"""Sources are joined into at most so many subsets: each costs a Gram matrix per layer and a contest of its own."""
 
 
-def part_of(batch: Batch, crossed: bool) -> int | None:
-    """Which part of a group's statistics the rows of ``batch`` belong to; ``None``: contiguous halves of its samples
-    are parts 0 and 1.
+def subset_of(batch: Batch, crossed: bool) -> int | None:
+    """Which subset of a group's statistics the rows of ``batch`` belong to; ``None``: contiguous halves of its samples
+    are subsets 0 and 1.
 
-    Of one source, what is fitted on is part 0 and what is held out part 1. Of several, every source is a part, and some
-    share one where there are more than :data:`MOST_PARTS`.
+    Of one source, what is fitted on is subset 0 and what is held out subset 1. Of several, every source is a subset,
+    and some share one where there are more than :data:`MOST_SUBSETS`.
 
     Args:
         batch: of the calibration data.
         crossed: whether the data has several sources.
     """
     if crossed:
-        return batch.source % MOST_PARTS
+        return batch.source % MOST_SUBSETS
     return {"fit": 0, "held": 1, "halves": None}[batch.split]
 
 

@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from optimum_grail.config.source import SELF, spell_source
+from optimum_grail.config.source import GENERAL, SELF, Writing, is_general, spell_source
+from optimum_grail.data.genres import corpus_digest
 from optimum_grail.data.request import DataRequest
 
 
@@ -41,9 +41,11 @@ def _content(request: DataRequest) -> Iterator[bytes]:
     for source in mixture.sources:
         yield spell_source(source, weighted=True).encode()
         yield from _parts(source.name)
+        if is_general(source.name) or (isinstance(source.options, Writing) and source.options.starts == GENERAL):
+            yield corpus_digest().encode()
 
 
-def _parts(value: Any) -> Iterator[bytes]:
+def _parts(value: object) -> Iterator[bytes]:
     """Bytes that tell ``value``, its type first."""
     from datasets import Dataset
     from PIL.Image import Image

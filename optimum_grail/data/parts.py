@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optimum_grail.config.mixture import mixture_of
-from optimum_grail.config.source import SELF, Reading, Source, Writing
+from optimum_grail.config.mixture import Mixture, mixture_of
+from optimum_grail.config.source import SELF, Reading, Source, Writing, is_general
+from optimum_grail.data.genres import genres_of
 from optimum_grail.data.request import DataRequest
 from optimum_grail.data.rows import check_path
-from optimum_grail.errors import DataError
+from optimum_grail.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +22,7 @@ class Part:
     """What one source gives.
 
     Args:
-        dataset: what :func:`optimum_grail.data.rows.read_rows` reads, or ``"self"``.
+        dataset: what :func:`optimum_grail.data.rows.read_rows` reads, ``"self"``, or ``"general/GENRE"``.
         request: how many samples, and how they are read.
         name: what messages and reports call the source; ``""`` where it is the only one.
         weight: its weight in the mixture.
@@ -38,23 +40,47 @@ class Part:
         """Whether the model writes these samples itself."""
         return isinstance(self.dataset, str) and self.dataset == SELF
 
+    @property
+    def genre(self) -> bool:
+        """Whether the samples are of the general corpus."""
+        return bool(self.name) and is_general(self.name)
+
 
 def parts_of(request: DataRequest) -> tuple[Part, ...]:
     """One part per source, in the order of ``Batch.source``.
 
     Raises:
         DataError: fewer samples than sources.
+        ConfigError, UnknownNameError: as :func:`expanded`.
     """
     mixture = request.mixture
     if mixture is None:
         return (Part(SELF if request.own else request.dataset, request),)
-    counts = shares([source.weight for source in mixture.sources], request.num_samples)
+    sources = expanded(mixture)
+    counts = shares([source.weight for source in sources], request.num_samples)
     if min(counts) == 0:
         raise DataError(
-            f"num_samples={request.num_samples} is fewer than the {len(counts)} sources {mixture.spelled()}, and every "
-            f"source gives at least one sample. Raise --num-samples to {len(counts)}, or name fewer sources."
+            f"num_samples={request.num_samples} is fewer than the {len(counts)} sources in {mixture.spelled()}, and "
+            f"every source gives at least one sample. Raise --num-samples to {len(counts)}, or name fewer sources."
         )
-    return tuple(_part(request, source, count) for source, count in zip(mixture.sources, counts, strict=True))
+    return tuple(_part(request, source, count) for source, count in zip(sources, counts, strict=True))
+
+
+def expanded(mixture: Mixture) -> tuple[Source, ...]:
+    """The sources of ``mixture``, the genres of the general corpus in its place.
+
+    Raises:
+        ConfigError: a genre that is there beside the whole corpus.
+        UnknownNameError: no such genre.
+    """
+    found: list[Source] = []
+    for source in mixture.sources:
+        genres = genres_of(source.name) if is_general(source.name) else {source.name: 1.0}
+        found += [dataclasses.replace(source, name=name, weight=source.weight * part) for name, part in genres.items()]
+    twice = [label for label, times in Counter(source.label for source in found).items() if times > 1]
+    if twice:
+        raise ConfigError(f"The source {twice[0]!r} is a part of 'general', which is there too. Name one of them.")
+    return tuple(found)
 
 
 def _part(request: DataRequest, source: Source, count: int) -> Part:
@@ -89,11 +115,12 @@ def check_sources(dataset: Any) -> None:
     Raises:
         DataError: names the path.
         ConfigError: a wrong mixture.
+        UnknownNameError: no such genre.
     """
     mixture = mixture_of(dataset)
     if mixture is None:
         names = [dataset] if isinstance(dataset, str) else []
     else:
-        names = [source.name for source in mixture.sources if isinstance(source.options, Reading)]
+        names = [source.name for source in expanded(mixture) if isinstance(source.options, Reading)]
     for name in names:
         check_path(name)

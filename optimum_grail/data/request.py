@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from optimum_grail.config.config import GrailConfig
+    from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
     from optimum_grail.models.layout import Layout
 
 
@@ -45,7 +46,7 @@ class DataRequest:
         ConfigError: a wrong mixture.
     """
 
-    dataset: Any = None
+    dataset: DataSource | None = None
     config_name: str | None = None
     split: str | None = None
     text_column: str | None = None
@@ -64,7 +65,7 @@ class DataRequest:
         mixture_of(self.dataset)
 
     @classmethod
-    def of(cls, config: GrailConfig, dataset: Any = None) -> DataRequest:
+    def of(cls, config: GrailConfig, dataset: DataSource | None = None) -> DataRequest:
         """What ``config`` asks for; ``dataset`` stands in the place of its own."""
         return cls(
             dataset=config.dataset if dataset is None else dataset,
@@ -105,13 +106,15 @@ class Recipient:
     """
 
     model: nn.Module
-    tokenizer: Any = None
-    processor: Any = None
+    tokenizer: Tokenizer | None = None
+    processor: Processor | None = None
     causal: bool = False
     main_input: SampleKind = "text"
 
     @classmethod
-    def of(cls, model: nn.Module, layout: Layout, tokenizer: Any = None, processor: Any = None) -> Recipient:
+    def of(
+        cls, model: nn.Module, layout: Layout, tokenizer: Tokenizer | None = None, processor: Processor | None = None
+    ) -> Recipient:
         """``model``, whose layout tells what one sample is."""
         causal = isinstance(model, PreTrainedModel) and bool(model.can_generate())
         inputs = {stack.spec.main_input for stack in layout.stacks}

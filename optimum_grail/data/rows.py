@@ -252,7 +252,7 @@ def ready_samples(
     return samples[:limit]
 
 
-def _as_inputs(row: Any, index: int, accepted: tuple[str, ...]) -> dict[str, Tensor]:
+def _as_inputs(row: object, index: int, accepted: tuple[str, ...]) -> dict[str, Tensor]:
     if isinstance(row, (tuple, list)) and row and isinstance(row[0], (Tensor, np.ndarray)):
         row = row[0]
     if isinstance(row, (Tensor, np.ndarray)):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from optimum_grail.config.source import SELF
+from optimum_grail.config.source import GENERAL, SELF
 from optimum_grail.data import images, text
 from optimum_grail.data.batches import (
     HELD_EVERY,
@@ -25,11 +25,13 @@ from optimum_grail.data.batches import (
     interleave,
     make_batches,
 )
+from optimum_grail.data.genres import documents, read_genre
 from optimum_grail.data.labels import class_numbers
 from optimum_grail.data.parts import Part, parts_of
 from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.rows import Rows, input_names, only_inputs, read_rows, ready_samples
 from optimum_grail.data.selfgen import generate_self_text
+from optimum_grail.data.starts import need_template
 from optimum_grail.errors import DataError, shorten
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import SourceRows
@@ -92,31 +94,42 @@ def _check(recipient: Recipient, request: DataRequest, parts: Sequence[Part]) ->
             f"dataset='self' needs a causal language model that can write text, and {recipient.name!r} is none. "
             "Name calibration data with --dataset."
         )
+    if any(part.genre for part in parts) and recipient.main_input != "text":
+        raise DataError(
+            f"The general corpus holds text, and {recipient.name!r} needs a data set of {recipient.main_input}s. Name "
+            "one with --dataset."
+        )
+    if any(part.writing is not None and part.writing.starts == "chat" for part in parts):
+        need_template(recipient.tokenizer)
 
 
 def _read(recipient: Recipient, part: Part, progress: Progress) -> _Samples:
-    """The samples of one source; in a mixture, messages and notes name it."""
+    """The samples of one source; in a mixture, messages name it."""
     request = part.request
     try:
         if part.own:
             samples = replace(_self_samples(recipient, part, progress), source=f"{SELF}, seed {request.seed}")
         else:
             progress.message(f"Reading calibration data{part.name and f': {part.name}'}")
-            rows = read_rows(
-                part.dataset,
-                config_name=request.config_name,
-                split=request.split,
-                documents=recipient.causal and recipient.main_input == "text",
-                strings="image" if recipient.main_input == "image" else "text",
-            )
+            rows = _rows(recipient, part)
             samples = replace(_row_samples(recipient, request, rows, shared=bool(part.name)), source=rows.source)
     except DataError as error:
         if not part.name:
             raise
         raise DataError(f"Source {shorten(part.name, 200)}, {request.num_samples} samples: {error}") from error
-    if part.name:
-        samples = replace(samples, source=part.name, notes=tuple(f"{part.name}: {note}" for note in samples.notes))
-    return samples
+    return replace(samples, source=part.name) if part.name else samples
+
+
+def _rows(recipient: Recipient, part: Part) -> Rows:
+    if part.genre:
+        return Rows(read_genre(part.name), part.name)
+    return read_rows(
+        part.dataset,
+        config_name=part.request.config_name,
+        split=part.request.split,
+        documents=recipient.causal and recipient.main_input == "text",
+        strings="image" if recipient.main_input == "image" else "text",
+    )
 
 
 def _finish(
@@ -133,11 +146,6 @@ def _finish(
         )
         for found, part in zip(samples, parts, strict=True)
     )
-    notes = [note for found in samples for note in found.notes]
-    for rows in sources:
-        if held_out and rows.samples < HELD_EVERY:
-            which = f"{rows.name}: " if len(sources) > 1 else ""
-            notes.append(f"{which}{rows.samples} samples, fewer than 5: rows are held out by contiguous halves")
     return CalibrationData(
         batches=_batches([found.inputs for found in samples], recipient, request, held_out),
         source=sources[0].name if request.mixture is None else request.mixture.spelled(),
@@ -147,9 +155,20 @@ def _finish(
         seqlen=max((found.seqlen for found in samples if found.seqlen is not None), default=None),
         kind=kind,
         fingerprints=frozenset().union(*(found.fingerprints for found in samples)),
-        notes=tuple(notes),
+        notes=_notes(samples, held_out),
         sources=sources,
     )
+
+
+def _notes(samples: Sequence[_Samples], held_out: bool) -> tuple[str, ...]:
+    """The notes of all sources; what holds for some of several names them, what holds for all is said once."""
+    about: dict[str, list[str]] = {}
+    for found in samples:
+        few = len(found.inputs) < HELD_EVERY and held_out
+        halved = (f"{len(found.inputs)} samples, fewer than 5: rows are held out by contiguous halves",) if few else ()
+        for note in (*found.notes, *halved):
+            about.setdefault(note, []).append(found.source)
+    return tuple(note if len(names) == len(samples) else f"{', '.join(names)}: {note}" for note, names in about.items())
 
 
 def _batches(
@@ -179,6 +198,7 @@ def _self_samples(recipient: Recipient, part: Part, progress: Progress) -> _Samp
         seed=part.request.seed,
         progress=progress,
         writing=part.writing,
+        documents=documents() if part.writing is not None and part.writing.starts == GENERAL else (),
     )
     ids, times = written.ids, written.restarts
     notes = (f"rows that went round in circles were begun anew {times} times",) if times else ()

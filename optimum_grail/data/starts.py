@@ -105,18 +105,27 @@ def chat_starts(tokenizer: PreTrainedTokenizerBase | None, generator: torch.Gene
     Raises:
         DataError: the tokenizer has no chat template, or one that takes no instruction.
     """
-    if tokenizer is None or tokenizer.chat_template is None:
-        raise DataError(
-            "starts=chat needs a tokenizer with a chat template, as instruct models have; this one has none. Choose "
-            "starts=random, frequent or general."
-        )
     try:
-        prompts = [_templated(tokenizer, line) for line in instructions()]
+        prompts = [_templated(need_template(tokenizer), line) for line in instructions()]
     except TemplateError as error:
         raise DataError(
             f"The tokenizer's chat template refuses a plain instruction ({error}). Choose other starts than chat."
         ) from error
     return DealtPrompts(_dealt(len(prompts), generator), [prompt.to(generator.device) for prompt in prompts])
+
+
+def need_template(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    """The tokenizer, which has a chat template.
+
+    Raises:
+        DataError: it has none.
+    """
+    if tokenizer is None or tokenizer.chat_template is None:
+        raise DataError(
+            "starts=chat needs a tokenizer with a chat template, as instruct models have; this one has none. Choose "
+            "starts=random, frequent or general."
+        )
+    return tokenizer
 
 
 def _templated(tokenizer: PreTrainedTokenizerBase, instruction: str) -> Tensor:

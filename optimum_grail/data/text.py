@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -110,7 +110,7 @@ def describe_columns(rows: Dataset) -> str:
     return ", ".join(f"{name} ({getattr(kind, 'dtype', type(kind).__name__)})" for name, kind in rows.features.items())
 
 
-def _is_string(feature: Any) -> bool:
+def _is_string(feature: object) -> bool:
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 

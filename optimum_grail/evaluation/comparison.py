@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -20,6 +20,9 @@ from optimum_grail.evaluation.metrics import Metric, Readers
 from optimum_grail.evaluation.metrics._metric import Measured
 from optimum_grail.evaluation.sets import columns_of, named_sets, reading_of
 from optimum_grail.report.progress import Progress
+
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
 
 
 def default_metric(model: nn.Module) -> str:
@@ -67,7 +70,7 @@ class Comparison:
     def prepare(
         cls,
         model: nn.Module,
-        dataset: Any,
+        dataset: DataSource,
         readers: Readers,
         config: GrailConfig,
         *,
@@ -184,9 +187,9 @@ class Comparisons:
     def prepare(
         cls,
         model: nn.Module,
-        dataset: Any,
-        tokenizer: Any,
-        processor: Any,
+        dataset: DataSource | None,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
         config: GrailConfig,
         *,
         limit: int | None = None,

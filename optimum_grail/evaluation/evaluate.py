@@ -22,12 +22,12 @@ from optimum_grail.report.progress import Progress
 from optimum_grail.report.report import REPORT_FILE, Report
 
 if TYPE_CHECKING:
-    from optimum_grail.data.foreign import Config, DataSource
+    from optimum_grail.data.foreign import Config, DataSource, EvaluationSets
 
 
 def evaluate_path(
     model_path: str | Path,
-    dataset: DataSource | Mapping[str, DataSource],
+    dataset: EvaluationSets,
     metric: str,
     *,
     text_column: str | None = None,
@@ -139,7 +139,13 @@ class _Set:
 
     @classmethod
     def read(
-        cls, name: str, data: Any, metric: str, asked: Mapping[str, Any], config_name: str | None, split: str | None
+        cls,
+        name: str,
+        data: DataSource,
+        metric: str,
+        asked: Mapping[str, Any],
+        config_name: str | None,
+        split: str | None,
     ) -> _Set:
         """Its own options win over those that were asked for all."""
         source, reading = reading_of(data)

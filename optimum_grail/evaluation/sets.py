@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from optimum_grail.config.source import Reading, Source, is_misread, split_word
 from optimum_grail.data.files import LOADERS
 from optimum_grail.data.rows import check_path
 from optimum_grail.errors import ConfigError, DataError, shorten
 
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource, EvaluationSets
 
-def named_sets(dataset: Any) -> tuple[tuple[str, Any], ...]:
+
+def named_sets(dataset: EvaluationSets | None) -> tuple[tuple[str, DataSource], ...]:
     """Name and data of every set; the name of a single one is empty, since its source names it.
 
     A mapping from names to data sets is several sets. Everything else is one set in any form that calibration data
@@ -44,7 +47,7 @@ def named_sets(dataset: Any) -> tuple[tuple[str, Any], ...]:
     return (("", dataset),)
 
 
-def by_spelling(words: Sequence[str] | None) -> Any:
+def by_spelling(words: Sequence[str] | None) -> str | dict[str, str] | None:
     """What a flag that takes several evaluation sets means: none, the only one as it is, or each by its own spelling.
 
     Raises:
@@ -59,7 +62,7 @@ def by_spelling(words: Sequence[str] | None) -> Any:
     return {word: word for word in words}
 
 
-def reading_of(dataset: Any) -> tuple[Any, Reading]:
+def reading_of(dataset: DataSource) -> tuple[DataSource, Reading]:
     """A data set, and how its rows are read: of ``"NAME:split=test,text_column=body"`` the name and these options, of
     anything else the same with no option. A name that exists as a path is that path.
 
@@ -92,10 +95,10 @@ def check_sets(words: Sequence[str] | None) -> None:
     """
     by_spelling(words)
     for word in words or ():
-        check_path(reading_of(word)[0])
+        check_path(str(reading_of(word)[0]))
 
 
-def _is_data_set(item: Any) -> bool:
+def _is_data_set(item: object) -> bool:
     """Whether an item of a list is a data set by itself: an object of ``datasets``, a file of rows, a folder."""
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 

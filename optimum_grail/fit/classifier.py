@@ -87,7 +87,7 @@ def refit_classifiers_(
         seen, wanted = (_records(model, layout, groups, batch, hidden) for hidden in (student, dense))
         for collector in collectors:
             name = collector.group.name
-            collector.add(seen[name], wanted[name], given.masks[index], given.part(index))
+            collector.add(seen[name], wanted[name], given.masks[index], given.subset(index))
     crossed = given.crossed
     enough = [collector for collector in collectors if _enough(collector, crossed)]
     return [_refit_(model, methods, each.group, each.statistics(crossed), seed) for each in enough]
@@ -96,7 +96,7 @@ def refit_classifiers_(
 def _enough(collector: Collector, crossed: bool) -> bool:
     """Whether there are as many rows to fit on as features. With fewer, a readout that repeats them exactly always
     exists, chance decides on the held-out rows, and accuracy was seen to fall as often as to rise."""
-    rows = {part: sums.count for part, sums in collector.moments.items()}
+    rows = {subset: sums.count for subset, sums in collector.moments.items()}
     fitted = sum(rows.values()) - max(rows.values(), default=0) if crossed else rows.get(0, 0)
     return fitted >= collector.group.units
 

@@ -209,13 +209,13 @@ def shell(word: str) -> str:
     return shlex.quote(" ".join(word.split()))
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """``value`` as one line of Markdown that is text and nothing else: no tag, link, picture, heading or list."""
     text = " ".join(str(value).split()).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"^([#>+*=-])", r"\\\1", text.replace("[", "\\["))
 
 
-def cell(value: Any) -> str:
+def cell(value: object) -> str:
     """``value`` as the text of one Markdown table cell."""
     return plain(value).replace("|", "\\|").replace("`", "'")
 

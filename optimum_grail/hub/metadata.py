@@ -86,7 +86,7 @@ def auto_class_and_task(report: Report) -> tuple[str, str | None]:
     return next((found for ending, found in TASKS.items() if name.endswith(ending)), (name or "AutoModel", None))
 
 
-def without_folders(value: Any) -> Any:
+def without_folders(value: object) -> Any:
     """``value`` (anything of JSON) with every absolute path in it cut to its last part; those that are keys of one
     mapping, as the sources of a mixture are, keep as many parts as tell them apart."""
     if isinstance(value, Mapping):
@@ -124,9 +124,9 @@ def _results(report: Report, task: str | None) -> list[EvalResult]:
     ]
 
 
-def _is_word(value: Any) -> bool:
+def _is_word(value: object) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def _is_words(value: Any) -> bool:
+def _is_words(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(_is_word(item) for item in value)

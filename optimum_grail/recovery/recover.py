@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,12 +29,16 @@ from optimum_grail.data.sources import load_calibration
 from optimum_grail.errors import DataError
 from optimum_grail.evaluation.comparison import Comparison, Comparisons
 from optimum_grail.hub.card import write_card
-from optimum_grail.models.precision import Precision, cast_
+from optimum_grail.models.intact import evaluating
+from optimum_grail.models.precision import Precision, cast_, float32_on_cpu
 from optimum_grail.models.resolve import resolve
 from optimum_grail.recovery.distil import adapted, mean_divergence, samples_of, train_
 from optimum_grail.recovery.recipe import Recipe
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import Report
+
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
 
 TEXT_FILE = "text.safetensors"
 PROMPT = 4
@@ -45,8 +49,8 @@ PROMPT = 4
 class _Run:
     teacher: PreTrainedModel
     student: PreTrainedModel
-    tokenizer: Any
-    processor: Any
+    tokenizer: Tokenizer | None
+    processor: Processor | None
     recipe: Recipe
     folder: Path
     progress: Progress
@@ -58,8 +62,8 @@ def recover(
     recipe: Recipe | None = None,
     *,
     base_model: PreTrainedModel | str | Path | None = None,
-    dataset: Any = None,
-    eval_dataset: Any = None,
+    dataset: DataSource | None = None,
+    eval_dataset: DataSource | None = None,
     overwrite: bool = False,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
@@ -75,7 +79,7 @@ def recover(
         checkpoint: folder of the compressed model.
         output: folder to write; complete or absent.
         recipe: the settings of the training.
-        base_model: the dense model; by default the one that the checkpoint's report names.
+        base_model: the dense model; by default the one that the checkpoint's report names. A module is left as it was.
         dataset: any form of calibration data; by default the model's own text.
         eval_dataset: measure dense, compressed and recovered model on this data.
         overwrite: replace a checkpoint in ``output``.
@@ -103,11 +107,11 @@ def recover(
     source = SELF if dataset is None and student.can_generate() else dataset
     recipe.note(work, checkpoint=str(checkpoint), dataset=str(source)[:200])
     precision = Precision.of(student)
-    for model in (teacher, student):
-        if model.device.type == "cpu":
-            cast_(model, torch.float32)
-    run = _Run(teacher.eval(), student.eval(), tokenizer, processor, recipe, work, progress)
-    merged, found = _train(run, _batches(run, recipe.data(written, source)), comparison)
+    if student.device.type == "cpu":
+        cast_(student, torch.float32)
+    with evaluating(teacher), float32_on_cpu(teacher):  # which may be the caller's
+        run = _Run(teacher, student.eval(), tokenizer, processor, recipe, work, progress)
+        merged, found = _train(run, _batches(run, recipe.data(written, source)), comparison)
     precision.restore_(merged)
     mixture = mixture_of(source)
     name = mixture.spelled() if mixture else source if isinstance(source, str) else type(source).__name__

@@ -124,7 +124,7 @@ class Report:
         parameters_after: of the whole compressed model.
         block_parameters_before: parameters inside the repeated blocks, dense.
         block_parameters_after: the same, compressed.
-        bytes_before: bytes of all parameters in the checkpoint's dtype, dense.
+        bytes_before: bytes of all parameters in the dtypes of the checkpoint, dense.
         bytes_after: the same, compressed.
         groups: one row per group, in the order of the model.
         calibration: the data; ``None`` for data-free methods.

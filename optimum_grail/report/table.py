@@ -32,7 +32,7 @@ ASKED_NAMES: Mapping[str, str] = {
 }
 
 
-def number(value: Any, digits: int = 4) -> str:
+def number(value: object, digits: int = 4) -> str:
     """A measured value for people: whole numbers with thousands separators, others with ``digits`` digits."""
     if value is None:
         return MISSING
@@ -46,7 +46,7 @@ def percent(fraction: float | None) -> str:
     return MISSING if fraction is None else f"{100 * fraction:.1f} %"
 
 
-def change(before: Any, after: Any) -> str:
+def change(before: object, after: object) -> str:
     """The relative change from ``before`` to ``after``, signed, or a dash."""
     if not isinstance(before, int | float) or not isinstance(after, int | float) or before == 0:
         return MISSING

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import AT_OUTPUT
-from optimum_grail.data.batches import Batch, part_of
+from optimum_grail.data.batches import Batch, subset_of
 from optimum_grail.streams.calls import Call
 from optimum_grail.streams.collect import Collector
 from optimum_grail.streams.probe import Probe, Record, Wanted
@@ -42,16 +42,16 @@ class Batches:
     Args:
         batches: the batches.
         masks: ``[B, T]`` masks of real rows, ``None`` where every row is real.
-        crossed: whether the parts of the statistics are sources, each judged by what is fitted on the others.
+        crossed: whether the subsets of the statistics are sources, each judged by what is fitted on the others.
     """
 
     batches: Sequence[Batch]
     masks: Sequence[Tensor | None]
     crossed: bool = False
 
-    def part(self, index: int) -> int | None:
-        """Which part of the statistics the rows of a batch belong to, see :func:`part_of`."""
-        return part_of(self.batches[index], self.crossed)
+    def subset(self, index: int) -> int | None:
+        """Which subset of the statistics the rows of a batch belong to, see :func:`subset_of`."""
+        return subset_of(self.batches[index], self.crossed)
 
     @classmethod
     def of(cls, batches: Sequence[Batch], mask_name: str | None, sources: bool = False) -> Batches:
@@ -168,9 +168,9 @@ class BlockRun:
                 if before is not None:
                     before.run(call, hidden)
             for name, collector in zip(names, collectors, strict=True):
-                mask, part = self.batches.masks[index], self.batches.part(index)
+                mask, subset = self.batches.masks[index], self.batches.subset(index)
                 folded = None if before is None else before.records[name]
-                collector.add(records[name], dense.get(name), mask, part, folded)
+                collector.add(records[name], dense.get(name), mask, subset, folded)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
-from optimum_grail.core.moments import Moments, MomentSums, Part, Statistics, TargetSums
+from optimum_grail.core.moments import Moments, MomentSums, Statistics, Subset, TargetSums
 from optimum_grail.models.matrix import feature_axis
 from optimum_grail.streams.probe import Record, features_of, fits, real_rows, rows_of
 
@@ -47,7 +47,7 @@ class Collector:
         consumer: its consumer, still at full width.
         scale: by what its outputs are multiplied on their way to the stream, ``[O]``, or ``None``.
         view: how a convolution's features are seen, ``"patch"`` or ``"shared"``.
-        held_out: keep the parts of the rows apart.
+        held_out: keep the subsets of the rows apart.
     """
 
     group: ChannelGroup
@@ -64,7 +64,7 @@ class Collector:
         student: Record,
         dense: Record | None,
         mask: Tensor | None,
-        part: int | None,
+        subset: int | None,
         unfolded: Record | None = None,
     ) -> None:
         """Add one batch.
@@ -73,7 +73,7 @@ class Collector:
             student: what the student's block showed.
             dense: what the dense block showed, or ``None`` without a dense stream.
             mask: ``[B, R]``, non-zero on real rows; ``None`` where all are real.
-            part: where the rows belong; ``None``: the first halves of the samples to 0, the second ones to 1.
+            subset: where the rows belong; ``None``: the first halves of the samples to 0, the second ones to 1.
             unfolded: what the student's block showed before its producers were folded; ``None`` without folding.
         """
         if student.features is None:
@@ -83,54 +83,56 @@ class Collector:
         if self.view != "shared":  # where taps share one map, a row of the matrix is no output
             drift = None if dense is None else drift_of(dense, student, self.scale, axis)
             offset = None if unfolded is None else _gap(unfolded.output, student.output, axis)
-        if part is not None or not self.held_out:
-            self._add(part if part is not None and self.held_out else 0, features, drift, offset, mask)
+        if subset is not None or not self.held_out:
+            self._add(subset if subset is not None and self.held_out else 0, features, drift, offset, mask)
             return
         real = mask.bool() if fits(mask, features) else torch.ones_like(features[..., 0], dtype=torch.bool)
         for index, half in enumerate(_halves(real)):
             self._add(index, features, drift, offset, half)
 
     def _add(
-        self, part: int, features: Tensor, drift: Tensor | None, offset: Tensor | None, mask: Tensor | None
+        self, subset: int, features: Tensor, drift: Tensor | None, offset: Tensor | None, mask: Tensor | None
     ) -> None:
         rows = real_rows(features, mask)
-        if part not in self.moments:
-            self.moments[part] = MomentSums.zero(rows.shape[1], rows.device)
-        self.moments[part].add_(rows)
+        if subset not in self.moments:
+            self.moments[subset] = MomentSums.zero(rows.shape[1], rows.device)
+        self.moments[subset].add_(rows)
         for sums, gap in ((self.targets, drift), (self.offsets, offset)):
             if gap is not None:
                 gaps = real_rows(gap, mask)
-                if part not in sums:
-                    sums[part] = TargetSums.zero(gaps.shape[1], rows.shape[1], rows.device)
-                sums[part].add_(gaps, rows)
+                if subset not in sums:
+                    sums[subset] = TargetSums.zero(gaps.shape[1], rows.shape[1], rows.device)
+                sums[subset].add_(gaps, rows)
 
     def statistics(self, crossed: bool = False) -> Statistics:
         """The sums, handed over: a collector is emptied by it.
 
         Args:
-            crossed: whether the parts are sources.
+            crossed: whether the subsets are sources.
 
         Raises:
             StatisticsError: no rows, or activations that are not finite.
         """
-        parts = [self._taken(part) for part in sorted(self.moments)]
-        parts = [part for part in parts if part.moments.count] or [Part(Moments.zero(0))]  # too short to be halved
-        for part in parts:
-            part.moments.check(self.group.name)
-            if part.target is not None:
-                part.target.check(self.group.name)
-        return Statistics(tuple(parts), crossed and len(parts) > 1)
+        subsets = [self._taken(subset) for subset in sorted(self.moments)]
+        subsets = [subset for subset in subsets if subset.moments.count] or [
+            Subset(Moments.zero(0))
+        ]  # too short to be halved
+        for subset in subsets:
+            subset.moments.check(self.group.name)
+            if subset.target is not None:
+                subset.target.check(self.group.name)
+        return Statistics(tuple(subsets), crossed and len(subsets) > 1)
 
-    def _taken(self, part: int) -> Part:
-        """The sums of one part, which are no more here afterwards."""
+    def _taken(self, subset: int) -> Subset:
+        """The sums of one subset, which are no more here afterwards."""
         moments, target, offset = (
-            self.moments.pop(part).taken(),
-            self.targets.pop(part, None),
-            self.offsets.pop(part, None),
+            self.moments.pop(subset).taken(),
+            self.targets.pop(subset, None),
+            self.offsets.pop(subset, None),
         )
         if offset is not None:
             moments = replace(moments, offset=offset.taken())
-        return Part(moments, None if target is None else target.taken())
+        return Subset(moments, None if target is None else target.taken())
 
 
 def _gap(target: Tensor | None, now: Tensor | None, axis: int) -> Tensor | None:

@@ -13,7 +13,7 @@ from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.config.building import REGISTRIES, build_method, method_options
 from optimum_grail.core.budget import Budget, WidthClass, cost_of, finest_step
-from optimum_grail.core.moments import Moments, Part, Statistics, TargetMoments
+from optimum_grail.core.moments import Moments, Statistics, Subset, TargetMoments
 from optimum_grail.core.needs import FIT_NEEDS, SIGNALS
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.reduction import Reduction
@@ -166,7 +166,7 @@ def test_a_compensator_leaves_a_whole_group_without_drift_alone(compensator: Any
     statistics = problem.measured
     zero = TargetMoments.zero(OUTPUTS, problem.weight.shape[1])
     still = dataclasses.replace(
-        problem, statistics=Statistics(tuple(Part(part.moments, zero) for part in statistics.parts))
+        problem, statistics=Statistics(tuple(Subset(part.moments, zero) for part in statistics.subsets))
     )
     whole = Reduction.keep_all(UNITS)
     readout = compensator()(still, whole).readout

@@ -16,7 +16,7 @@ from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.compensators.grail import Grail
 from optimum_grail.compensators.liar import Liar
 from optimum_grail.config.building import method_options
-from optimum_grail.core.moments import Moments, Part, Statistics, TargetMoments
+from optimum_grail.core.moments import Moments, Statistics, Subset, TargetMoments
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
@@ -86,7 +86,7 @@ def test_a_dense_model_that_the_student_equals_is_the_self_target(build: Build, 
     case = build(seed)
     alone = case.problem(drift=False)
     zero = TargetMoments.zero(*case.weight.shape)
-    beside = replace(alone, statistics=Statistics(tuple(Part(part.moments, zero) for part in alone.measured.parts)))
+    beside = replace(alone, statistics=Statistics(tuple(Subset(part.moments, zero) for part in alone.measured.subsets)))
     for first, second in zip(readouts(alone, len(case.keep)), readouts(beside, len(case.keep)), strict=True):
         assert torch.equal(first[3].weight, second[3].weight), first[:2]
         assert (first[3].bias is None) == (second[3].bias is None)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimum_grail.core import moments as module
-from optimum_grail.core.moments import Moments, MomentSums, Part, Statistics, TargetMoments, TargetSums, centred
+from optimum_grail.core.moments import Moments, MomentSums, Statistics, Subset, TargetMoments, TargetSums, centred
 from optimum_grail.errors import StatisticsError
 
 SEEDS = st.integers(0, 2**20)
@@ -154,5 +154,5 @@ def test_no_rows_at_all_name_the_group() -> None:
 def test_a_target_without_held_out_part_is_that_of_the_fit_rows() -> None:
     target = TargetMoments.zero(1, 3)
     moments = Moments.of(torch.ones(2, 3))
-    assert Statistics((Part(moments, target),)).target is target
-    assert Statistics((Part(moments), Part(moments, target))).target is target, "the other has no drift"
+    assert Statistics((Subset(moments, target),)).target is target
+    assert Statistics((Subset(moments), Subset(moments, target))).target is target, "the other has no drift"

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from optimum_grail.compensators.grail_plus import GrailPlus
-from optimum_grail.core.moments import Moments, Part, Statistics, TargetMoments
+from optimum_grail.core.moments import Moments, Statistics, Subset, TargetMoments
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
@@ -126,7 +126,7 @@ def test_a_student_that_equals_the_dense_model_has_the_self_target(
     case = build(seed)
     bare = case.statistics(2, drift=False)
     zero = TargetMoments.zero(*case.weight.shape)
-    compared = Statistics(tuple(Part(part.moments, zero) for part in bare.parts))
+    compared = Statistics(tuple(Subset(part.moments, zero) for part in bare.subsets))
     results = []
     for statistics, name in ((bare, "self"), (compared, target)):
         problem = GroupProblem("g", case.units, case.weight, (), statistics, owns_bias=affine)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optimum_grail.compensators._norm import renormalised
 from optimum_grail.compensators.grail_plus import FALLBACK_RIDGE, PUBLISHED, RIDGES, Form, GrailPlus, Trial, _contest
-from optimum_grail.core.moments import Moments, Part, Statistics, TargetMoments
+from optimum_grail.core.moments import Moments, Statistics, Subset, TargetMoments
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
@@ -41,7 +41,7 @@ def problem(held: bool = True, fit_rows: int = 100, **more: Any) -> GroupProblem
 
 def equations(case: GroupProblem, part: str) -> NormalEquations:
     found = case.measured
-    parts = dict(zip(("fit", "held"), found.parts, strict=False)) | {"all": Part(found.moments, found.target)}
+    parts = dict(zip(("fit", "held"), found.subsets, strict=False)) | {"all": Subset(found.moments, found.target)}
     return NormalEquations.of(case.weight, parts[part].moments, parts[part].target, KEEP)
 
 
@@ -73,7 +73,7 @@ def test_plain_pruning_wins_where_every_fit_is_worse_on_held_out_rows() -> None:
     draw = torch.Generator().manual_seed(5)
     rows = torch.randn(4000, UNITS, generator=draw)
     zero = TargetMoments.zero(OUTPUTS, UNITS)
-    statistics = Statistics((case.measured.parts[0], Part(Moments.of(rows), zero)))
+    statistics = Statistics((case.measured.subsets[0], Subset(Moments.of(rows), zero)))
     found = GrailPlus()(dataclasses.replace(case, statistics=statistics), KEEP)
     assert found.diagnostics["chosen"] == "plain" and found.diagnostics["affine"] is False
     assert torch.equal(found.readout.weight, case.weight[:, [0, 2, 3]]) and found.readout.bias is None
@@ -120,7 +120,7 @@ def test_batch_norm_may_be_reestimated_where_that_helps() -> None:
     norm = (output.mean(0) + 0.5, 4 * output.var(0), 1e-5)
     statistics = Statistics.of(Moments.of(rows), Moments.of(rows))
     case = GroupProblem("g", UNITS, weight, (), statistics, owns_bias=True, norm=norm)
-    equations = NormalEquations.of(weight, statistics.parts[0].moments, None, KEEP)
+    equations = NormalEquations.of(weight, statistics.subsets[0].moments, None, KEEP)
     forms = list(GrailPlus(target="self")._forms(True))
     labels = [item.label for item in _contest(case, [Trial(equations, equations)], forms, "auto")]
     assert labels.count("batch-norm") == labels.count("fit") == len(RIDGES) and labels[0] == "plain"
@@ -144,12 +144,12 @@ def test_renormalising_gives_the_mean_and_variance_that_the_norm_expects() -> No
     torch.testing.assert_close(output.var(0, correction=0), var.double(), rtol=1e-3, atol=1e-4)
 
 
-def source(count: int, seed: int, tie: float) -> Part:
+def source(count: int, seed: int, tie: float) -> Subset:
     """Rows whose first dropped feature follows the first kept one by ``tie``, apart from noise."""
     draw = torch.Generator().manual_seed(seed)
     rows = torch.randn(count, UNITS, generator=draw)
     rows[:, 1] = tie * rows[:, 0] + 0.1 * rows[:, 1]
-    return Part(Moments.of(rows))
+    return Subset(Moments.of(rows))
 
 
 def test_what_holds_in_one_source_only_is_not_built_on() -> None:
@@ -186,7 +186,7 @@ def test_the_published_readout_takes_part_where_there_are_several_sources() -> N
         rows = torch.randn(400, UNITS, generator=torch.Generator().manual_seed(seed))
         rows[:, 0] += shift
         rows[:, 1] = rows[:, 0]  # what is dropped equals what is kept, in both sources
-        parts.append(Part(Moments.of(rows + 0.3 * shift)))
+        parts.append(Subset(Moments.of(rows + 0.3 * shift)))
     crossed = dataclasses.replace(case, statistics=Statistics(tuple(parts), crossed=True))
     found = GrailPlus(target="self", anchor="zero")(crossed, KEEP)
     assert found.diagnostics["chosen"] == "published" and found.readout.bias is None

@@ -8,17 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimum_grail.data.batches import (
-    MOST_PARTS,
+    MOST_SUBSETS,
     Batch,
     CalibrationData,
     collate,
     digest,
     fingerprint_text,
     fingerprint_tokens,
+    interleave,
     make_batches,
     overlap,
-    part_of,
     splits_of,
+    subset_of,
 )
 from optimum_grail.errors import DataError
 
@@ -117,6 +118,22 @@ def test_a_batch_knows_its_size() -> None:
 
 def test_sources_are_parts_where_there_are_several() -> None:
     inputs = {"input_ids": torch.ones(1, 2, dtype=torch.int64)}
-    assert [part_of(Batch(inputs, split), False) for split in ("fit", "held", "halves")] == [0, 1, None]
-    found = [part_of(Batch(inputs, "held", source=source), True) for source in range(5)]
-    assert found[:MOST_PARTS] == list(range(MOST_PARTS)) and set(found) == set(range(MOST_PARTS))
+    assert [subset_of(Batch(inputs, split), False) for split in ("fit", "held", "halves")] == [0, 1, None]
+    found = [subset_of(Batch(inputs, "held", source=source), True) for source in range(5)]
+    assert found[:MOST_SUBSETS] == list(range(MOST_SUBSETS)) and set(found) == set(range(MOST_SUBSETS))
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(1, 7))
+def test_sources_are_spread_evenly_within_every_split(counts: list[int], size: int) -> None:
+    groups = [make_batches(tokens(*[3] * n), batch_size=size, source=i) for i, n in enumerate(counts)]
+    found = interleave(groups)
+    order = ["halves", "fit", "held"]
+    assert [order.index(batch.split) for batch in found] == sorted(order.index(batch.split) for batch in found)
+    for number, group in enumerate(groups):
+        assert [batch for batch in found if batch.source == number] == list(group)
+    for split in order:
+        mine = [batch.source for batch in found if batch.split == split]
+        for number in set(mine):
+            for length in range(len(mine)):
+                due = length * mine.count(number) / len(mine)
+                assert abs(mine[:length].count(number) - due) <= len(counts)

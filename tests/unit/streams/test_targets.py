@@ -228,7 +228,7 @@ def test_padding_is_left_out_and_splits_are_kept_apart() -> None:
     features, mask = torch.randn(2, 5, 3), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     found = added(features, mask, 0)
     expected = Moments.of(features[mask.bool()])
-    (whole,) = found.parts
+    (whole,) = found.subsets
     assert whole.moments.count == 8
     torch.testing.assert_close(whole.moments.gram, expected.gram)
     assert added(features, mask, 1, held_out=False).moments.count == 8
@@ -240,7 +240,7 @@ def test_halves_are_those_of_the_real_rows(padding: int) -> None:
     mask = torch.zeros(2, 6 + padding)
     mask[0, :6] = mask[1, :3] = 1
     found = added(features, mask, None, drift)
-    one, two = found.parts
+    one, two = found.subsets
     assert one.target is not None and two.target is not None
     first = torch.cat([features[0, :3], features[1, :2]])
     second = torch.cat([features[0, 3:6], features[1, 2:3]])
@@ -248,12 +248,12 @@ def test_halves_are_those_of_the_real_rows(padding: int) -> None:
     torch.testing.assert_close(two.moments.gram, Moments.of(second).gram)
     torch.testing.assert_close(two.target.total, torch.cat([drift[0, 3:6], drift[1, 2:3]]).double().sum(0))
     whole = added(features, None, None)
-    assert len(whole.parts) == 2 and whole.moments.count == 2 * (6 + padding)
+    assert len(whole.subsets) == 2 and whole.moments.count == 2 * (6 + padding)
 
 
 def test_samples_of_one_row_cannot_be_halved() -> None:
     found = added(torch.randn(3, 1, 4), None, None, torch.randn(3, 1, 2))
-    (whole,) = found.parts
+    (whole,) = found.subsets
     assert whole.moments.count == 3 and whole.target is not None
 
 

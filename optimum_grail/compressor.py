@@ -158,9 +158,8 @@ class GrailCompressor:
         Args:
             calibration_dataset: instead of the configuration's ``dataset``; any form that that takes.
             save_directory: folder to write the checkpoint to.
-            eval_dataset: measure the dense and the compressed model on this data, by the metric of the model's task;
-                several sets by name, as in ``{"books": "books.txt", "code": rows}``, each by itself.
-            robustness: also measure classifiers and models of embeddings on damaged inputs.
+            eval_dataset: measure dense and compressed model on this, by the metric of the model's task; several sets by
+                name, as in ``{"books": "books.txt", "code": rows}``. ``robustness``: on damaged inputs as well.
             overwrite: replace a checkpoint in ``save_directory``.
             progress: told about every group; silent by default.
 
@@ -171,8 +170,7 @@ class GrailCompressor:
             raise CheckpointError("This compressor has compressed its model already. Load the dense model again.")
         if save_directory is not None:
             check_output(save_directory, overwrite, source=self.source if os.path.exists(self.source) else None)
-        progress = progress or Silent()
-        watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), progress)
+        watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), progress or Silent())
         run = compress_(self.model, self._setup(progress), calibration_dataset, watch)
         self.plan, self._layout = run.plan, run.left
         self._report = Outcome(
@@ -206,14 +204,13 @@ class GrailCompressor:
             GrailError: as :meth:`compress`.
         """
         self._comparisons(eval_dataset, robustness)
-        return forecast(self.model, self._setup(progress or Silent()), calibration_dataset)
+        return forecast(self.model, self._setup(progress), calibration_dataset)
 
     def _comparisons(self, dataset: EvaluationSets | None, robustness: bool) -> Comparisons:
-        readers = (self.tokenizer, self.processor)
-        return Comparisons.prepare(self.model, dataset, *readers, self._resolved, robustness=robustness)
+        return Comparisons.prepare(self.model, dataset, self.tokenizer, self.processor, self._resolved, robustness)
 
-    def _setup(self, progress: Progress) -> Setup:
-        return Setup(self._resolved, self.spec, self.tokenizer, self.processor, progress)
+    def _setup(self, progress: Progress | None) -> Setup:
+        return Setup(self._resolved, self.spec, self.tokenizer, self.processor, progress or Silent())
 
     def save_pretrained(
         self,

@@ -191,9 +191,8 @@ class Comparisons:
         tokenizer: Tokenizer | None,
         processor: Processor | None,
         config: GrailConfig,
-        *,
-        limit: int | None = None,
         robustness: bool = False,
+        limit: int | None = None,
     ) -> Comparisons:
         """Read all data and check that it fits the model, before any long work.
 
@@ -203,9 +202,9 @@ class Comparisons:
                 :func:`optimum_grail.evaluation.sets.named_sets` reads them; ``None``: nothing will be measured.
             tokenizer: for text.
             processor: for images.
-            config: as of :meth:`Comparison.prepare`, as is ``limit``.
-            limit: first rows only.
+            config: as of :meth:`Comparison.prepare`.
             robustness: also measure on damaged inputs.
+            limit: first rows (windows of text) only.
 
         Raises:
             DataError: the data is missing or does not fit, or ``robustness`` without data or for a metric whose inputs

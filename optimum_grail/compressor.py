@@ -21,7 +21,8 @@ from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.plan import Plan
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import CheckpointError, GrailError
-from optimum_grail.evaluation.comparison import BeforeAndAfter, Comparison
+from optimum_grail.evaluation.before_and_after import BeforeAndAfter
+from optimum_grail.evaluation.comparison import Comparisons
 from optimum_grail.hub.metadata import inherited_from
 from optimum_grail.hub.publish import Upload, push_saved
 from optimum_grail.models.intact import refuse_half_compressed
@@ -36,7 +37,7 @@ from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import Report
 
 if TYPE_CHECKING:
-    from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
+    from optimum_grail.data.foreign import DataSource, EvaluationSets, Processor, Tokenizer
 
 
 class GrailCompressor:
@@ -147,7 +148,8 @@ class GrailCompressor:
         calibration_dataset: DataSource | None = None,
         save_directory: str | Path | None = None,
         *,
-        eval_dataset: DataSource | None = None,
+        eval_dataset: EvaluationSets | None = None,
+        robustness: bool = False,
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> nn.Module:
@@ -156,7 +158,8 @@ class GrailCompressor:
         Args:
             calibration_dataset: instead of the configuration's ``dataset``; any form that that takes.
             save_directory: folder to write the checkpoint to.
-            eval_dataset: measure the dense and the compressed model on this data, by the metric of the model's task.
+            eval_dataset: measure dense and compressed model on this, by the metric of the model's task; several sets by
+                name, as in ``{"books": "books.txt", "code": rows}``. ``robustness``: on damaged inputs as well.
             overwrite: replace a checkpoint in ``save_directory``.
             progress: told about every group; silent by default.
 
@@ -167,9 +170,7 @@ class GrailCompressor:
             raise CheckpointError("This compressor has compressed its model already. Load the dense model again.")
         if save_directory is not None:
             check_output(save_directory, overwrite, source=self.source if os.path.exists(self.source) else None)
-        progress = progress or Silent()
-        comparison = self._comparison(eval_dataset)
-        watch = BeforeAndAfter(comparison, progress)
+        watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), progress or Silent())
         run = compress_(self.model, self._setup(progress), calibration_dataset, watch)
         self.plan, self._layout = run.plan, run.left
         self._report = Outcome(
@@ -178,7 +179,7 @@ class GrailCompressor:
             revision=self.revision,
             config=self._resolved,
             run=run,
-            notes=comparison.warnings(run.data),
+            notes=watch.notes,
             evaluation=watch.results,
             forward=watch.forward,
         ).report(self.model)
@@ -192,7 +193,8 @@ class GrailCompressor:
         self,
         calibration_dataset: DataSource | None = None,
         *,
-        eval_dataset: DataSource | None = None,
+        eval_dataset: EvaluationSets | None = None,
+        robustness: bool = False,
         progress: Progress | None = None,
     ) -> Forecast:
         """What :meth:`compress` would do with the same arguments: widths as far as they are known before anything is
@@ -201,14 +203,14 @@ class GrailCompressor:
         Raises:
             GrailError: as :meth:`compress`.
         """
-        self._comparison(eval_dataset)
-        return forecast(self.model, self._setup(progress or Silent()), calibration_dataset)
+        self._comparisons(eval_dataset, robustness)
+        return forecast(self.model, self._setup(progress), calibration_dataset)
 
-    def _comparison(self, dataset: DataSource | None) -> Comparison:
-        return Comparison.prepare(self.model, dataset, self.tokenizer, self.processor, self._resolved)
+    def _comparisons(self, dataset: EvaluationSets | None, robustness: bool) -> Comparisons:
+        return Comparisons.prepare(self.model, dataset, self.tokenizer, self.processor, self._resolved, robustness)
 
-    def _setup(self, progress: Progress) -> Setup:
-        return Setup(self._resolved, self.spec, self.tokenizer, self.processor, progress)
+    def _setup(self, progress: Progress | None) -> Setup:
+        return Setup(self._resolved, self.spec, self.tokenizer, self.processor, progress or Silent())
 
     def save_pretrained(
         self,

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 Measure = Callable[[nn.Module], Mapping[str, Any]]
 """``model -> results``; the figure to compare is under the sweep's ``headline``."""
+Corpora = Callable[[CalibrationData | None], Mapping[str, str | None]]
+"""Calibration data to a mark per evaluation set, see :func:`optimum_grail.evaluation.corpus.relation`."""
 FILE = "sweep.json"
 
 
@@ -82,6 +84,7 @@ class Sweep:
         measure: what to measure; ``None``: only sizes are told.
         headline: key of the figure to compare in the results of ``measure``.
         higher_is_better: of that figure.
+        corpora: which evaluation sets are of the corpus that was calibrated on; rows then say so.
         dataset: calibration data in any form; ``None``: the configuration's, or the model's own text.
         spec: the architecture map; by default the registered one of the model's type.
         tokenizer: for text calibration data.
@@ -99,6 +102,7 @@ class Sweep:
     measure: Measure | None = None
     headline: str = ""
     higher_is_better: bool = False
+    corpora: Corpora | None = None
     dataset: DataSource | None = None
     spec: ArchitectureSpec | None = None
     tokenizer: Tokenizer | None = None
@@ -137,7 +141,8 @@ class Sweep:
             GrailError: a cell is refused; those before it are kept.
         """
         path = None if folder is None else Path(folder) / name
-        identity = {"model": self._cache.model, "source": self.source, "metric": self.headline}
+        identity: dict[str, Any] = {"model": self._cache.model, "source": self.source, "metric": self.headline}
+        identity |= {} if self.corpora is None else {"evaluated": sorted(self.corpora(None))}
         found = _stored(path, identity, overwrite)
         rows = {_key(row): row for row in found.get("rows", [])}
         result = {**identity, "higher_is_better": self.higher_is_better, "versions": versions(), "rows": []}
@@ -174,6 +179,7 @@ class Sweep:
             "bytes": run.after.bytes,
             "sparsity": 1 - run.after.blocks / max(run.before.blocks, 1),
             "result": watch.result,
+            "corpus": {} if self.corpora is None else dict(self.corpora(run.data)),
             "calibration": None if run.data is None else {"sha256": run.data.sha256, "tokens": run.data.tokens},
             "standalone": run.standalone,
             "dropped": list(run.widths.dropped),
@@ -225,13 +231,14 @@ def _stored(path: Path | None, identity: Mapping[str, Any], overwrite: bool) -> 
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        ours = all(found[key] == value for key, value in identity.items()) and isinstance(found["rows"], list)
+        known = {"evaluated": identity.get("evaluated"), **found}  # older files do not name the sets
+        ours = all(known[key] == value for key, value in identity.items()) and isinstance(found["rows"], list)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{path} is no sweep that could be continued ({error!r}). Pass --overwrite.") from error
     if not ours:
         raise OutputError(
-            f"{path} holds the sweep of another model or metric ({found['source']!r}, {found['metric']!r}). Name "
-            "another folder, or pass --overwrite."
+            f"{path} holds the sweep of another model, metric or evaluation set ({found['source']!r}, "
+            f"{found['metric']!r}). Name another folder, or pass --overwrite."
         )
     return dict(found)
 

@@ -162,6 +162,11 @@ def add_base_model_flag(parser: ArgumentParser) -> None:
     )
 
 
+def add_eval_flag(parser: ArgumentParser, text: str) -> None:
+    """``--eval-dataset``, one or several."""
+    parser.add_argument("--eval-dataset", nargs="+", metavar="SRC", help=text)
+
+
 def add_loading_flags(parser: ArgumentParser) -> None:
     """How the model is loaded."""
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="Type of the weights; auto: the checkpoint's.")

@@ -116,7 +116,7 @@ def _results(report: Report, task: str | None) -> list[EvalResult]:
             dataset_type=str(row.get("dataset") or "unknown"),
             dataset_name=str(row.get("dataset") or "unknown"),
             metric_type=str(row["metric"]),
-            metric_name=str(row["metric"]),
+            metric_name=", ".join(str(row[key]) for key in ("metric", "perturbation") if row.get(key)),
             metric_value=row["compressed"],
         )
         for row in report.evaluation

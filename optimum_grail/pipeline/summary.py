@@ -106,7 +106,8 @@ class Outcome:
 
     def _datasets(self) -> tuple[str, ...]:
         parts = () if self.run.data is None else self.run.data.sources
-        return hub_data([*(part.name for part in parts), *(str(row.get("dataset")) for row in self.evaluation)])
+        evaluated = (str(row.get("source") or row.get("dataset")) for row in self.evaluation)
+        return hub_data([*(part.name for part in parts), *evaluated])
 
     def _calibration(self) -> Calibration | None:
         data = self.run.data

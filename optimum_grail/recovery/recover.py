@@ -26,7 +26,8 @@ from optimum_grail.data.batches import Batch, make_batches
 from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.selfgen import generate_self_text
 from optimum_grail.data.sources import load_calibration
-from optimum_grail.evaluation.comparison import Comparison
+from optimum_grail.errors import DataError
+from optimum_grail.evaluation.comparison import Comparison, Comparisons
 from optimum_grail.hub.card import write_card
 from optimum_grail.models.intact import evaluating
 from optimum_grail.models.precision import Precision, cast_, float32_on_cpu
@@ -100,7 +101,7 @@ def recover(
     teacher = dense if isinstance(dense, PreTrainedModel) else load_model(dense, device=device)
     student = load_model(checkpoint, device=device)
     tokenizer, processor = load_processors(checkpoint, False)
-    comparison = Comparison.prepare(student, eval_dataset, tokenizer, processor, written)
+    comparison = _comparison(student, eval_dataset, tokenizer, processor, written)
     work = target.parent / f"{target.name}.recovery"
     work.mkdir(parents=True, exist_ok=True)
     source = SELF if dataset is None and student.can_generate() else dataset
@@ -120,11 +121,33 @@ def recover(
     return report
 
 
-def _train(run: _Run, batches: tuple[Batch, ...], comparison: Comparison) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _comparison(
+    model: PreTrainedModel, dataset: Any, tokenizer: Any, processor: Any, config: GrailConfig
+) -> Comparison | None:
+    """What is measured before and after; nothing without data.
+
+    Raises:
+        DataError: several data sets, or as :meth:`Comparison.prepare`.
+    """
+    found = Comparisons.prepare(model, dataset, tokenizer, processor, config).items
+    if len(found) > 1:
+        raise DataError(f"A recovery is measured on one evaluation set, and {len(found)} are named. Choose one.")
+    return found[0] if found else None
+
+
+def _train(
+    run: _Run, batches: tuple[Batch, ...], comparison: Comparison | None
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The merged model, and what was measured before and after."""
     start = time.perf_counter()
-    dense = comparison.measure(run.teacher, "dense", run.progress)
-    compressed = comparison.measure(run.student, "compressed", run.progress)
+    measured = (
+        []
+        if comparison is None
+        else [
+            comparison.measure(model, what, run.progress).result
+            for model, what in ((run.teacher, "dense"), (run.student, "compressed"))
+        ]
+    )
     before = mean_divergence(run.teacher, run.student, batches)
     set_seed(run.recipe.seed)  # the factors' random start
     student = adapted(run.student, run.recipe.rank)
@@ -134,12 +157,12 @@ def _train(run: _Run, batches: tuple[Batch, ...], comparison: Comparison) -> tup
     merged: PreTrainedModel = student.merge_and_unload().eval()
     merged.requires_grad_(True)
     found: dict[str, Any] = {"kl_before": before, "kl_after": mean_divergence(run.teacher, merged, batches)}
-    if comparison.metric is not None and comparison.rows is not None:
-        key = comparison.metric.headline
-        after = comparison.measure(merged, "recovered", run.progress)
+    if comparison is not None:
+        (dense, compressed), key = measured, comparison.metric.headline
+        after = comparison.measure(merged, "recovered", run.progress).result
         found["evaluation"] = {
             "metric": key,
-            "dataset": comparison.rows.source,
+            "dataset": comparison.dataset,
             "higher_is_better": comparison.metric.higher_is_better,
             "dense": dense[key],
             "before": compressed[key],

@@ -93,7 +93,9 @@ class ForwardPass(TypedDict):
 
 
 class Result(TypedDict):
-    """One metric on one data set."""
+    """One metric on one data set: ``source`` is what it was read from where it has another name, ``corpus`` whether it
+    is of the calibration data's corpus, ``perturbation`` what was done to the inputs, ``agreement`` how far the
+    compressed model answers as the dense one."""
 
     metric: str
     dataset: NotRequired[str | None]
@@ -101,6 +103,10 @@ class Result(TypedDict):
     plain: NotRequired[Measured | None]
     compressed: NotRequired[Measured | None]
     protocol: NotRequired[str | None]
+    source: NotRequired[str | None]
+    corpus: NotRequired[Word | None]
+    perturbation: NotRequired[Word | None]
+    agreement: NotRequired[Mapping[Word, Measured]]
 
 
 class Before(TypedDict):

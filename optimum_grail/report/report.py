@@ -135,8 +135,9 @@ class Report:
         forward: one forward pass, dense and compressed, as :func:`optimum_grail.evaluation.stopwatch.compare_forward`
             gives it: shapes of inputs and outputs, latency, and memory where the device counts it.
         datasets: Hub ids of the data sets used.
-        evaluation: results, each with ``metric``, ``dataset``, ``dense``, ``compressed``, and ``plain`` (pruned without
-            compensation) where measured.
+        evaluation: results, one per metric, data set and perturbation: ``metric``, ``dataset``, ``dense``,
+            ``compressed``, where measured ``plain`` (pruned without compensation), and what else is in
+            :class:`optimum_grail.report.fields.Result`.
         recovery: settings of a short training after the compression, and what it changed: ``kl_before`` and
             ``kl_after`` (divergence from the dense model, nats), and ``evaluation`` with ``dense``, ``before`` and
             ``after``; empty where there was none.

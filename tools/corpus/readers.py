@@ -16,12 +16,55 @@ READERS: dict[str, Reader] = {}
 """Readers by the name that the table of sources uses: from a file's name and content to its texts."""
 
 _BLOCKS = frozenset(
-    "p div section article h1 h2 h3 h4 h5 h6 ul ol dl dt dd li table tr blockquote pre header footer main br hr".split()
+    [
+        "p",
+        "div",
+        "section",
+        "article",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "ul",
+        "ol",
+        "dl",
+        "dt",
+        "dd",
+        "li",
+        "table",
+        "tr",
+        "blockquote",
+        "pre",
+        "header",
+        "footer",
+        "main",
+        "br",
+        "hr",
+    ]
 )
 _SKIPPED_TAGS = frozenset({"script", "style", "head", "nav", "svg", "button", "form", "noscript"})
 _SKIPPED = frozenset({"nosearch", "docnav", "producttitle", "boring", "title_page", "titlepage-legal", "fancy_toc"})
-_SKIPPED |= {"nav-chapters", "nav-wrapper", "buttons", "toc", "fancy-toc1", "keywords", "indexterm", "no_print", "rule"}
-_VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
+_SKIPPED |= {
+    "menu-title",
+    "left-buttons",
+    "right-buttons",
+    "ebook",
+    "nav-chapters",
+    "nav-wrapper",
+    "buttons",
+    "toc",
+    "fancy-toc1",
+    "keywords",
+    "indexterm",
+    "no_print",
+    "rule",
+}
+_MENU = frozenset({"Download the ebook", "Small. Fast. Reliable.", "Choose any three."})
+_VOID = frozenset(
+    ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"]
+)
 
 
 def reader(function: Reader) -> Reader:
@@ -93,14 +136,15 @@ def html(name: str, data: bytes) -> Iterator[str]:
     page.feed(_decode(data))
     page.close()
     lines = [line if line.startswith("  ") else line.strip() for line in "".join(page.parts).split("\n")]
-    joined = re.sub(r"\n-\n+(?=[^\n-])", "\n- ", "\n".join(lines))
+    lines = [line for line in lines if line not in _MENU]
+    joined = re.sub(r"^-\n+(?=[^\n-])", "- ", normalize("\n".join(lines)), flags=re.MULTILINE)
     yield normalize(re.sub(r"^-$", "", joined, flags=re.MULTILINE))
 
 
 _ROLE = re.compile(r":[a-zA-Z:_-]+:`~?\.?([^`<]*?)\s*(?:<[^`>]*>)?`")
 _DIRECTIVE = re.compile(
-    r"^(?P<indent> *)\.\. (?:toctree|currentmodule|automodule|autosummary|autoclass|autofunction|automethod|figure|image"
-    r"|only|index|module|plot|raw|include|contents|ipython|sectionauthor|testsetup|container|rst-class|py:|_|\|)[^\n]*\n"
+    r"^(?P<indent> *)\.\. (?:toctree|currentmodule|auto\w+|figure|image"
+    r"|only|index|module|role|default-role|meta|sectnum|plot|raw|include|contents|ipython|sectionauthor|testsetup|container|rst-class|py:|_|\|)[^\n]*\n"
     r"(?:(?:(?P=indent) +[^\n]*)?\n)*",
     re.MULTILINE,
 )
@@ -110,6 +154,7 @@ _DIRECTIVE = re.compile(
 def rst(name: str, data: bytes) -> Iterator[str]:
     """reStructuredText without labels, tables of contents and images; mathematics stays LaTeX."""
     source = re.sub(r":math:`([^`]*)`", r"$\1$", _decode(data))
+    source = re.sub(r"^:[A-Z][\w ]*: .*\n", "", source, flags=re.MULTILINE)  # author, date, copyright
     source = _DIRECTIVE.sub("\n", source + "\n")
     source = re.sub(r"^ *\.\. math::\s*$", "", source, flags=re.MULTILINE)
     source = re.sub(r"^( *)\.\. (\w+)::", r"\1\2:", source, flags=re.MULTILINE)
@@ -126,20 +171,24 @@ def markdown(name: str, data: bytes) -> Iterator[str]:
 @reader
 def snippets(name: str, data: bytes) -> Iterator[str]:
     """A README of code snippets: each headline of the third rank with its explanation and example is one text."""
-    source = re.sub(r"</?details>|</?summary>| !\[advanced\]\([^)]*\)|<br>\[⬆ Back to top\]\(#contents\)", "", _decode(data))
+    source = re.sub(
+        r"</?details>|</?summary>| !\[advanced\]\([^)]*\)|<br>\[⬆ Back to top\]\(#contents\)", "", _decode(data)
+    )
     for part in re.split(r"^(?=### )", source, flags=re.MULTILINE)[1:]:
         if "```" in part:
             yield normalize(re.split(r"^---$", part, flags=re.MULTILINE)[0])
 
 
-_PERSONAL = re.compile(r"\S@\S|https?:|www\.|\d{3}[-. )]*\d{4}|instagram|snapchat|facebook|my name is|phone number", re.I)
+_PERSONAL = re.compile(r"@|https?:|www\.|\d{3}[-. )]*\d{4}|instagram|snapchat|facebook|my name is|phone number", re.I)
 
 
 @reader
 def chitchat(name: str, data: bytes) -> Iterator[str]:
     """Conversations of two people who typed to each other; one text each."""
     for _, conversation in sorted(json.loads(data).items()):
-        turns = [(turn[0]["sender"], " ".join(part["text"].strip() for part in turn)) for turn in conversation["messages"]]
+        turns = [
+            (turn[0]["sender"], " ".join(part["text"].strip() for part in turn)) for turn in conversation["messages"]
+        ]
         names = {sender: f"{'AB'[index % 2]}" for index, sender in enumerate(dict.fromkeys(who for who, _ in turns))}
         told = "\n".join(f"{names[sender]}: {' '.join(said.split())}" for sender, said in turns if sender in names)
         if len(names) == 2 and len(turns) >= 8 and not _PERSONAL.search(told):
@@ -183,7 +232,9 @@ def factbook_facts(name: str, data: bytes) -> Iterator[str]:
 
 def _country(page: dict[str, Any]) -> str:
     names = page.get("Government", {}).get("Country name", {})
-    return next((names[key]["text"] for key in ("conventional short form", "conventional long form") if key in names), "")
+    return next(
+        (names[key]["text"] for key in ("conventional short form", "conventional long form") if key in names), ""
+    )
 
 
 def _facts(key: str, value: Any) -> list[str]:
@@ -211,7 +262,9 @@ def jargon(name: str, data: bytes) -> Iterator[str]:
 @reader
 def metamath(name: str, data: bytes) -> Iterator[str]:
     """Theorems with the comments that explain them; the proofs' compressed letters are left out."""
-    statement = re.compile(r"\$\(\s*((?:(?!\$\)).){80,}?)\s*\$\)\s*(?:\S+ \$e \|- [^$]*\$\.\s*)*(\S+) \$p (\|- [^$]*?) \$=", re.DOTALL)
+    statement = re.compile(
+        r"\$\(\s*((?:(?!\$\)).){80,}?)\s*\$\)\s*(?:\S+ \$e \|- [^$]*\$\.\s*)*(\S+) \$p (\|- [^$]*?) \$=", re.DOTALL
+    )
     for found in statement.finditer(_decode(data)):
         comment = re.sub(r"\s+", " ", re.sub(r"\(Contributed by.*", "", found.group(1), flags=re.DOTALL))
         comment = re.sub(r"[~`] ?", "", comment).strip()

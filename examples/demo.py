@@ -180,7 +180,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     console.print("Evaluating", highlight=False)
     sample = generate_self_text(
         dense, compressor.tokenizer, num_samples=options.eval_windows, seqlen=SEQLEN, seed=options.seed + 1
-    )
+    ).ids
     texts = {"documentation": documentation(compressor.tokenizer, options.eval_windows), "sample": sample}
     models = {
         "dense": dense,

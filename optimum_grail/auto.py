@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from transformers import (
     AutoModel,
@@ -17,14 +19,21 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoModelForZeroShotImageClassification,
+    PreTrainedConfig,
 )
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from optimum_grail.checkpoints.headers import refuse_pickles, stored_weights
+from optimum_grail.checkpoints.loading import refuse_oversized
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.errors import ConfigError
 from optimum_grail.models.stock import compressed_with
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from optimum_grail.data.foreign import Processor, Tokenizer
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 """Keyword arguments that say where a model is found, and its tokenizer with it."""
@@ -37,10 +46,10 @@ class GrailAutoModel(_BaseAutoModelClass):
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
-        *model_args: Any,
+        *model_args: object,
         grail_config: GrailConfig | Mapping[str, Any] | str | Path | None = None,
-        tokenizer: Any = None,
-        processor: Any = None,
+        tokenizer: Tokenizer | None = None,
+        processor: Processor | None = None,
         allow_pickle: bool = False,
         **kwargs: Any,
     ) -> Any:
@@ -60,14 +69,14 @@ class GrailAutoModel(_BaseAutoModelClass):
             the model, in eval mode; with ``output_loading_info=True`` a pair, as from transformers.
 
         Raises:
-            CheckpointError: pickled weights; or ``grail_config`` for a checkpoint that is compressed already, unless it
-                says ``allow_recompress``.
+            CheckpointError: pickled weights; config.json asks for far more than is stored; or ``grail_config`` for a
+                checkpoint that is compressed already, unless it says ``allow_recompress``.
             ConfigError: a wrong value, or ``grail_config`` together with ``quantization_config``.
             GrailError: as :meth:`GrailCompressor.compress`.
         """
         path = str(pretrained_model_name_or_path)
-        if not allow_pickle and kwargs.get("gguf_file") is None:
-            refuse_pickles(stored_weights(path, kwargs.get("revision"), kwargs.get("token")), path, allowed=False)
+        if kwargs.get("gguf_file") is None:
+            cls._check(path, allow_pickle, kwargs)
         if grail_config is None:
             loaded = super().from_pretrained(path, *model_args, **kwargs)
             _warn_if_dense(loaded, path)
@@ -85,6 +94,18 @@ class GrailAutoModel(_BaseAutoModelClass):
             config.tokenizer, config.processor = load_processors(path, trust, **hub)
         return super().from_pretrained(path, *model_args, quantization_config=config, **kwargs)
 
+    @classmethod
+    def _check(cls, path: str, allow_pickle: bool, options: Mapping[str, Any]) -> None:
+        """Refuse pickled weights, and a config.json that asks for far more than is stored."""
+        place = {name: options[name] for name in (*HUB_OPTIONS, "subfolder") if options.get(name) is not None}
+        folder = os.path.join(path, place["subfolder"]) if "subfolder" in place else path
+        known = os.path.isdir(folder) or "subfolder" not in place  # of the Hub's, only the root's weights are looked up
+        stored = stored_weights(folder, place.get("revision"), place.get("token")) if known else None
+        refuse_pickles(stored, path, allow_pickle)
+        config, trust = options.get("config"), bool(options.get("trust_remote_code"))
+        build = functools.partial(cls.from_config, trust_remote_code=False)
+        refuse_oversized(build, path, stored, config if isinstance(config, PreTrainedConfig) else None, trust, **place)
+
 
 def as_config(value: GrailConfig | Mapping[str, Any] | str | Path) -> GrailConfig:
     """A configuration of its own from whatever a user calls one.
@@ -101,7 +122,7 @@ def as_config(value: GrailConfig | Mapping[str, Any] | str | Path) -> GrailConfi
     raise ConfigError(f"grail_config is a {type(value).__name__}; expected a GrailConfig, a dictionary or a path.")
 
 
-def _warn_if_dense(loaded: Any, path: str) -> None:
+def _warn_if_dense(loaded: PreTrainedModel | tuple[PreTrainedModel, object], path: str) -> None:
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     if compressed_with(model.config) is None:
         warnings.warn(f"{path!r} is dense, and without grail_config it was loaded as it is.", stacklevel=3)

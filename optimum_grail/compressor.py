@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,7 +21,8 @@ from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.plan import Plan
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import CheckpointError, GrailError
-from optimum_grail.evaluation.comparison import BeforeAndAfter, Comparison
+from optimum_grail.evaluation.before_and_after import BeforeAndAfter
+from optimum_grail.evaluation.comparison import Comparisons
 from optimum_grail.hub.metadata import inherited_from
 from optimum_grail.hub.publish import Upload, push_saved
 from optimum_grail.models.intact import refuse_half_compressed
@@ -34,6 +35,9 @@ from optimum_grail.pipeline.setup import Setup
 from optimum_grail.pipeline.summary import Outcome
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import Report
+
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource, EvaluationSets, Processor, Tokenizer
 
 
 class GrailCompressor:
@@ -61,8 +65,8 @@ class GrailCompressor:
         config: GrailConfig | Mapping[str, Any] | None = None,
         *,
         spec: ArchitectureSpec | None = None,
-        tokenizer: Any = None,
-        processor: Any = None,
+        tokenizer: Tokenizer | None = None,
+        processor: Processor | None = None,
         source: str | None = None,
         revision: str | None = None,
         base_model: str | None = None,
@@ -90,8 +94,8 @@ class GrailCompressor:
         model_or_path: PreTrainedModel | str | Path,
         grail_config: GrailConfig | Mapping[str, Any] | None = None,
         *,
-        tokenizer: Any = None,
-        processor: Any = None,
+        tokenizer: Tokenizer | None = None,
+        processor: Processor | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         trust_remote_code: bool = False,
@@ -141,10 +145,11 @@ class GrailCompressor:
 
     def compress(
         self,
-        calibration_dataset: Any = None,
+        calibration_dataset: DataSource | None = None,
         save_directory: str | Path | None = None,
         *,
-        eval_dataset: Any = None,
+        eval_dataset: EvaluationSets | None = None,
+        robustness: bool = False,
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> nn.Module:
@@ -153,7 +158,8 @@ class GrailCompressor:
         Args:
             calibration_dataset: instead of the configuration's ``dataset``; any form that that takes.
             save_directory: folder to write the checkpoint to.
-            eval_dataset: measure the dense and the compressed model on this data, by the metric of the model's task.
+            eval_dataset: measure dense and compressed model on this, by the metric of the model's task; several sets by
+                name, as in ``{"books": "books.txt", "code": rows}``. ``robustness``: on damaged inputs as well.
             overwrite: replace a checkpoint in ``save_directory``.
             progress: told about every group; silent by default.
 
@@ -164,9 +170,7 @@ class GrailCompressor:
             raise CheckpointError("This compressor has compressed its model already. Load the dense model again.")
         if save_directory is not None:
             check_output(save_directory, overwrite, source=self.source if os.path.exists(self.source) else None)
-        progress = progress or Silent()
-        comparison = self._comparison(eval_dataset)
-        watch = BeforeAndAfter(comparison, progress)
+        watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), progress or Silent())
         run = compress_(self.model, self._setup(progress), calibration_dataset, watch)
         self.plan, self._layout = run.plan, run.left
         self._report = Outcome(
@@ -175,7 +179,7 @@ class GrailCompressor:
             revision=self.revision,
             config=self._resolved,
             run=run,
-            notes=comparison.warnings(run.data),
+            notes=watch.notes,
             evaluation=watch.results,
             forward=watch.forward,
         ).report(self.model)
@@ -186,7 +190,12 @@ class GrailCompressor:
     quantize = compress
 
     def forecast(
-        self, calibration_dataset: Any = None, *, eval_dataset: Any = None, progress: Progress | None = None
+        self,
+        calibration_dataset: DataSource | None = None,
+        *,
+        eval_dataset: EvaluationSets | None = None,
+        robustness: bool = False,
+        progress: Progress | None = None,
     ) -> Forecast:
         """What :meth:`compress` would do with the same arguments: widths as far as they are known before anything is
         measured, time and memory. The model stays as it is, and nothing is written.
@@ -194,14 +203,14 @@ class GrailCompressor:
         Raises:
             GrailError: as :meth:`compress`.
         """
-        self._comparison(eval_dataset)
-        return forecast(self.model, self._setup(progress or Silent()), calibration_dataset)
+        self._comparisons(eval_dataset, robustness)
+        return forecast(self.model, self._setup(progress), calibration_dataset)
 
-    def _comparison(self, dataset: Any) -> Comparison:
-        return Comparison.prepare(self.model, dataset, self.tokenizer, self.processor, self._resolved)
+    def _comparisons(self, dataset: EvaluationSets | None, robustness: bool) -> Comparisons:
+        return Comparisons.prepare(self.model, dataset, self.tokenizer, self.processor, self._resolved, robustness)
 
-    def _setup(self, progress: Progress) -> Setup:
-        return Setup(self._resolved, self.spec, self.tokenizer, self.processor, progress)
+    def _setup(self, progress: Progress | None) -> Setup:
+        return Setup(self._resolved, self.spec, self.tokenizer, self.processor, progress or Silent())
 
     def save_pretrained(
         self,
@@ -261,7 +270,7 @@ class GrailCompressor:
         output: str | Path,
         *,
         base_model: PreTrainedModel | str | Path | None = None,
-        dataset: Any = None,
+        dataset: DataSource | None = None,
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from reprlib import Repr
-from typing import Any
 
 LONGEST = 1000
 """Characters of a message; the middle of a longer one is left out, so that its beginning and its remedy are read."""
@@ -21,7 +20,7 @@ _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple = 2, 4, 4, 4
 _SHORT.maxstring = _SHORT.maxother = 200
 
 
-def shorten(value: Any, limit: int = 80) -> str:
+def shorten(value: object, limit: int = 80) -> str:
     """``repr`` of ``value``, whatever its size and depth, in at most ``limit`` characters."""
     if isinstance(value, int) and abs(value) >= 10**limit:
         return f"a number of more than {limit} digits"  # Python itself refuses to write very long ones

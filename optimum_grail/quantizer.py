@@ -7,7 +7,6 @@ model that can be cast, trained, and quantized in its turn.
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from transformers import PreTrainedModel
 from transformers.quantizers.base import HfQuantizer
@@ -31,7 +30,7 @@ class GrailHfQuantizer(HfQuantizer):
 
     quantization_config: GrailConfig
 
-    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
+    def validate_environment(self, *args: object, **kwargs: object) -> None:
         """Misspelt methods are told before any weight is read; so is a checkpoint that names us as its quantizer."""
         if self.pre_quantized:
             raise CheckpointError(
@@ -40,11 +39,11 @@ class GrailHfQuantizer(HfQuantizer):
             )
         self.quantization_config.methods()
 
-    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: object) -> None:
         if not self.quantization_config.allow_recompress:
             refuse_compressed(model, model.name_or_path)
 
-    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: object) -> None:
         free_slot_(self, model)
         config = self.quantization_config
         tokenizer, processor = config.tokenizer, config.processor

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from typing import Any, Generic, TypeVar
 
 from optimum_grail.errors import ConfigError, UnknownNameError
@@ -22,9 +23,15 @@ def files_of(package: str) -> list[str]:
     return [module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_")]
 
 
+@cache
+def installed_points(group: str) -> EntryPoints:
+    """What :func:`importlib.metadata.entry_points` finds, read once per process: it goes through every distribution."""
+    return entry_points(group=group)
+
+
 def points_of(package: str) -> dict[str, Callable[[], Any]]:
     """What other distributions offer for a package: names of their entry points, and functions that import them."""
-    return {point.name: point.load for point in entry_points(group=package)}
+    return {point.name: point.load for point in installed_points(package)}
 
 
 class Registry(Generic[T]):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -24,7 +24,7 @@ from optimum_grail.data.content import content_key
 from optimum_grail.data.request import DataRequest
 from optimum_grail.errors import GrailError, OutputError
 from optimum_grail.models.intact import evaluating, refuse_half_compressed
-from optimum_grail.models.precision import Precision, float32_on_cpu
+from optimum_grail.models.precision import float32_on_cpu
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.size import Size
 from optimum_grail.models.stock import refuse_compressed
@@ -34,8 +34,13 @@ from optimum_grail.report.environment import hardware, versions
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.survey.cache import StatisticsCache
 
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
+
 Measure = Callable[[nn.Module], Mapping[str, Any]]
 """``model -> results``; the figure to compare is under the sweep's ``headline``."""
+Corpora = Callable[[CalibrationData | None], Mapping[str, str | None]]
+"""Calibration data to a mark per evaluation set, see :func:`optimum_grail.evaluation.corpus.relation`."""
 FILE = "sweep.json"
 
 
@@ -79,6 +84,7 @@ class Sweep:
         measure: what to measure; ``None``: only sizes are told.
         headline: key of the figure to compare in the results of ``measure``.
         higher_is_better: of that figure.
+        corpora: which evaluation sets are of the corpus that was calibrated on; rows then say so.
         dataset: calibration data in any form; ``None``: the configuration's, or the model's own text.
         spec: the architecture map; by default the registered one of the model's type.
         tokenizer: for text calibration data.
@@ -96,10 +102,11 @@ class Sweep:
     measure: Measure | None = None
     headline: str = ""
     higher_is_better: bool = False
-    dataset: Any = None
+    corpora: Corpora | None = None
+    dataset: DataSource | None = None
     spec: ArchitectureSpec | None = None
-    tokenizer: Any = None
-    processor: Any = None
+    tokenizer: Tokenizer | None = None
+    processor: Processor | None = None
     source: str = ""
     stats_cache: str | Path | None = None
     progress: Progress = field(default_factory=Silent)
@@ -134,7 +141,8 @@ class Sweep:
             GrailError: a cell is refused; those before it are kept.
         """
         path = None if folder is None else Path(folder) / name
-        identity = {"model": self._cache.model, "source": self.source, "metric": self.headline}
+        identity: dict[str, Any] = {"model": self._cache.model, "source": self.source, "metric": self.headline}
+        identity |= {} if self.corpora is None else {"evaluated": sorted(self.corpora(None))}
         found = _stored(path, identity, overwrite)
         rows = {_key(row): row for row in found.get("rows", [])}
         result = {**identity, "higher_is_better": self.higher_is_better, "versions": versions(), "rows": []}
@@ -154,7 +162,7 @@ class Sweep:
         return result
 
     def _dense(self) -> dict[str, Any]:
-        size = Size.of(self.model, resolve(self.model, self.spec), Precision.of(self.model).main)
+        size = Size.of(self.model, resolve(self.model, self.spec))
         with evaluating(self.model), float32_on_cpu(self.model):
             return {"parameters": size.parameters, "bytes": size.bytes, "result": self._measured(self.model)}
 
@@ -171,6 +179,7 @@ class Sweep:
             "bytes": run.after.bytes,
             "sparsity": 1 - run.after.blocks / max(run.before.blocks, 1),
             "result": watch.result,
+            "corpus": {} if self.corpora is None else dict(self.corpora(run.data)),
             "calibration": None if run.data is None else {"sha256": run.data.sha256, "tokens": run.data.tokens},
             "standalone": run.standalone,
             "dropped": list(run.widths.dropped),
@@ -222,13 +231,14 @@ def _stored(path: Path | None, identity: Mapping[str, Any], overwrite: bool) -> 
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        ours = all(found[key] == value for key, value in identity.items()) and isinstance(found["rows"], list)
+        known = {"evaluated": identity.get("evaluated"), **found}  # older files do not name the sets
+        ours = all(known[key] == value for key, value in identity.items()) and isinstance(found["rows"], list)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{path} is no sweep that could be continued ({error!r}). Pass --overwrite.") from error
     if not ours:
         raise OutputError(
-            f"{path} holds the sweep of another model or metric ({found['source']!r}, {found['metric']!r}). Name "
-            "another folder, or pass --overwrite."
+            f"{path} holds the sweep of another model, metric or evaluation set ({found['source']!r}, "
+            f"{found['metric']!r}). Name another folder, or pass --overwrite."
         )
     return dict(found)
 

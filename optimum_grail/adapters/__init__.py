@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -27,14 +28,17 @@ from optimum_grail.data.batches import Batch
 from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.sources import load_calibration
 from optimum_grail.errors import ArchitectureError, CheckpointError
+from optimum_grail.models.intact import evaluating
 from optimum_grail.models.layout import Layout
-from optimum_grail.models.precision import cast_
+from optimum_grail.models.precision import Precision, cast_
 from optimum_grail.models.resolve import resolve
 from optimum_grail.report.progress import Progress
 from optimum_grail.report.report import Report
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
+
+    from optimum_grail.data.foreign import DataSource
 
 
 def convert_adapter(
@@ -43,10 +47,10 @@ def convert_adapter(
     checkpoint: str | Path,
     *,
     base_model: PreTrainedModel | str | Path | None = None,
-    dataset: Any = None,
+    dataset: DataSource | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-    **settings: Any,
+    **settings: object,
 ) -> None:
     """Write a LoRA adapter for the compressed ``checkpoint``, made from one that was trained on its dense model.
 
@@ -54,7 +58,7 @@ def convert_adapter(
         adapter: folder or Hub id of the adapter.
         output: folder to write; complete or absent.
         checkpoint: folder of the compressed model, with its plan.
-        base_model: the dense model; by default the one that the checkpoint's report names.
+        base_model: the dense model; by default the one that the checkpoint's report names. A module is left as it was.
         dataset: any form of calibration data, best of the adapter's task; by default the dense model with the adapter
             writes its own where it can, else the checkpoint's own source is read again.
         overwrite: replace an adapter in ``output``.
@@ -78,11 +82,11 @@ def convert_adapter(
     written.update(**settings, label_column=None)
     report = Report.load(checkpoint)
     source = base_model if base_model is not None else report.model
-    with staged_folder(output, overwrite) as folder:
+    with staged_folder(output, overwrite) as folder, ExitStack() as after:
         dense = source if isinstance(source, PreTrainedModel) else load_model(source)
         tokenizer, processor = load_processors(checkpoint, False)
         layout = resolve(dense)
-        adapted = _attach(dense, adapter)
+        adapted = after.enter_context(_attached(dense, adapter))
         touched = _touched(layout, reductions)
         moves = _moves(layout, report, config)
         before = get_peft_model_state_dict(adapted)
@@ -123,6 +127,22 @@ def _adapter_config(adapter: str | Path) -> PeftConfig:
                 "(merge_and_unload) and compress that."
             )
     return config
+
+
+@contextmanager
+def _attached(dense: PreTrainedModel, adapter: str | Path) -> Iterator[PeftModel]:
+    """The dense model with the adapter, in eval mode; afterwards ``dense`` is what it was, dtypes and all."""
+    trained = [(parameter, parameter.requires_grad) for parameter in dense.parameters()]
+    with evaluating(dense):
+        adapted = _attach(dense, adapter)
+        precision = Precision.of(dense)
+        try:
+            yield adapted
+        finally:
+            precision.restore_(dense)
+            adapted.unload()
+            for parameter, wanted in trained:
+                parameter.requires_grad_(wanted)
 
 
 def _attach(dense: PreTrainedModel, adapter: str | Path) -> PeftModel:

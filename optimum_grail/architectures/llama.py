@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from optimum_grail.architectures._tiny import seeded
 from optimum_grail.core.spec import ArchitectureSpec, Heads, Mlp, always
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
-def divides_hidden_size(config: Any, values: Mapping[str, int]) -> bool:
+
+def divides_hidden_size(config: PreTrainedConfig, values: Mapping[str, int]) -> bool:
     """LlamaConfig refuses a number of heads that does not divide ``hidden_size``, whatever ``head_dim`` says."""
     return bool(config.hidden_size % values["num_attention_heads"] == 0)
 

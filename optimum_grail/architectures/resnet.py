@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from optimum_grail.architectures._tiny import seeded
 from optimum_grail.core.spec import ArchitectureSpec, Conv
 
 
-def _tiny(**config: Any) -> nn.Module:
+def _tiny(**config: object) -> nn.Module:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     return seeded(lambda: ResNetForImageClassification(ResNetConfig(embedding_size=8, num_labels=5, **config)))

@@ -45,6 +45,11 @@ def stored_weights(path: str | Path, revision: str | None = None, token: str | b
     return found or _of_hub(str(path), revision, token)
 
 
+def local_weights(path: str | Path) -> Stored | None:
+    """The weights of a folder as of :func:`stored_weights`; ``None`` for a model of the Hub, which is not asked."""
+    return stored_weights(path) if os.path.isdir(path) else None
+
+
 def refuse_pickles(stored: Stored | None, path: str | Path, allowed: bool) -> None:
     """Refuse weights that are pickled, unless they are ``allowed`` by name.
 

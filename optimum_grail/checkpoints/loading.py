@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optimum_grail.checkpoints.headers import Stored, refuse_pickles, stored_weights
-from optimum_grail.checkpoints.skeleton import build_skeleton, check_numbers, check_size
+from optimum_grail.checkpoints.headers import Stored, local_weights, refuse_pickles, stored_weights
+from optimum_grail.checkpoints.skeleton import check_numbers, weighed_skeleton
 from optimum_grail.errors import ArchitectureError, CheckpointError, ConfigError, GrailError, shorten
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -25,14 +31,10 @@ def load_config(
     Raises:
         CheckpointError: missing, out of reach or unreadable.
     """
-    from transformers import AutoConfig, PreTrainedConfig
-
     folder = _folder(path)
-    place: dict[str, Any] = {"revision": revision or "main", "token": token}
+    stored = stored_weights(path, revision, token) if os.path.isdir(folder) else None
     try:
-        values, _ = PreTrainedConfig.get_config_dict(str(path), **place)
-        check_numbers(values, stored_weights(path, revision, token) if os.path.isdir(folder) else None, path)
-        return AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code, **place)
+        return _read_config(path, stored, trust_remote_code, revision=revision or "main", token=token)
     except (GrailError, MemoryError):
         raise
     except Exception as error:  # every configuration class has its own ways to fail on wrong values
@@ -45,6 +47,15 @@ def load_config(
             f"{str(path)!r} is neither a local folder nor a model that the Hub gives ({_reason(error)}). "
             "Check the id, the network, and HF_TOKEN if the model is private."
         ) from error
+
+
+def _read_config(path: str | Path, stored: Stored | None, trust_remote_code: bool, **place: Any) -> Any:
+    """The configuration, whose counts are compared with what is stored before its class sees them."""
+    from transformers import AutoConfig, PreTrainedConfig
+
+    values, _ = PreTrainedConfig.get_config_dict(str(path), **place)
+    check_numbers(values, stored, path)
+    return AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code, **place)
 
 
 def _folder(path: str | Path) -> Path:
@@ -64,7 +75,9 @@ def _folder(path: str | Path) -> Path:
     return folder
 
 
-def model_class(config: Any, trust_remote_code: bool = False) -> Any:
+def model_class(
+    config: PreTrainedConfig, trust_remote_code: bool = False
+) -> type[PreTrainedModel | _BaseAutoModelClass]:
     """The class named in ``config.architectures``.
 
     Returns:
@@ -187,12 +200,12 @@ def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
 
     config = load_config(path, trust_remote_code)
     kind = model_class(config, trust_remote_code)
-    stored = stored_weights(path) if os.path.isdir(path) else None
+    stored = local_weights(path)
     try:
         if not issubclass(kind, PreTrainedModel):
             with torch.device("meta"):
                 return kind.from_config(config, trust_remote_code=trust_remote_code)
-        return _weighed(kind, config, stored, path)
+        return weighed_skeleton(kind, config, stored, path)
     except (GrailError, MemoryError):
         raise
     except Exception as error:  # whatever a class makes of wrong values: zero heads, words for numbers, ...
@@ -202,26 +215,49 @@ def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
         ) from error
 
 
-def _weigh(kind: Any, config: Any, stored: Stored | None, path: str | Path) -> None:
+def refuse_oversized(
+    build: Callable[[PreTrainedConfig], PreTrainedModel],
+    path: str | Path,
+    stored: Stored | None,
+    config: PreTrainedConfig | None = None,
+    trust_remote_code: bool = False,
+    **place: Any,
+) -> None:
+    """Refuse a checkpoint that asks for far more than is stored, before transformers loads it; and nothing else.
+
+    Args:
+        build: makes the model from its configuration, such as the ``from_config`` of an auto class.
+        path: folder or Hub id.
+        stored: the weights that shall go into it, if known.
+        config: its configuration; read from ``path`` by default. It is not changed.
+        trust_remote_code: let transformers run code of the repository to read the configuration.
+        place: where the configuration is: ``revision``, ``subfolder`` and the like.
+
+    Raises:
+        CheckpointError: counts, parts or bytes out of proportion.
+    """
+    try:
+        if config is None:
+            config = _read_config(path, stored, trust_remote_code, **place)
+        weighed_skeleton(build, copy.deepcopy(config), stored, path)
+    except (GrailError, MemoryError):
+        raise
+    except Exception:  # whatever it is, loading meets it too and says it, or knows better
+        return
+
+
+def _weigh(kind: type, config: PreTrainedConfig, stored: Stored | None, path: str | Path) -> None:
     """Refuse what asks for far more than is stored, and nothing else: loading has the last word. A class of the
     repository's own, which runs only where that is trusted, is not weighed."""
     from transformers import PreTrainedModel
 
     if issubclass(kind, PreTrainedModel):
         try:
-            _weighed(kind, config, stored, path)
+            weighed_skeleton(kind, config, stored, path)
         except (GrailError, MemoryError):
             raise
         except Exception:  # loading fails for the same reason and says it, or knows how to build it all the same
             return
-
-
-def _weighed(kind: Any, config: Any, stored: Stored | None, path: str | Path) -> Any:
-    """The model without storage, compared with what is stored."""
-    skeleton = build_skeleton(kind, config, stored, path)
-    if stored is not None and stored.bytes:
-        check_size(skeleton, stored, path)
-    return skeleton
 
 
 def _refuse_misfit(path: str | Path, misfits: list[tuple[str, Any, Any]]) -> None:

@@ -75,6 +75,6 @@ def _is_reduction(assignment: torch.Tensor, weight: torch.Tensor) -> bool:
     return inside and weight.shape == assignment.shape and bool(torch.isfinite(weight.double()).all())
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write ``value`` as indented JSON."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

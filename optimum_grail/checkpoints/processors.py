@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optimum_grail.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import AutoImageProcessor, AutoTokenizer
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "tekken.json")
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
-def load_processors(path: str | Path, trust_remote_code: bool = False, **hub: Any) -> tuple[Any, Any]:
+def load_processors(path: str | Path, trust_remote_code: bool = False, **hub: object) -> tuple[Any, Any]:
     """Tokenizer and image processor that belong to a model.
 
     Args:
@@ -35,7 +38,13 @@ def load_processors(path: str | Path, trust_remote_code: bool = False, **hub: An
     )
 
 
-def _load_one(auto: Any, path: str | Path, files: tuple[str, ...], trust: bool, options: dict[str, Any]) -> Any:
+def _load_one(
+    auto: type[AutoTokenizer | AutoImageProcessor],
+    path: str | Path,
+    files: tuple[str, ...],
+    trust: bool,
+    options: dict[str, Any],
+) -> Any:
     folder = Path(path)
     local = os.path.isdir(folder)
     present = [name for name in files if os.path.isfile(folder / name)]

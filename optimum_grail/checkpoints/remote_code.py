@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -21,6 +21,9 @@ from transformers import PreTrainedModel
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.headless import Headless
 from optimum_grail.models.stock import sub_configs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 MODULE = "modeling_grail"
 CODE_FILE = f"{MODULE}.py"
@@ -79,19 +82,19 @@ def differences(model: PreTrainedModel) -> dict[str, Difference]:
     }
 
 
-def auto_classes(kind: type[PreTrainedModel], config: Any) -> list[str]:
+def auto_classes(kind: type[PreTrainedModel], config: PreTrainedConfig) -> list[str]:
     """Names of the auto classes that build ``kind`` from ``config``."""
     names = [name for name in dir(transformers) if name.startswith("AutoModel")]
     mappings = {name: getattr(getattr(transformers, name), "_model_mapping", None) for name in names}
     return [name for name, mapping in mappings.items() if mapping is not None and _builds(mapping, config, kind)]
 
 
-def _builds(mapping: Mapping[Any, Any], config: Any, kind: type) -> bool:
+def _builds(mapping: Mapping[Any, Any], config: PreTrainedConfig, kind: type) -> bool:
     built = mapping.get(type(config), None)
     return kind in built if isinstance(built, tuple | list) else built is kind
 
 
-def _forget_(config: Any) -> None:
+def _forget_(config: PreTrainedConfig) -> None:
     """Remove the tables of widths from ``config`` and its sub-configs."""
     vars(config).pop("grail_config", None)
     for child in sub_configs(config):

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,6 +23,9 @@ from torch.nn.modules.module import (
 
 from optimum_grail.checkpoints.headers import Stored
 from optimum_grail.errors import CheckpointError, shorten
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 LAYERS = 1000
 """Layers that any model may have, whatever is stored; more need a stored tensor each."""
@@ -77,11 +80,16 @@ def check_numbers(values: Mapping[str, Any], stored: Stored | None, path: str | 
                 )
 
 
-def build_skeleton(kind: Any, config: Any, stored: Stored | None, path: str | Path) -> Any:
-    """Build ``kind`` without storage for its weights, and stop if it has far more parts than are stored.
+def build_skeleton(
+    build: Callable[[PreTrainedConfig], PreTrainedModel],
+    config: PreTrainedConfig,
+    stored: Stored | None,
+    path: str | Path,
+) -> PreTrainedModel:
+    """Build a model without storage for its weights, and stop if it has far more parts than are stored.
 
     Args:
-        kind: a class of transformers.
+        build: a class of transformers, or what else makes a model of a configuration.
         config: its configuration.
         stored: the weights that shall go into it, if known.
         path: for the message.
@@ -95,7 +103,20 @@ def build_skeleton(kind: Any, config: Any, stored: Stored | None, path: str | Pa
     """
     most = PARTS + PARTS_PER_TENSOR * len(stored.shapes) if stored and stored.shapes else PARTS_UNKNOWN
     with torch.device("meta"), _at_most(most, path):
-        return kind(config)
+        return build(config)
+
+
+def weighed_skeleton(
+    build: Callable[[PreTrainedConfig], PreTrainedModel],
+    config: PreTrainedConfig,
+    stored: Stored | None,
+    path: str | Path,
+) -> PreTrainedModel:
+    """:func:`build_skeleton` and then, where it is known what is stored, :func:`check_size`; errors as of both."""
+    skeleton = build_skeleton(build, config, stored, path)
+    if stored is not None and stored.bytes:
+        check_size(skeleton, stored, path)
+    return skeleton
 
 
 def check_size(skeleton: nn.Module, stored: Stored, path: str | Path) -> None:
@@ -133,7 +154,7 @@ def _at_most(parts: int, path: str | Path) -> Iterator[None]:
     """Count the modules and parameters that this thread registers, and stop at ``parts``."""
     thread, count = threading.get_ident(), 0
 
-    def counted(module: nn.Module, name: str, part: Any) -> None:
+    def counted(module: nn.Module, name: str, part: object) -> None:
         """Called by torch for every part."""
         nonlocal count
         if threading.get_ident() != thread:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from optimum_grail.commands._interrupt import INTERRUPTED, NOTHING_WRITTEN, interruptible
+from optimum_grail.config.mixture import Mixture
+from optimum_grail.config.options import BY_NAME
 from optimum_grail.config.values import Option
 from optimum_grail.errors import GrailError, nearest
 
@@ -160,6 +162,11 @@ def add_base_model_flag(parser: ArgumentParser) -> None:
     )
 
 
+def add_eval_flag(parser: ArgumentParser, text: str) -> None:
+    """``--eval-dataset``, one or several."""
+    parser.add_argument("--eval-dataset", nargs="+", metavar="SRC", help=text)
+
+
 def add_loading_flags(parser: ArgumentParser) -> None:
     """How the model is loaded."""
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="Type of the weights; auto: the checkpoint's.")
@@ -193,11 +200,25 @@ def add_option(group: argparse._ArgumentGroup, option: Option) -> None:
         group.add_argument(option.flag, action=argparse.BooleanOptionalAction, **settings)
     elif option.kind == "flag":
         group.add_argument(option.flag, action="store_true", **settings)
+    elif option.kind == "data":
+        group.add_argument(option.flag, nargs="+", action=Sources, metavar=METAVARS["data"], **settings)
     else:
         if option.kind == "patterns":
             settings["nargs"] = "+"
         metavar = "|".join(option.choices) or METAVARS[option.kind]
         group.add_argument(option.flag, type=reader(option), metavar=metavar, **settings)
+
+
+class Sources(argparse.Action):
+    """Keeps a single source as it is spelled, and several as the mapping that a configuration takes."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: Any = None) -> None:
+        """Read the words; what is wrong with them becomes an error of the command line."""
+        try:
+            spelled = values[0] if len(values) == 1 else Mixture.of_words(values).to_mapping()
+            setattr(namespace, self.dest, BY_NAME["dataset"].check(spelled))
+        except GrailError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
 
 
 NUMBERS = ("fraction", "amount", "share", "count", "seed", "parameters", "bytes")
@@ -213,7 +234,7 @@ METAVARS: Mapping[str, str] = {
     "patterns": "LAYER",
     "method": "NAME[:k=v,...]",
     "text": "NAME",
-    "data": "SRC",
+    "data": "SRC[:WEIGHT]",
 }
 
 

@@ -12,6 +12,7 @@ from optimum.commands.base import BaseOptimumCLICommand
 from optimum_grail.checkpoints.output import check_output
 from optimum_grail.commands._shared import (
     add_base_model_flag,
+    add_eval_flag,
     add_loading_flags,
     add_model_flag,
     add_option,
@@ -32,6 +33,8 @@ EXAMPLES = """\
       a fifth of the blocks' parameters; the model writes its own calibration text
   optimum-cli grail compress -m MODEL -o small --sparsity 0.3 --dataset corpus.txt --eval-dataset test.txt
       calibrate on your own text, print perplexity before and after
+  optimum-cli grail compress -m MODEL -o small --dataset general:2 self:1 corpus.txt:1
+      several sources share the calibration samples by weight
   optimum-cli grail compress -m google/vit-base-patch16-224 -o small --dataset photos/ --ffn-sparsity 0.7
       drop 70 % of the feed-forward channels and leave the heads whole
   optimum-cli grail compress -m MODEL -o small --preset grail --compensator grail:ridge=0.01
@@ -61,7 +64,12 @@ class CompressCommand(BaseOptimumCLICommand):
             metavar="FILE",
             help="JSON or YAML with any of the fields below, or the report or folder of an earlier run; flags win.",
         )
-        parser.add_argument("--eval-dataset", metavar="SRC", help="Evaluate before and after on this data.")
+        add_eval_flag(parser, "Evaluate before and after on this data, on each of several sets by itself.")
+        parser.add_argument(
+            "--robustness",
+            action="store_true",
+            help="Evaluate on damaged inputs as well: mistyped texts; noisy, blurred, JPEG-compressed images.",
+        )
         parser.add_argument(
             "--dry-run", action="store_true", help="Tell what would go, the time and the memory; write nothing."
         )
@@ -83,6 +91,7 @@ class CompressCommand(BaseOptimumCLICommand):
             args = self.args
             target = check_output(args.output, args.overwrite, source=args.model)
             from optimum_grail.compressor import GrailCompressor
+            from optimum_grail.evaluation.sets import by_spelling
             from optimum_grail.report.progress import RichProgress
             from optimum_grail.report.table import print_report
 
@@ -96,15 +105,16 @@ class CompressCommand(BaseOptimumCLICommand):
                 allow_pickle=args.allow_pickle,
                 base_model=args.base_model,
             )
+            measured = {"eval_dataset": by_spelling(args.eval_dataset), "robustness": args.robustness}
             progress = RichProgress()
             if args.dry_run:
-                found = compressor.forecast(eval_dataset=args.eval_dataset, progress=progress)
+                found = compressor.forecast(**measured, progress=progress)
                 for line in found.lines():
                     out.console.print(line, markup=False, highlight=False, soft_wrap=True)
                 out.result = {"output": None, "forecast": found.to_dict()}
                 return
             try:
-                compressor.compress(eval_dataset=args.eval_dataset, progress=progress)
+                compressor.compress(**measured, progress=progress)
             finally:
                 progress.finish()
             compressor.save_pretrained(
@@ -119,15 +129,15 @@ def _configuration(args: Namespace) -> GrailConfig:
     """What flags and file ask for; a misspelt method or path is told before the model is loaded."""
     from optimum_grail.config.config import GrailConfig
     from optimum_grail.config.recipe import read_recipe
-    from optimum_grail.data.rows import check_path
+    from optimum_grail.data.parts import check_sources
+    from optimum_grail.evaluation.sets import check_sets
 
     config = GrailConfig.from_dict(settings(args, read_recipe(args.config) if args.config else {}))
     config.methods()
     if args.config and isinstance(config.dataset, str) and DESCRIBED.fullmatch(config.dataset):
         raise ConfigError(f"The run of {args.config} had data in memory ({config.dataset}). Name some with --dataset.")
-    for source in (config.dataset, args.eval_dataset):
-        if isinstance(source, str):
-            check_path(source)
+    check_sources(config.dataset)
+    check_sets(args.eval_dataset)
     return config
 
 

@@ -34,12 +34,14 @@ class InspectCommand(BaseOptimumCLICommand):
             from rich.table import Table
             from rich.text import Text
 
+            from optimum_grail.checkpoints.headers import local_weights
             from optimum_grail.checkpoints.loading import load_skeleton
             from optimum_grail.commands._inspection import inspect_model
 
             model = load_skeleton(self.args.model, self.args.trust_remote_code)
             found = inspect_model(model)
-            out.result = {"model": self.args.model, **found}
+            compared = local_weights(self.args.model) is not None
+            out.result = {"model": self.args.model, "compared_with_weights": compared, **found}
             table = Table(title=Text(f"{found['class']}: what can shrink"), title_justify="left")
             parts = len({row["stack"] for row in found["families"]}) > 1
             for heading in ("part", *HEADINGS) if parts else HEADINGS:
@@ -47,7 +49,7 @@ class InspectCommand(BaseOptimumCLICommand):
             for row in found["families"]:
                 table.add_row(*map(Text, [row["stack"] or "model", *_cells(row)] if parts else _cells(row)))
             out.console.print(table)
-            for line in _lines(found):
+            for line in _lines(found, compared):
                 out.console.print(line, markup=False, highlight=False)
 
 
@@ -70,8 +72,8 @@ def _widths(widths: list[int], units: int) -> str:
     return ", ".join(map(str, widths[:LISTED])) + (", ..." if len(widths) > LISTED else "")
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    """What a person should know besides the table."""
+def _lines(found: dict[str, Any], compared: bool) -> list[str]:
+    """What a person should know besides the table; ``compared``: whether weights were there to compare sizes with."""
     share = found["block_parameters"] / found["parameters"]
     return [
         f"{found['parameters']:,} parameters, {found['block_parameters']:,} ({share:.1%}) of them inside the blocks.",
@@ -82,4 +84,5 @@ def _lines(found: dict[str, Any]) -> list[str]:
         "--round-to 32 sees to it for FFN and convolution channels. GPTQ and AWQ want 128 as a rule.",
         "Plain transformers: widths, the same in every layer, that its config can say.",
         *(["This checkpoint is compressed already."] if found["compressed"] else []),
+        *([] if compared else ["Sizes are as config.json declares them: no weights were there to compare them with."]),
     ]

@@ -5,13 +5,17 @@ from __future__ import annotations
 import inspect
 import sys
 from argparse import ArgumentParser
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optimum.commands.base import BaseOptimumCLICommand
 
 from optimum_grail.commands._shared import add_output_flags, describe, session
 from optimum_grail.config.presets import presets
 from optimum_grail.core.preset import Preset
+
+if TYPE_CHECKING:
+    from optimum_grail.core.contracts import Allocation, Compensator, Selector
+    from optimum_grail.core.spec import ArchitectureSpec
 
 TOPICS = ("presets", "selectors", "compensators", "allocations", "architectures")
 EXAMPLES = """\
@@ -73,7 +77,9 @@ def _preset(preset: Preset) -> dict[str, Any]:
     }
 
 
-def _method(name: str, entry: Any, options: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+def _method(
+    name: str, entry: type[Selector | Compensator | Allocation], options: dict[str, tuple[Any, Any]]
+) -> dict[str, Any]:
     needs = sorted(entry().needs)
     return {
         "name": name,
@@ -83,7 +89,7 @@ def _method(name: str, entry: Any, options: dict[str, tuple[Any, Any]]) -> dict[
     }
 
 
-def _architecture(name: str, spec: Any) -> dict[str, Any]:
+def _architecture(name: str, spec: ArchitectureSpec) -> dict[str, Any]:
     module = sys.modules.get(getattr(spec.example, "__module__", ""))
     return {
         "name": name,
@@ -92,13 +98,13 @@ def _architecture(name: str, spec: Any) -> dict[str, Any]:
     }
 
 
-def summary_of(item: Any) -> str:
+def summary_of(item: object) -> str:
     """First paragraph of the documentation of a class or module, on one line; empty if it has none."""
     text = (inspect.getdoc(item) or "") if item is not None else ""
     return " ".join(text.partition("\n\n")[0].split()).replace("``", "")
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={item}" for key, item in value.items()) or "-"
     return str(value)

@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from optimum.commands.base import BaseOptimumCLICommand
 
 from optimum_grail.checkpoints.output import check_output
-from optimum_grail.commands._shared import add_output_flags, describe, reader, session
+from optimum_grail.commands._shared import METAVARS, Sources, add_output_flags, describe, reader, session
 from optimum_grail.config.options import BY_NAME
 
 EXAMPLES = """\
@@ -40,7 +40,9 @@ class RecoverCommand(BaseOptimumCLICommand):
             "--overwrite", action="store_true", help="Replace a checkpoint that is in --output already."
         )
         parser.add_argument("--base-model", metavar="MODEL", help="The dense model; by default the report's.")
-        parser.add_argument("--dataset", metavar="SRC", help=BY_NAME["dataset"].help)
+        parser.add_argument(
+            "--dataset", nargs="+", action=Sources, metavar=METAVARS["data"], help=BY_NAME["dataset"].help
+        )
         parser.add_argument("--eval-dataset", metavar="SRC", help="Evaluate before and after on this data.")
         parser.add_argument("--device", metavar="DEVICE", help="Torch device, for example cuda:0; by default chosen.")
         for flag, text in COUNTS.items():

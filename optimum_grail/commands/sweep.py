@@ -8,6 +8,7 @@ from pathlib import Path
 from optimum.commands.base import BaseOptimumCLICommand
 
 from optimum_grail.commands._shared import (
+    add_eval_flag,
     add_loading_flags,
     add_model_flag,
     add_option,
@@ -55,7 +56,7 @@ class SweepCommand(BaseOptimumCLICommand):
             metavar="NAME",
             help=f"Methods (`grail list presets`; default {DEFAULT_PRESET}).",
         )
-        parser.add_argument("--eval-dataset", metavar="SRC", help="Measure every model on this data.")
+        add_eval_flag(parser, "Measure every model on this data, on each of several sets by itself.")
         parser.add_argument(
             "--eval-samples",
             type=reader(BY_NAME["num_samples"], "eval_samples"),
@@ -79,28 +80,29 @@ class SweepCommand(BaseOptimumCLICommand):
             from optimum_grail.checkpoints.loading import load_model
             from optimum_grail.checkpoints.processors import load_processors
             from optimum_grail.config.config import GrailConfig
-            from optimum_grail.data.rows import check_path
-            from optimum_grail.evaluation.comparison import Comparison
+            from optimum_grail.data.parts import check_sources
+            from optimum_grail.evaluation.comparison import Comparisons
+            from optimum_grail.evaluation.sets import by_spelling, check_sets
             from optimum_grail.report.progress import RichProgress
             from optimum_grail.report.sweep_view import SWEEP_PLOT_FILE, can_plot, plot_sweep, sweep_table
             from optimum_grail.sweep import FILE, Sweep, cells
 
             base = {name: value for name, value in vars(args).items() if name in BY_NAME and name not in LEFT_OUT}
             planned = cells(list(dict.fromkeys(args.presets)), sorted(set(args.sparsity)), base)
-            for source in (base.get("dataset"), args.eval_dataset):
-                if isinstance(source, str):
-                    check_path(source)
+            check_sources(base.get("dataset"))
+            check_sets(args.eval_dataset)
             trusted = args.trust_remote_code
             trust = {"trust_remote_code": trusted, "allow_pickle": args.allow_pickle}
             model = load_model(args.model, dtype=args.dtype, device=args.device, **trust)
             tokenizer, processor = load_processors(args.model, trusted)
             progress = RichProgress()
             config = GrailConfig(**base)
-            comparison = Comparison.prepare(model, args.eval_dataset, tokenizer, processor, config, args.eval_samples)
+            sets = by_spelling(args.eval_dataset)
+            comparisons = Comparisons.prepare(model, sets, tokenizer, processor, config, limit=args.eval_samples)
             processors = {"tokenizer": tokenizer, "processor": processor}
             common = {"source": args.model, "stats_cache": args.stats_cache, "progress": progress}
             try:
-                sweep = Sweep(model, **processors, **common, **comparison.for_sweep(progress))
+                sweep = Sweep(model, **processors, **common, **comparisons.for_sweep(progress))
                 result = sweep.run(planned, args.output, overwrite=args.overwrite)
             finally:
                 progress.finish()

@@ -103,7 +103,7 @@ def _has(name: str, fields: Mapping[str, Any]) -> str:
     return f"Options of {name!r}: {', '.join(fields) or 'none'}."
 
 
-def _converted(part: str, name: str, key: str, value: Any, hint: Any) -> Any:
+def _converted(part: str, name: str, key: str, value: object, hint: object) -> Any:
     try:
         return coerce(value, hint)
     except ConfigError as error:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -20,6 +20,9 @@ from optimum_grail.config.recipe import CONFIG_FILE, METHOD, read_recipe, split_
 from optimum_grail.config.spelling import describe_data, format_method, parse_method
 from optimum_grail.core.contracts import Allocation, Compensator, Selector
 from optimum_grail.errors import ConfigError, GrailError
+
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
 
 LIVE = ("tokenizer", "processor")
 """Arguments that are no fields."""
@@ -56,8 +59,9 @@ class GrailConfig(QuantizationConfigMixin):
         affine: whether the consumer's bias is fitted too.
         within_block: ``"sequential"`` or ``"joint"``.
         round_to: widths are multiples of this whole number >= 1.
-        dataset: calibration data: a path, a Hub id, ``"self"``, a list of texts or of tokenized dicts, or a
-            ``datasets.Dataset``. Live objects are kept on the instance and described in :meth:`to_dict`.
+        dataset: calibration data: a path, a Hub id, ``"general"``, ``"self"``, a list of texts or of tokenized dicts,
+            or a ``datasets.Dataset``; several sources as a mapping to their weights, ``{"general": 2, "self": 1}``.
+            Live objects are kept on the instance and described in :meth:`to_dict`.
         dataset_config_name: configuration of a Hub data set.
         split: its split.
         text_column: column that holds the text.
@@ -102,7 +106,7 @@ class GrailConfig(QuantizationConfigMixin):
         affine: bool | None = None,
         within_block: Literal["sequential", "joint"] | None = None,
         round_to: int | None = None,
-        dataset: Any = None,
+        dataset: DataSource | None = None,
         dataset_config_name: str | None = None,
         split: str | None = None,
         text_column: str | None = None,
@@ -115,9 +119,9 @@ class GrailConfig(QuantizationConfigMixin):
         standalone: bool | None = None,
         offload_streams: bool = False,
         allow_recompress: bool = False,
-        tokenizer: Any = None,
-        processor: Any = None,
-        **unknown: Any,
+        tokenizer: Tokenizer | None = None,
+        processor: Processor | None = None,
+        **unknown: object,
     ) -> None:
         given = dict(locals())
         split_keys(unknown)
@@ -161,7 +165,7 @@ class GrailConfig(QuantizationConfigMixin):
 
     @classmethod
     def from_dict(  # type: ignore[override]  # the parent is untyped
-        cls, config_dict: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any
+        cls, config_dict: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: object
     ) -> Any:
         """Build a configuration; keyword arguments that name a field win over the dictionary.
 
@@ -224,7 +228,7 @@ class GrailConfig(QuantizationConfigMixin):
         """``dict(config)`` equals :meth:`to_dict`."""
         return iter(self.to_dict().items())
 
-    def update(self, **kwargs: Any) -> dict[str, Any]:
+    def update(self, **kwargs: object) -> dict[str, Any]:
         """Set checked values of fields and return the arguments that name none.
 
         Raises:
@@ -234,13 +238,13 @@ class GrailConfig(QuantizationConfigMixin):
         self.__dict__.update(self._with(**known).__dict__)
         return {key: value for key, value in kwargs.items() if key not in BY_NAME}
 
-    def _with(self, **changes: Any) -> GrailConfig:
+    def _with(self, **changes: object) -> GrailConfig:
         fields = {option.name: getattr(self, option.name) for option in OPTIONS}
         copy = type(self)(**(fields | changes), tokenizer=self.tokenizer, processor=self.processor)
         copy.extra = dict(self.extra)
         return copy
 
-    def __deepcopy__(self, memo: Any) -> GrailConfig:
+    def __deepcopy__(self, memo: object) -> GrailConfig:
         """A copy that shares live data sets and tokenizers: transformers copies configurations while it loads."""
         return self._with()
 
@@ -285,8 +289,8 @@ class GrailConfig(QuantizationConfigMixin):
         return self._with(**changes)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A JSON value: live data sets are described, tuples and mappings copied."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
-    return json.loads(json.dumps(value)) if isinstance(value, Mapping) else describe_data(value)
+    return json.loads(json.dumps(value)) if type(value) is dict else describe_data(value)

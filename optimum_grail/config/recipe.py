@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -144,12 +144,12 @@ def split_keys(values: Mapping[str, Any], live: tuple[str, ...] = ()) -> tuple[d
         raise ConfigError(f"{_some(rest)} of a grail configuration must be JSON values: {error}.") from None
 
 
-def _some(keys: Any) -> str:
+def _some(keys: Iterable[object]) -> str:
     names = [str(key)[:80] for key in keys]
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _is_newer(word: Any) -> bool:
+def _is_newer(word: object) -> bool:
     try:
         return isinstance(word, str) and Version(word) > Version(version("optimum-grail"))
     except InvalidVersion:

@@ -6,10 +6,10 @@ Nothing heavy is imported, because every ``optimum-cli`` call reads this file.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from numbers import Integral, Real
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeGuard, Union, get_args, get_origin
 
 from optimum_grail.errors import ConfigError, shorten
 
@@ -20,7 +20,7 @@ DESCRIBED = re.compile(r"\w+ of \d+ \w+s\b.*")
 """What :func:`describe_data` says of live data with a length."""
 
 
-def number(text: str) -> Any:
+def number(text: str) -> int | float | str:
     """The number that ``text`` writes, else ``text`` itself, which the check then refuses."""
     for read in (int, float):
         try:
@@ -30,13 +30,13 @@ def number(text: str) -> Any:
     return text
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether ``value`` is a real number, infinite or nan included; a whole one has to fit into 64 bits."""
     real = isinstance(value, Real) and not isinstance(value, bool)
     return real and (not isinstance(value, Integral) or abs(int(value)) <= LARGEST)
 
 
-def parse_method(value: Any) -> tuple[str, dict[str, Any]]:
+def parse_method(value: object) -> tuple[str, dict[str, Any]]:
     """Split ``"NAME"``, ``"NAME:k=v,..."`` or ``{"name": NAME, k: v, ...}`` into the name and its options.
 
     Values of a string stay strings: their types are the method's business.
@@ -73,11 +73,11 @@ def format_method(name: str, options: Mapping[str, Any]) -> str | dict[str, Any]
     return {"name": name, **options}
 
 
-def _spell(value: Any) -> str:
+def _spell(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def coerce(value: Any, hint: Any) -> Any:
+def coerce(value: object, hint: object) -> Any:
     """Convert ``value`` to the type that ``hint`` (an annotation) names; a string is read as that type.
 
     Known: ``Literal``, ``None``, ``bool``, ``int``, ``float``, ``str`` and unions of them, tried in that order. Values
@@ -94,7 +94,7 @@ def coerce(value: Any, hint: Any) -> Any:
     raise ConfigError(f"{shorten(value)}; expected {describe(hint)}.")
 
 
-def describe(hint: Any) -> str:
+def describe(hint: object) -> str:
     """What an annotation accepts, in words."""
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(describe(member) for member in sorted(get_args(hint), key=_eagerness))
@@ -110,12 +110,12 @@ def describe(hint: Any) -> str:
     return words.get(hint, str(hint))
 
 
-def _eagerness(hint: Any) -> int:
+def _eagerness(hint: object) -> int:
     order = (type(None), bool, int, float, str)
     return order.index(hint) if hint in order else -1
 
 
-def _read(value: Any, hint: Any) -> tuple[bool, Any]:
+def _read(value: object, hint: Any) -> tuple[bool, Any]:
     """Whether ``value`` is of the one type ``hint``, and what it is then."""
     text = value.strip().lower() if isinstance(value, str) else None
     if get_origin(hint) is Literal:
@@ -127,21 +127,21 @@ def _read(value: Any, hint: Any) -> tuple[bool, Any]:
     if hint is bool:
         return isinstance(value, bool) or text in ("true", "false"), text == "true" if text else value
     if hint in (int, float):
-        found = number(value) if text else value
+        found = number(value) if isinstance(value, str) and text else value
         accepted = is_number(found) if hint is float else is_number(found) and isinstance(found, Integral)
         return accepted, hint(found) if accepted else None
     return hint is not str or isinstance(value, str), value
 
 
-def describe_data(value: Any) -> str:
+def describe_data(value: object) -> str:
     """A short description of a live data set, for example ``"list of 128 strings"``."""
     kind = type(value).__name__
     if isinstance(value, list | tuple):
         item = type(value[0]).__name__ if value else "item"
         return f"{kind} of {len(value)} {'string' if item == 'str' else item}s"
     try:
-        rows = f" of {len(value)} rows"
-    except TypeError:
+        rows = f" of {len(value)} rows" if isinstance(value, Sized) else ""
+    except TypeError:  # has a length by its class only, such as a loader of a stream
         rows = ""
     columns = getattr(value, "column_names", None)
     return f"{kind}{rows}" + (f" with columns {', '.join(map(str, columns))}" if columns else "")

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Integral, Real
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
+from optimum_grail.config.mixture import mixture_of
 from optimum_grail.config.presets import get_preset
 from optimum_grail.config.spelling import LARGEST, is_number, number, parse_method
 from optimum_grail.errors import ConfigError, shorten
@@ -79,7 +80,7 @@ class Option:
         """The command line's spelling, for example ``--ffn-sparsity``."""
         return "--" + self.name.replace("_", "-")
 
-    def check(self, value: Any) -> Any:
+    def check(self, value: object) -> Any:
         """Return ``value`` in its normal form (numbers as Python numbers); ``None`` passes wherever it is the default.
 
         Raises:
@@ -98,36 +99,40 @@ class Option:
         """
         return self.check(_PARSERS.get(self.kind, str)(text))
 
-    def refuse(self, value: Any) -> ConfigError:
+    def refuse(self, value: object) -> ConfigError:
         """The error for a value outside the accepted range."""
         limit = " and below 2**63" if isinstance(value, Integral) and int(value) > LARGEST else ""
         return ConfigError(f"{self.name} is {shorten(value)}; expected {self.accepted}{limit}.")
 
 
-def _is_real(value: Any) -> bool:
+def _is_real(value: object) -> TypeGuard[Real]:
     return is_number(value) and math.isfinite(value)
 
 
-def _fraction(option: Option, value: Any) -> float:
-    if _is_real(value) and 0 < value < 1:
+def _fraction(option: Option, value: object) -> float:
+    if _is_real(value) and 0 < float(value) < 1:
         return float(value)
     raise option.refuse(value)
 
 
-def _amount(option: Option, value: Any) -> float | str:
-    if value == "auto" or (_is_real(value) and value >= 0):
-        return "auto" if value == "auto" else float(value)
+def _amount(option: Option, value: object) -> float | str:
+    if value == "auto":
+        return "auto"
+    if _is_real(value) and float(value) >= 0:
+        return float(value)
     raise option.refuse(value)
 
 
-def _share(option: Option, value: Any) -> float | str:
-    if value == "auto" or (_is_real(value) and 0 <= value <= 1):
-        return "auto" if value == "auto" else float(value)
+def _share(option: Option, value: object) -> float | str:
+    if value == "auto":
+        return "auto"
+    if _is_real(value) and 0 <= float(value) <= 1:
+        return float(value)
     raise option.refuse(value)
 
 
 def _whole(least: int) -> Callable[[Option, Any], int]:
-    def check(option: Option, value: Any) -> int:
+    def check(option: Option, value: object) -> int:
         """The whole number, or the refusal of the option."""
         if is_number(value) and isinstance(value, Integral) and int(value) >= least:
             return int(value)
@@ -136,7 +141,7 @@ def _whole(least: int) -> Callable[[Option, Any], int]:
     return check
 
 
-def _size(option: Option, value: Any) -> int:
+def _size(option: Option, value: object) -> int:
     """A whole number, or what a word such as ``"1.5M"`` or ``"60 MB"`` stands for."""
     if isinstance(value, str) and (found := re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*([a-zA-Z]*)", value.strip())):
         factor = SUFFIXES[option.kind].get(found[2].lower())
@@ -144,7 +149,7 @@ def _size(option: Option, value: Any) -> int:
     return _whole(1)(option, value)
 
 
-def _patterns(option: Option, value: Any) -> str:
+def _patterns(option: Option, value: object) -> str:
     """Patterns joined by slashes, as the allocations take them."""
     words = value if isinstance(value, list | tuple) else [value]
     whole = all(isinstance(word, str) or (isinstance(word, int) and is_number(word)) for word in words)
@@ -154,37 +159,41 @@ def _patterns(option: Option, value: Any) -> str:
     return "/".join(patterns)
 
 
-def _choice(option: Option, value: Any) -> str:
+def _choice(option: Option, value: object) -> str:
     if isinstance(value, str) and value in option.choices:
         return value
     raise option.refuse(value)
 
 
-def _preset(option: Option, value: Any) -> str:
+def _preset(option: Option, value: object) -> str:
     if isinstance(value, str):
         return get_preset(value).name
     raise option.refuse(value)
 
 
-def _boolean(option: Option, value: Any) -> bool:
+def _boolean(option: Option, value: object) -> bool:
     if isinstance(value, bool):
         return value
     raise option.refuse(value)
 
 
-def _text(option: Option, value: Any) -> str:
+def _text(option: Option, value: object) -> str:
     if isinstance(value, str) and value.strip():
         return value
     raise option.refuse(value)
 
 
-def _data(option: Option, value: Any) -> Any:
+def _data(option: Option, value: object) -> Any:
     if isinstance(value, bool | Real) or (isinstance(value, str) and not value.strip()):
         raise option.refuse(value)
-    return value
+    try:
+        mixture = mixture_of(value)
+    except ConfigError as error:
+        raise ConfigError(f"{option.name}: {error}") from None
+    return value if mixture is None or isinstance(value, str) else mixture.to_mapping()
 
 
-def _method(option: Option, value: Any) -> str | dict[str, Any]:
+def _method(option: Option, value: object) -> str | dict[str, Any]:
     try:
         parse_method(value)
     except ConfigError as error:

@@ -7,6 +7,8 @@ loses digits beyond about 1e5 rows).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -211,27 +213,55 @@ def _plus(one: TargetMoments | None, other: TargetMoments | None) -> TargetMomen
 
 
 @dataclass(frozen=True)
+class Subset:
+    """Rows that belong together: fitted on, or judged on, as a whole.
+
+    Args:
+        moments: of their features.
+        target: their drift, or ``None`` for the self target.
+    """
+
+    moments: Moments
+    target: TargetMoments | None = None
+
+
+@dataclass(frozen=True)
 class Statistics:
     """Everything the calibration measured for one group.
 
     Args:
-        fit: moments of the rows readouts are fitted on.
-        held: moments of the held-out rows, or ``None`` when nobody asked for them.
-        fit_target: drift of the fit rows, or ``None`` for the self target.
-        held_target: drift of the held-out rows, or ``None``.
+        subsets: the rows, at least one subset. A second one holds rows that readouts are judged on.
+        crossed: the subsets come from different sources, and every one is judged by what is fitted on all the others;
+            else everything is fitted on the first and judged on the second.
     """
 
-    fit: Moments
-    held: Moments | None = None
-    fit_target: TargetMoments | None = None
-    held_target: TargetMoments | None = None
+    subsets: tuple[Subset, ...]
+    crossed: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        fit: Moments,
+        held: Moments | None = None,
+        fit_target: TargetMoments | None = None,
+        held_target: TargetMoments | None = None,
+    ) -> Statistics:
+        """Of one source.
+
+        Args:
+            fit: moments of the rows readouts are fitted on.
+            held: moments of the held-out rows, or ``None`` when nobody asked for them.
+            fit_target: drift of the fit rows, or ``None`` for the self target.
+            held_target: drift of the held-out rows, or ``None``.
+        """
+        return cls((Subset(fit, fit_target), *(() if held is None else (Subset(held, held_target),))))
 
     @property
     def moments(self) -> Moments:
         """Moments of all rows."""
-        return self.fit if self.held is None else self.fit + self.held
+        return reduce(add, (subset.moments for subset in self.subsets))
 
     @property
     def target(self) -> TargetMoments | None:
         """Drift of all rows; ``None`` for the self target."""
-        return _plus(self.fit_target, self.held_target)
+        return reduce(_plus, (subset.target for subset in self.subsets))

@@ -164,19 +164,55 @@ class Family:
 
     def at(self, tau: float) -> Readout:
         """The readout for drift strength ``tau``."""
-        weight = self.base if self.slope is None else self.base + tau * self.slope
-        if not self.affine:
-            return Readout(weight)
-        output = self.equations._target(tau)[1]
-        return Readout(weight, (output - weight @ self.equations.mean) / max(self.equations.count, 1))
+        return Readout(self._weight(tau), self._bias(tau) if self.affine else None)
 
-    def best_tau(self, judge: NormalEquations) -> float:
-        """The ``τ`` in [0, 1] of least loss on ``judge``; the loss is a parabola in ``τ``, so three points tell."""
-        if self.slope is None:
-            return 0.0
-        low, middle, high = (judge.loss(self.at(tau)) for tau in (0.0, 0.5, 1.0))
-        curvature = 2 * (low - 2 * middle + high)
-        slope = 4 * middle - 3 * low - high
-        if curvature <= 0:
-            return 0.0 if low <= high else 1.0
-        return min(max(-slope / (2 * curvature), 0.0), 1.0)
+    def _weight(self, tau: float) -> Tensor:
+        return self.base if self.slope is None else self.base + tau * self.slope
+
+    def _bias(self, tau: float) -> Tensor:
+        output = self.equations._target(tau)[1]
+        return (output - self._weight(tau) @ self.equations.mean) / max(self.equations.count, 1)
+
+    def losses(self, judge: NormalEquations) -> Parabola:
+        """The loss on ``judge`` of every ``tau``, with the whole drift as target."""
+        cross, output = judge._target(1.0)
+        seen = self.base @ judge.gram
+        at_zero = judge.energy + ((seen - 2 * cross) * self.base).sum()
+        slope = curvature = torch.zeros_like(at_zero)
+        change = torch.zeros_like(self.base) if self.slope is None else self.slope
+        if self.slope is not None:
+            slope = 2 * ((seen - cross) * change).sum()
+            curvature = ((change @ judge.gram) * change).sum()
+        if self.affine:
+            start, step = self._bias(0.0), self._bias(1.0) - self._bias(0.0)
+            miss, moved, n = self.base @ judge.mean - output, change @ judge.mean, judge.count
+            at_zero = at_zero + 2 * start @ miss + n * start @ start
+            slope = slope + 2 * (step @ miss + start @ moved + n * start @ step)
+            curvature = curvature + 2 * step @ moved + n * step @ step
+        return Parabola(float(at_zero), float(slope), float(curvature))
+
+
+@dataclass(frozen=True)
+class Parabola:
+    """``at_zero + slope τ + curvature τ²``: a loss as a function of the drift strength; a vector space."""
+
+    at_zero: float
+    slope: float
+    curvature: float
+
+    def __add__(self, other: Parabola) -> Parabola:
+        return Parabola(self.at_zero + other.at_zero, self.slope + other.slope, self.curvature + other.curvature)
+
+    def __truediv__(self, scale: float) -> Parabola:
+        return Parabola(self.at_zero / scale, self.slope / scale, self.curvature / scale)
+
+    def at(self, tau: float) -> float:
+        """The loss; never below zero, where rounding would put it."""
+        return max(self.at_zero + tau * (self.slope + tau * self.curvature), 0.0)
+
+    @property
+    def best(self) -> float:
+        """The ``τ`` in [0, 1] of least loss; of equal ones the smaller."""
+        if self.curvature <= 0:
+            return 1.0 if self.slope + self.curvature < 0 else 0.0
+        return min(max(-self.slope / (2 * self.curvature), 0.0), 1.0)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from optimum_grail.errors import DataError
+from optimum_grail.report.report import SourceRows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Split = Literal["fit", "held", "halves"]
+_SPLITS: tuple[Split, ...] = ("halves", "fit", "held")
 SampleKind = Literal["text", "image", "pair"]
 
 HELD_EVERY = 5
@@ -60,10 +62,10 @@ class Batch:
         """Number of samples."""
         return len(next(iter(self.inputs.values())))
 
-    def head(self) -> Batch:
-        """A batch of the first sample alone, for checks that need no more."""
-        labels = None if self.labels is None else self.labels[:1]
-        return Batch({name: tensor[:1] for name, tensor in self.inputs.items()}, self.split, labels, self.source)
+    def head(self, count: int = 1) -> Batch:
+        """A batch of the first sample alone, or the first ``count``, for checks that need no more."""
+        labels = None if self.labels is None else self.labels[:count]
+        return Batch({name: tensor[:count] for name, tensor in self.inputs.items()}, self.split, labels, self.source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,7 @@ class CalibrationData:
         kind: what a sample is.
         fingerprints: hashes that evaluation data on the same material share (see :func:`overlap`).
         notes: remarks for the report, for example that fewer rows were there than asked.
+        sources: what each source gave, in the order of ``Batch.source``.
     """
 
     batches: tuple[Batch, ...]
@@ -91,6 +94,7 @@ class CalibrationData:
     kind: SampleKind
     fingerprints: frozenset[str]
     notes: tuple[str, ...] = ()
+    sources: tuple[SourceRows, ...] = ()
 
 
 def overlap(data: CalibrationData, fingerprints: Iterable[str]) -> int:
@@ -107,8 +111,33 @@ def splits_of(count: int, held_out: bool) -> list[Split]:
     return ["held" if index % HELD_EVERY == HELD_EVERY - 1 else "fit" for index in range(count)]
 
 
+MOST_SUBSETS = 3
+"""Sources are joined into at most so many subsets: each costs a Gram matrix per layer and a contest of its own."""
+
+
+def subset_of(batch: Batch, crossed: bool) -> int | None:
+    """Which subset of a group's statistics the rows of ``batch`` belong to; ``None``: contiguous halves of its samples
+    are subsets 0 and 1.
+
+    Of one source, what is fitted on is subset 0 and what is held out subset 1. Of several, every source is a subset,
+    and some share one where there are more than :data:`MOST_SUBSETS`.
+
+    Args:
+        batch: of the calibration data.
+        crossed: whether the data has several sources.
+    """
+    if crossed:
+        return batch.source % MOST_SUBSETS
+    return {"fit": 0, "held": 1, "halves": None}[batch.split]
+
+
 def make_batches(
-    samples: Sequence[Mapping[str, Tensor]], *, batch_size: int, held_out: bool = True, pad_id: int = 0
+    samples: Sequence[Mapping[str, Tensor]],
+    *,
+    batch_size: int,
+    held_out: bool = True,
+    pad_id: int = 0,
+    source: int = 0,
 ) -> tuple[Batch, ...]:
     """Group samples (tensors without a batch axis) into batches that each belong to one split, order kept.
 
@@ -118,6 +147,7 @@ def make_batches(
         batch_size: most samples per batch.
         held_out: whether to hold every fifth sample out.
         pad_id: token id for padded positions of ``input_ids``.
+        source: which of the data's sources all samples come from.
 
     Raises:
         DataError: the samples have different keys, or shapes that cannot be padded.
@@ -125,13 +155,28 @@ def make_batches(
     samples = with_masks(samples)
     splits = splits_of(len(samples), held_out)
     batches: list[Batch] = []
-    for split in ("halves", "fit", "held"):
+    for split in _SPLITS:
         chosen = [sample for sample, name in zip(samples, splits, strict=True) if name == split]
         for start in range(0, len(chosen), batch_size):
             inputs = collate(chosen[start : start + batch_size], pad_id)
             labels = inputs.pop(LABELS, None)
-            batches.append(Batch(inputs, split, labels))
+            batches.append(Batch(inputs, split, labels, source))
     return tuple(batches)
+
+
+def interleave(groups: Sequence[Sequence[Batch]]) -> tuple[Batch, ...]:
+    """The batches of several sources in one order: what is held out comes last, and each source's batches are spread
+    evenly over both parts, so that the first of them are a fair sample of all sources.
+
+    Args:
+        groups: batches of one source each, in the order of the sources.
+    """
+    placed: list[tuple[bool, float, Batch]] = []
+    for group in groups:
+        for split in _SPLITS:
+            own = [batch for batch in group if batch.split == split]
+            placed += [(split == "held", (index + 0.5) / len(own), batch) for index, batch in enumerate(own)]
+    return tuple(batch for _, _, batch in sorted(placed, key=lambda item: item[:2]))
 
 
 def with_masks(samples: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:

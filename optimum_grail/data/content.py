@@ -6,32 +6,46 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from optimum_grail.data.request import SELF, DataRequest
+from optimum_grail.config.source import GENERAL, SELF, Writing, is_general, spell_source
+from optimum_grail.data.genres import corpus_digest
+from optimum_grail.data.request import DataRequest
 
 
 def content_key(request: DataRequest) -> str:
     """A hash of everything about ``request`` that decides which batches it gives.
 
     Lists count by their items, files and folders by name, size and time of change, ``datasets.Dataset`` by its
-    fingerprint, text that the model writes by the numbers that shape it. What can be read only once (an iterator, a
-    loader, a stream) counts as itself: as long as the object lives, no other has its key.
+    fingerprint, text that the model writes by the numbers that shape it, a mixture by its sources and their weights.
+    What can be read only once (an iterator, a loader, a stream) counts as itself: as long as the object lives, no other
+    has its key.
     """
     fields = {name: value for name, value in vars(request).items() if name != "dataset"}
     if request.own:
         fields = {name: fields[name] for name in ("num_samples", "seqlen", "batch_size", "seed")}
     state = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
-    for part in _parts(SELF if request.own else request.dataset):
+    for part in _content(request):
         state.update(len(part).to_bytes(8, "big") + part)
     return state.hexdigest()
 
 
-def _parts(value: Any) -> Iterator[bytes]:
+def _content(request: DataRequest) -> Iterator[bytes]:
+    mixture = request.mixture
+    if mixture is None:
+        yield from _parts(SELF if request.own else request.dataset)
+        return
+    for source in mixture.sources:
+        yield spell_source(source, weighted=True).encode()
+        yield from _parts(source.name)
+        if is_general(source.name) or (isinstance(source.options, Writing) and source.options.starts == GENERAL):
+            yield corpus_digest().encode()
+
+
+def _parts(value: object) -> Iterator[bytes]:
     """Bytes that tell ``value``, its type first."""
     from datasets import Dataset
     from PIL.Image import Image

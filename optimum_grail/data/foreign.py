@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
@@ -23,3 +23,5 @@ if TYPE_CHECKING:
         str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetDict | Rows | Iterable[object]
     )
     """Whatever a user calls a data set; see :func:`optimum_grail.data.rows.read_rows`."""
+    EvaluationSets: TypeAlias = DataSource | Mapping[str, DataSource]
+    """One evaluation set, or several by name; see :func:`optimum_grail.evaluation.sets.named_sets`."""

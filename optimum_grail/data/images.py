@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ def image_column(rows: Dataset, asked: str | None = None) -> str:
     )
 
 
-def _holds_images(feature: Any) -> bool:
+def _holds_images(feature: object) -> bool:
     import datasets
 
     if isinstance(feature, datasets.Image):
@@ -55,7 +55,7 @@ def _holds_images(feature: Any) -> bool:
     )
 
 
-def open_image(value: Any, where: str) -> Image:
+def open_image(value: object, where: str) -> Image:
     """Decode one cell to an RGB image.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ def class_numbers(rows: Dataset, column: str, config: Config | None, picked: Seq
     return torch.tensor(numbers, dtype=torch.int64)
 
 
-def _number(value: Any, known: dict[str, int], index: int, column: str) -> int:
+def _number(value: object, known: dict[str, int], index: int, column: str) -> int:
     if isinstance(value, int):
         return int(value)
     if isinstance(value, str):

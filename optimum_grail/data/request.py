@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from optimum_grail.config.mixture import Mixture, mixture_of
+from optimum_grail.config.source import SELF
 from optimum_grail.data import text
 from optimum_grail.data.batches import Batch, SampleKind
 from optimum_grail.errors import DataError
@@ -18,10 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from optimum_grail.config.config import GrailConfig
+    from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
     from optimum_grail.models.layout import Layout
-
-SELF = "self"
-"""Name of the text that a causal language model writes itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class DataRequest:
 
     Args:
         dataset: what :func:`optimum_grail.data.rows.read_rows` reads, ``"self"``, or ``None`` for ``"self"`` where the
-            model can write.
+            model can write; or a mixture, as :func:`optimum_grail.config.mixture.mixture_of` reads it.
         config_name: configuration of a Hub dataset.
         split: default ``train``, or the only one.
         text_column: default ``text``, ``sentence1`` …, or the first column of strings.
@@ -43,9 +43,10 @@ class DataRequest:
 
     Raises:
         DataError: ``num_samples`` or ``batch_size`` is below 1.
+        ConfigError: a wrong mixture.
     """
 
-    dataset: Any = None
+    dataset: DataSource | None = None
     config_name: str | None = None
     split: str | None = None
     text_column: str | None = None
@@ -61,9 +62,10 @@ class DataRequest:
             raise DataError(
                 f"num_samples={self.num_samples}, batch_size={self.batch_size}: expected at least 1. Raise the number."
             )
+        mixture_of(self.dataset)
 
     @classmethod
-    def of(cls, config: GrailConfig, dataset: Any = None) -> DataRequest:
+    def of(cls, config: GrailConfig, dataset: DataSource | None = None) -> DataRequest:
         """What ``config`` asks for; ``dataset`` stands in the place of its own."""
         return cls(
             dataset=config.dataset if dataset is None else dataset,
@@ -79,8 +81,15 @@ class DataRequest:
         )
 
     @property
+    def mixture(self) -> Mixture | None:
+        """The sources and their weights; ``None`` for one data set read as it is."""
+        return mixture_of(self.dataset)
+
+    @property
     def own(self) -> bool:
-        """Whether the model writes its text itself."""
+        """Whether the model writes all of its text itself."""
+        if (mixture := self.mixture) is not None:
+            return all(source.name == SELF for source in mixture.sources)
         return self.dataset is None or (isinstance(self.dataset, str) and self.dataset == SELF)
 
 
@@ -97,13 +106,15 @@ class Recipient:
     """
 
     model: nn.Module
-    tokenizer: Any = None
-    processor: Any = None
+    tokenizer: Tokenizer | None = None
+    processor: Processor | None = None
     causal: bool = False
     main_input: SampleKind = "text"
 
     @classmethod
-    def of(cls, model: nn.Module, layout: Layout, tokenizer: Any = None, processor: Any = None) -> Recipient:
+    def of(
+        cls, model: nn.Module, layout: Layout, tokenizer: Tokenizer | None = None, processor: Processor | None = None
+    ) -> Recipient:
         """``model``, whose layout tells what one sample is."""
         causal = isinstance(model, PreTrainedModel) and bool(model.can_generate())
         inputs = {stack.spec.main_input for stack in layout.stacks}
@@ -144,7 +155,8 @@ class Recipient:
         """All samples as one batch without content (ids of 0, int64 ``[num_samples, seqlen]`` in the memory of a single
         row), where their sizes are known before there is any data: for text that the model writes or that windows are
         cut from; else ``None``."""
-        if not self.causal or self.main_input != "text" or not (request.own or isinstance(request.dataset, str | Path)):
+        known = request.own or request.mixture is not None or isinstance(request.dataset, str | Path)
+        if not self.causal or self.main_input != "text" or not known:
             return None
         row = torch.zeros(1, self.length(request.seqlen), dtype=torch.int64)
         return Batch({"input_ids": row.expand(request.num_samples, -1)}, "fit")

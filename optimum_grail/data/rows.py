@@ -175,7 +175,7 @@ def _read_memory(dataset: DataSource, strings: str) -> Rows:
     if isinstance(dataset, (Mapping, bytes)) or not isinstance(dataset, Iterable):
         raise DataError(
             f"A {type(dataset).__name__} is not a dataset: expected a list of strings, of rows or of tokenized dicts, "
-            "a datasets.Dataset, a path, a Hub id or 'self'."
+            "a datasets.Dataset, a path, a Hub id, 'self', or a mapping from sources to weights."
         )
     source = f"{type(dataset).__name__} in memory"
     if not isinstance(dataset, (list, tuple)):
@@ -252,7 +252,7 @@ def ready_samples(
     return samples[:limit]
 
 
-def _as_inputs(row: Any, index: int, accepted: tuple[str, ...]) -> dict[str, Tensor]:
+def _as_inputs(row: object, index: int, accepted: tuple[str, ...]) -> dict[str, Tensor]:
     if isinstance(row, (tuple, list)) and row and isinstance(row[0], (Tensor, np.ndarray)):
         row = row[0]
     if isinstance(row, (Tensor, np.ndarray)):

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from optimum_grail.errors import DataError, StatisticsError
+from optimum_grail.config.source import Writing
+from optimum_grail.data.drafts import Drafts
+from optimum_grail.data.starts import (
+    DrawnTokens,
+    Starts,
+    banned_tokens,
+    bos_of,
+    chat_starts,
+    document_starts,
+    ends_of_turn,
+    in_order,
+)
+from optimum_grail.errors import StatisticsError
 from optimum_grail.models.intact import evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from optimum_grail.data.foreign import Config
     from optimum_grail.report.progress import Progress
 
 WRITING = "the model writes its own calibration text, tokens"
 CACHE_BYTES = 2**30
 """Default budget for the key-value cache while writing: 1 GiB."""
+_OWN_ROWS, _OWN_TOKENS, _OWN_FIRST, _OWN_BATCH = 64, 32, 8, 8
+
+
+@dataclass(frozen=True, eq=False)
+class SelfText:
+    """What a model wrote.
+
+    Attributes:
+        ids: int64 ``[rows, tokens]``, on the CPU.
+        restarts: how many times a row that went round in circles was begun anew.
+    """
+
+    ids: Tensor
+    restarts: int = 0
 
 
 class _FixedLayer(DynamicLayer):
@@ -29,7 +56,9 @@ class _FixedLayer(DynamicLayer):
         super().__init__()
         self.capacity = capacity
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Put new keys and values after those that are there; returns all of them."""
         start = self.get_seq_length()
         if not self.is_initialized:
@@ -56,52 +85,50 @@ def generate_self_text(
     progress: Progress | None = None,
     cache_bytes: int = CACHE_BYTES,
     prompts: Tensor | None = None,
-) -> Tensor:
+    writing: Writing | None = None,
+    documents: Sequence[str] = (),
+) -> SelfText:
     """Let a causal language model write its own calibration rows.
 
     Every row starts with the BOS token, where the model has one, and a random ordinary token; it goes on by sampling
     from the model's own distribution: temperature 1, nothing cut off. The random token spreads the rows over what the
     model knows: from BOS alone they resemble each other, and many checkpoints have hardly ever seen it. End-of-text and
-    other special tokens are never drawn, so every row is full. The global random state is left alone.
+    other special tokens are never drawn, so every row is full. The global random state is left alone. ``writing`` says
+    otherwise; where rows start as chats, the model may end its answer, and another instruction follows.
 
     Args:
         model: a causal language model; runs on its device in its dtype, sampling is done in float32.
         tokenizer: names the special tokens; without one only the configuration's are known.
         num_samples: rows to write.
-        seqlen: tokens per row, the first one included.
+        seqlen: tokens per row, the first ones included.
         batch_size: rows written together; by default as many as the cache budget allows.
         seed: the same seed, model and batch size give the same rows.
         progress: told how many tokens are written.
         cache_bytes: budget of the key-value cache, in bytes; bounds ``batch_size``.
-        prompts: int64 ``[num_samples, P]``: what the rows begin with, instead of a random token.
-
-    Returns:
-        int64 ``[num_samples, seqlen]`` on the CPU.
+        prompts: int64 ``[num_samples, P]``: what the rows begin with, instead of what ``writing`` says.
+        writing: how tokens are drawn, what rows begin with, and what happens to rows that go round in circles.
+        documents: texts that rows may begin with.
 
     Raises:
-        DataError: the model's vocabulary holds nothing but special tokens.
+        DataError: the model's vocabulary holds nothing but special tokens, or the starts that ``writing`` names cannot
+            be had.
         StatisticsError: the logits are not finite.
     """
     width = max(1, min(num_samples, cache_bytes // max(1, cache_row_bytes(model, seqlen))))
     width = min(width, batch_size) if batch_size else width
-    banned = _banned_tokens(model, tokenizer)
-    generator = torch.Generator(device=banned.device).manual_seed(seed)
-    parts: list[Tensor] = []
+    writer = _Writer(model, tokenizer, writing or Writing(), seed)
+    parts: list[SelfText] = []
     try:
         if progress is not None:
             progress.start(num_samples * seqlen, WRITING)
         with evaluating(model), torch.inference_mode():
+            starts, bos = (writer.starts(documents), writer.bos) if prompts is None else (in_order(prompts), None)
             for start in range(0, num_samples, width):
-                rows = min(width, num_samples - start)
-                if prompts is None:
-                    first = _first_tokens(model, tokenizer, rows, banned, generator)
-                else:
-                    first = prompts[start : start + rows].to(banned.device)
-                parts.append(_write(model, first, seqlen, banned, generator, progress).cpu())
+                parts.append(writer.write(starts, bos, min(width, num_samples - start), seqlen, progress))
     finally:
         if progress is not None:
             progress.finish()
-    return torch.cat(parts).clone()
+    return SelfText(torch.cat([part.ids for part in parts]).clone(), sum(part.restarts for part in parts))
 
 
 def cache_row_bytes(model: PreTrainedModel, seqlen: int) -> int:
@@ -112,72 +139,57 @@ def cache_row_bytes(model: PreTrainedModel, seqlen: int) -> int:
     return int(2 * config.num_hidden_layers * heads * head_dim * seqlen * model.dtype.itemsize)
 
 
-def _banned_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> Tensor:
-    """Boolean mask over the vocabulary: special tokens, and rows of the embedding that no token uses."""
-    embedding = model.get_input_embeddings()
-    size = embedding.num_embeddings if isinstance(embedding, nn.Embedding) else model.config.vocab_size
-    device = embedding.weight.device
-    special = {*_ids(model.config), *_ids(model.generation_config)}
-    if tokenizer is not None:
-        special |= set(tokenizer.all_special_ids)
-        special |= {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-        special |= set(range(len(tokenizer), size))
-    banned = torch.zeros(size, dtype=torch.bool, device=device)
-    banned[[index for index in special if index < size]] = True
-    if bool(banned.all()):
-        raise DataError(
-            f"All {size} tokens of the vocabulary are special ones, so the model cannot write calibration text. "
-            "Check that tokenizer and model belong together, or give --dataset."
-        )
-    return banned
+class _Writer:
+    """One model and how it writes."""
 
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, writing: Writing, seed: int
+    ) -> None:
+        self.model, self.tokenizer, self.writing = model, tokenizer, writing
+        self.ends = ends_of_turn(model, tokenizer) if writing.starts == "chat" else []
+        self.banned = banned_tokens(model, tokenizer)
+        self.banned[[index for index in self.ends if index < len(self.banned)]] = False
+        self.generator = torch.Generator(device=self.banned.device).manual_seed(seed)
+        bos = bos_of(model, tokenizer, len(self.banned))
+        self.bos = None if writing.starts == "chat" else bos  # a chat template brings its own
 
-def _ids(config: Config | None) -> list[int]:
-    found: list[int] = []
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = getattr(config, name, None)
-        found += value if isinstance(value, list) else [] if value is None else [value]
-    return [index for index in found if index >= 0]
+    def starts(self, documents: Sequence[str]) -> Starts:
+        """What rows begin with."""
+        if self.writing.starts == "chat":
+            return chat_starts(self.tokenizer, self.generator)
+        if self.writing.starts == "general":
+            return document_starts(documents, self.tokenizer, self.generator)
+        plain = DrawnTokens((~self.banned).float(), self.generator)
+        return DrawnTokens(self._frequencies(plain), self.generator) if self.writing.starts == "frequent" else plain
 
+    def _frequencies(self, plain: Starts) -> Tensor:
+        """How likely the model writes each token, float32 ``[vocabulary]``: the mean over what it says after every
+        token of a little text of its own, the beginnings left out. A count of so few tokens would be too coarse."""
+        text = self.write(plain, self.bos, _OWN_ROWS, _OWN_TOKENS).ids
+        total = torch.zeros(len(self.banned), device=self.banned.device)
+        for part in text.split(_OWN_BATCH):
+            logits = self.model(input_ids=part.to(total.device), use_cache=False).logits[:, _OWN_FIRST:].float()
+            total += logits.masked_fill(self.banned, -torch.inf).softmax(dim=-1).sum(dim=(0, 1))
+        return total
 
-def _first_tokens(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    rows: int,
-    banned: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
-    bos = tokenizer.bos_token_id if tokenizer is not None else None
-    bos = model.config.get_text_config().bos_token_id if bos is None else bos
-    start = torch.multinomial((~banned).float().expand(rows, -1), 1, generator=generator)
-    if isinstance(bos, int) and 0 <= bos < len(banned):
-        return torch.cat([torch.full_like(start, bos), start], 1)
-    return start
-
-
-def _write(
-    model: PreTrainedModel,
-    first: Tensor,
-    seqlen: int,
-    banned: Tensor,
-    generator: torch.Generator,
-    progress: Progress | None,
-) -> Tensor:
-    text = first.new_empty(len(first), seqlen)
-    token = first[:, :seqlen]
-    written = token.shape[1]
-    text[:, :written] = token
-    cache = _cache(model, seqlen)
-    bias = torch.zeros(len(banned), device=banned.device).masked_fill_(banned, -torch.inf)
-    if progress is not None:
-        progress.update(token.numel(), WRITING)
-    for position in range(written, seqlen):
-        output = model(input_ids=token, past_key_values=cache, use_cache=True)
-        token = _draw(output.logits[:, -1].float() + bias, generator)
-        text[:, position : position + 1] = token
+    def write(
+        self, starts: Starts, bos: int | None, count: int, seqlen: int, progress: Progress | None = None
+    ) -> SelfText:
+        """Write ``count`` rows."""
+        drafts = Drafts(starts, self.writing.loops == "restart", self.ends)
+        text = drafts.begin(count, seqlen, bos, self.banned.device)
+        token = text[:, : drafts.given()]
+        cache = _cache(self.model, seqlen)
+        bias = torch.zeros(len(self.banned), device=text.device).masked_fill_(self.banned, -torch.inf)
         if progress is not None:
-            progress.update(len(first), WRITING)
-    return text
+            progress.update(token.numel(), WRITING)
+        for position in range(token.shape[1], seqlen):
+            output = self.model(input_ids=token, past_key_values=cache, use_cache=True)
+            logits = output.logits[:, -1].float() / self.writing.temperature + bias
+            token = drafts.put(position, _draw(_nucleus(logits, self.writing.top_p), self.generator))
+            if progress is not None:
+                progress.update(count, WRITING)
+        return SelfText(text.cpu(), drafts.restarts)
 
 
 def _cache(model: PreTrainedModel, seqlen: int) -> DynamicCache:
@@ -185,6 +197,16 @@ def _cache(model: PreTrainedModel, seqlen: int) -> DynamicCache:
     # windowed and recurrent layers keep their own kind: they do not grow without limit
     cache.layers = [_FixedLayer(seqlen) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def _nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """``logits`` with -inf for all tokens but the likeliest that together have at least the probability ``top_p``."""
+    if top_p == 1:
+        return logits
+    ordered, order = logits.sort(dim=-1, descending=True)
+    before = ordered.softmax(dim=-1).cumsum(dim=-1).roll(1, dims=-1)
+    before[:, 0] = 0
+    return torch.full_like(logits, -torch.inf).scatter(-1, order, ordered.masked_fill(before >= top_p, -torch.inf))
 
 
 def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:

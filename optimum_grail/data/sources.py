@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from optimum_grail.config.source import GENERAL, SELF
 from optimum_grail.data import images, text
 from optimum_grail.data.batches import (
     HELD_EVERY,
     LABELS,
     PROBE_FRACTION,
+    Batch,
     CalibrationData,
     count_tokens,
     digest,
@@ -20,14 +22,19 @@ from optimum_grail.data.batches import (
     fingerprint_tensors,
     fingerprint_text,
     fingerprint_tokens,
+    interleave,
     make_batches,
 )
+from optimum_grail.data.genres import documents, read_genre
 from optimum_grail.data.labels import class_numbers
-from optimum_grail.data.request import SELF, DataRequest, Recipient
+from optimum_grail.data.parts import Part, check_sources, parts_of
+from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.rows import Rows, input_names, only_inputs, read_rows, ready_samples
 from optimum_grail.data.selfgen import generate_self_text
-from optimum_grail.errors import DataError
+from optimum_grail.data.starts import need_template
+from optimum_grail.errors import DataError, shorten
 from optimum_grail.report.progress import Progress, Silent
+from optimum_grail.report.report import SourceRows
 
 _TOKENS_PER_BATCH = 2048
 _ROWS_PER_BATCH = 32
@@ -40,12 +47,16 @@ class _Samples:
     seqlen: int | None = None
     notes: tuple[str, ...] = ()
     picked: Sequence[int] = ()
+    source: str = ""
 
 
 def load_calibration(
     recipient: Recipient, request: DataRequest, *, held_out: bool = True, progress: Progress | None = None
 ) -> CalibrationData:
     """Read, draw and batch calibration samples; the same arguments give the same batches.
+
+    The sources of a mixture share the samples by weight; every batch is of one source, and of every source every fifth
+    sample is held out.
 
     Args:
         recipient: the model that the samples are for; it writes the text for ``"self"``.
@@ -55,27 +66,21 @@ def load_calibration(
 
     Raises:
         DataError: the data is missing, empty, too short, of the wrong type, or needs a tokenizer or processor that
-            is not there; ``"self"``, or nothing at all, for a model that is no causal language model.
+            is not there; ``"self"``, or nothing at all, for a model that is no causal language model; fewer samples
+            than sources.
         StatisticsError: the model cannot write text, since its logits are not finite.
     """
-    progress = progress or Silent()
-    _check(recipient, request)
-    if request.own:
-        samples, source = _self_samples(recipient, request, progress), f"{SELF}, seed {request.seed}"
-    else:
+    parts = parts_of(request)
+    _check(recipient, request, parts)
+    progress, samples = progress or Silent(), {}
+    if not all(part.own for part in parts):
         progress.message("Reading calibration data")
-        rows = read_rows(
-            request.dataset,
-            config_name=request.config_name,
-            split=request.split,
-            documents=recipient.causal and recipient.main_input == "text",
-            strings="image" if recipient.main_input == "image" else "text",
-        )
-        samples, source = _row_samples(recipient, request, rows), rows.source
-    return _finish(samples, source, recipient, request, held_out)
+    for number, part in sorted(enumerate(parts), key=lambda item: item[1].own):  # what takes longest comes last
+        samples[number] = _read(recipient, part, progress)
+    return _finish([samples[number] for number in range(len(parts))], parts, recipient, request, held_out)
 
 
-def _check(recipient: Recipient, request: DataRequest) -> None:
+def _check(recipient: Recipient, request: DataRequest, parts: Sequence[Part]) -> None:
     """Refuse what no data could mend, before any is read."""
     if request.dataset is None and not recipient.causal:
         raise DataError(
@@ -88,54 +93,127 @@ def _check(recipient: Recipient, request: DataRequest) -> None:
             f"label_column={request.label_column!r}: {recipient.name!r} does not tell classes apart. Leave it out; a "
             "causal language model's labels are the next tokens."
         )
-    if request.own and not recipient.causal:
+    if any(part.own for part in parts) and not recipient.causal:
         raise DataError(
             f"dataset='self' needs a causal language model that can write text, and {recipient.name!r} is none. "
             "Name calibration data with --dataset."
         )
+    check_sources(request.dataset)
+    if any(part.genre for part in parts) and recipient.main_input != "text":
+        raise DataError(
+            f"The general corpus holds text, and {recipient.name!r} needs a data set of {recipient.main_input}s. Name "
+            "one with --dataset."
+        )
+    if any(part.writing is not None and part.writing.starts == "chat" for part in parts):
+        need_template(recipient.tokenizer)
+
+
+def _read(recipient: Recipient, part: Part, progress: Progress) -> _Samples:
+    """The samples of one source; in a mixture, messages name it."""
+    request = part.request
+    try:
+        if part.own:
+            samples = replace(_self_samples(recipient, part, progress), source=f"{SELF}, seed {request.seed}")
+        else:
+            rows = _rows(recipient, part)
+            samples = replace(_row_samples(recipient, request, rows, shared=bool(part.name)), source=rows.source)
+    except DataError as error:
+        if not part.name:
+            raise
+        raise DataError(f"Source {shorten(part.name, 200)}, {request.num_samples} samples: {error}") from error
+    return replace(samples, source=part.name) if part.name else samples
+
+
+def _rows(recipient: Recipient, part: Part) -> Rows:
+    if part.genre:
+        return Rows(read_genre(part.name), part.name)
+    return read_rows(
+        part.dataset,
+        config_name=part.request.config_name,
+        split=part.request.split,
+        documents=recipient.causal and recipient.main_input == "text",
+        strings="image" if recipient.main_input == "image" else "text",
+    )
 
 
 def _finish(
-    samples: _Samples, source: str, recipient: Recipient, request: DataRequest, held_out: bool
+    samples: Sequence[_Samples], parts: Sequence[Part], recipient: Recipient, request: DataRequest, held_out: bool
 ) -> CalibrationData:
-    inputs, notes, kind = samples.inputs, samples.notes, recipient.main_input
-    if held_out and len(inputs) < HELD_EVERY:
-        notes += (f"{len(inputs)} samples, fewer than 5: rows are held out by contiguous halves",)
+    kind = recipient.main_input
+    sources = tuple(
+        SourceRows(
+            found.source,
+            part.weight,
+            len(found.inputs),
+            0 if kind == "image" else count_tokens(found.inputs),
+            digest(found.inputs),
+        )
+        for found, part in zip(samples, parts, strict=True)
+    )
+    return CalibrationData(
+        batches=_batches([found.inputs for found in samples], recipient, request, held_out),
+        source=sources[0].name if request.mixture is None else request.mixture.spelled(),
+        sha256=digest([sample for found in samples for sample in found.inputs]),
+        samples=sum(rows.samples for rows in sources),
+        tokens=sum(rows.tokens for rows in sources),
+        seqlen=max((found.seqlen for found in samples if found.seqlen is not None), default=None),
+        kind=kind,
+        fingerprints=frozenset().union(*(found.fingerprints for found in samples)),
+        notes=_notes(samples, held_out),
+        sources=sources,
+    )
+
+
+def _notes(samples: Sequence[_Samples], held_out: bool) -> tuple[str, ...]:
+    """The notes of all sources; what holds for some of several names them, what holds for all is said once."""
+    about: dict[str, list[str]] = {}
+    for found in samples:
+        few = len(found.inputs) < HELD_EVERY and held_out
+        halved = (f"{len(found.inputs)} samples, fewer than 5: rows are held out by contiguous halves",) if few else ()
+        for note in (*found.notes, *halved):
+            about.setdefault(note, []).append(found.source)
+    return tuple(note if len(names) == len(samples) else f"{', '.join(names)}: {note}" for note, names in about.items())
+
+
+def _batches(
+    groups: Sequence[Sequence[dict[str, Tensor]]], recipient: Recipient, request: DataRequest, held_out: bool
+) -> tuple[Batch, ...]:
+    """The batches of all sources; each gives at least four where there are several, so that a quarter of the batches
+    can hold all of them."""
+    inputs = [sample for group in groups for sample in group]
     longest = max((len(sample["input_ids"]) for sample in inputs if "input_ids" in sample), default=0)
     share = len(inputs) // PROBE_FRACTION if len(inputs) >= _ROWS_PER_BATCH else len(inputs)
     size = request.batch_size or max(1, min(_ROWS_PER_BATCH, _TOKENS_PER_BATCH // max(1, longest), share))
     pad_id = recipient.tokenizer.pad_token_id if recipient.tokenizer is not None else None
-    return CalibrationData(
-        batches=make_batches(inputs, batch_size=size, held_out=held_out, pad_id=pad_id or 0),
-        source=source,
-        sha256=digest(inputs),
-        samples=len(inputs),
-        tokens=0 if kind == "image" else count_tokens(inputs),
-        seqlen=samples.seqlen,
-        kind=kind,
-        fingerprints=samples.fingerprints,
-        notes=notes,
-    )
+    found = []
+    for source, group in enumerate(groups):
+        most = size if len(groups) == 1 or request.batch_size else max(1, min(size, len(group) // HELD_EVERY))
+        found.append(make_batches(group, batch_size=most, held_out=held_out, pad_id=pad_id or 0, source=source))
+    return interleave(found)
 
 
-def _self_samples(recipient: Recipient, request: DataRequest, progress: Progress) -> _Samples:
+def _self_samples(recipient: Recipient, part: Part, progress: Progress) -> _Samples:
     model: Any = recipient.model
-    ids = generate_self_text(
+    written = generate_self_text(
         model,
         recipient.tokenizer,
-        num_samples=request.num_samples,
-        seqlen=recipient.length(request.seqlen),
-        seed=request.seed,
+        num_samples=part.request.num_samples,
+        seqlen=recipient.length(part.request.seqlen),
+        seed=part.request.seed,
         progress=progress,
+        writing=part.writing,
+        documents=documents() if part.writing is not None and part.writing.starts == GENERAL else (),
     )
-    return _Samples([{"input_ids": row} for row in ids], fingerprint_tokens(ids), ids.shape[1])
+    ids, times = written.ids, written.restarts
+    notes = (f"rows that went round in circles were begun anew {times} times",) if times else ()
+    return _Samples([{"input_ids": row} for row in ids], fingerprint_tokens(ids), ids.shape[1], notes)
 
 
-def _row_samples(recipient: Recipient, request: DataRequest, rows: Rows) -> _Samples:
+def _row_samples(recipient: Recipient, request: DataRequest, rows: Rows, shared: bool) -> _Samples:
     if rows.ready:
         return _ready(recipient, request, rows)
     if recipient.main_input == "text" and recipient.causal:
-        return _windows(recipient, request, rows)
+        return _windows(recipient, request, rows, shared)
     samples = (_texts if recipient.main_input == "text" else _images)(recipient, request, rows)
     inputs = only_inputs(samples.inputs, type(recipient.model))
     if request.label_column is not None:
@@ -163,12 +241,17 @@ def _fewer(request: DataRequest, count: int) -> tuple[str, ...]:
     return (f"{count} samples, fewer than the {request.num_samples} asked",) if count < request.num_samples else ()
 
 
-def _windows(recipient: Recipient, request: DataRequest, rows: Rows) -> _Samples:
+def _windows(recipient: Recipient, request: DataRequest, rows: Rows, shared: bool) -> _Samples:
     column = text.text_column(rows.data, request.text_column)
     tokenizer, seqlen = recipient.need_tokenizer(), recipient.length(request.seqlen)
     running = text.joined_tokens(rows.data, column, tokenizer, need=request.num_samples * seqlen, seed=request.seed)
     windows = text.random_windows(
-        running.ids, num_samples=request.num_samples, seqlen=seqlen, seed=request.seed, what=rows.source
+        running.ids,
+        num_samples=request.num_samples,
+        seqlen=seqlen,
+        seed=request.seed,
+        what=rows.source,
+        remedy="lower its weight, --num-samples or --seqlen" if shared else None,
     )
     notes = ("windows drawn from pieces of the text at random places",) if running.partial else ()
     return _Samples([{"input_ids": row} for row in windows], fingerprint_tokens(windows), seqlen, notes)

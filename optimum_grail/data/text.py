@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -110,7 +110,7 @@ def describe_columns(rows: Dataset) -> str:
     return ", ".join(f"{name} ({getattr(kind, 'dtype', type(kind).__name__)})" for name, kind in rows.features.items())
 
 
-def _is_string(feature: Any) -> bool:
+def _is_string(feature: object) -> bool:
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
@@ -216,7 +216,9 @@ def _encode_pieces(pieces: list[str], tokenizer: PreTrainedTokenizerBase) -> Ten
     return torch.cat([torch.tensor(ids, dtype=torch.int64) for ids in encoded])
 
 
-def random_windows(ids: Tensor, *, num_samples: int, seqlen: int, seed: int, what: str) -> Tensor:
+def random_windows(
+    ids: Tensor, *, num_samples: int, seqlen: int, seed: int, what: str, remedy: str | None = None
+) -> Tensor:
     """Draw non-overlapping windows of exactly ``seqlen`` tokens at seeded random places.
 
     Args:
@@ -225,6 +227,7 @@ def random_windows(ids: Tensor, *, num_samples: int, seqlen: int, seed: int, wha
         seqlen: their length.
         seed: of the common offset and of the choice.
         what: name of the data for the message.
+        remedy: what the message advises beside more text, where it is not fewer samples.
 
     Returns:
         int64 ``[num_samples, seqlen]``, in random order.
@@ -236,7 +239,7 @@ def random_windows(ids: Tensor, *, num_samples: int, seqlen: int, seed: int, wha
     if count < num_samples:
         raise DataError(
             f"{what} has {len(ids)} tokens, which is {count} windows of seqlen={seqlen}; expected {num_samples}. "
-            f"Give more text, or lower --num-samples to {max(count, 1)} or --seqlen."
+            f"Give more text, or {remedy or f'lower --num-samples to {max(count, 1)} or --seqlen'}."
         )
     generator = torch.Generator().manual_seed(seed)
     offset = int(torch.randint(len(ids) - count * seqlen + 1, (1,), generator=generator))

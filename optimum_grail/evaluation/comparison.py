@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.data.batches import CalibrationData, overlap
 from optimum_grail.data.rows import Rows
-from optimum_grail.errors import DataError
+from optimum_grail.errors import DataError, StatisticsError
+from optimum_grail.evaluation.corpus import COMMONPLACE, relation
 from optimum_grail.evaluation.evaluate import make_metric
 from optimum_grail.evaluation.metrics import Metric, Readers
-from optimum_grail.evaluation.stopwatch import compare_forward, shape_of
+from optimum_grail.evaluation.metrics._metric import Measured
+from optimum_grail.evaluation.sets import columns_of, named_sets, reading_of
 from optimum_grail.report.progress import Progress
 
-COMMONPLACE = 0.02
-"""Common share of two sets of fingerprints that says nothing: unrelated stories begin with the same words too."""
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
 
 
 def default_metric(model: nn.Module) -> str:
@@ -44,61 +48,81 @@ def default_metric(model: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric on one data set, or nothing if no data was given.
+    """One metric on one data set.
 
     Args:
         name: the metric's name.
-        metric: the metric, or ``None``.
-        rows: the data, or ``None``.
-        readers: what turns the data into inputs of the model, or ``None``.
+        metric: the metric.
+        rows: the data.
+        readers: what turns the data into inputs of the model.
+        dataset: what reports call the data.
+        perturbation: what is done to the inputs; ``None``: nothing.
     """
 
-    name: str = ""
-    metric: Metric | None = None
-    rows: Rows | None = None
-    readers: Readers | None = None
+    name: str
+    metric: Metric
+    rows: Rows
+    readers: Readers
+    dataset: str
+    perturbation: str | None = None
 
     @classmethod
     def prepare(
         cls,
         model: nn.Module,
-        dataset: Any,
-        tokenizer: Any,
-        processor: Any,
+        dataset: DataSource,
+        readers: Readers,
         config: GrailConfig,
+        *,
+        name: str = "",
         limit: int | None = None,
     ) -> Comparison:
         """Read the data and check that it fits the model, before any long work.
 
         Args:
             model: the dense model.
-            dataset: any form that calibration data takes; ``None``: nothing will be measured.
-            tokenizer: for text.
-            processor: for images.
+            dataset: any form that calibration data takes.
+            readers: of the model.
             config: its ``seqlen`` and columns are the metric's too, where it has them.
+            name: what to call the data; by default what names it.
             limit: measure on the first so many rows (windows of text) only.
 
         Raises:
             DataError: the data is missing or does not fit.
         """
-        if dataset is None:
-            return cls()
-        name = default_metric(model)
+        kind = default_metric(model)
+        source, reading = reading_of(dataset)
         fields = {"seqlen": config.seqlen, "text_column": config.text_column, "image_column": config.image_column}
-        chosen = {key: value for key, value in fields.items() if key in OPTIONS[name]}
-        metric = make_metric(name, chosen | ({} if limit is None else {"num_samples": limit}))
-        rows = metric.read(dataset)
-        readers = Readers.of(model, tokenizer, processor)
+        chosen = {key: value for key, value in fields.items() if key in OPTIONS[kind]} | columns_of(reading)
+        metric = make_metric(kind, chosen | ({} if limit is None else {"num_samples": limit}))
+        rows = metric.read(source, config_name=reading.config_name, split=reading.split)
         metric.check(readers, rows)
-        return cls(name, metric, rows, readers)
+        return cls(kind, metric, rows, readers, name or rows.source)
+
+    def perturbed(self) -> tuple[Comparison, ...]:
+        """The same on damaged inputs, once for everything that can be done to them."""
+        return tuple(
+            dataclasses.replace(
+                self, metric=make_metric(self.name, {**vars(self.metric), "perturb": name}), perturbation=name
+            )
+            for name in self.metric.perturbations(self.readers)
+        )
+
+    @cached_property
+    def marks(self) -> frozenset[str]:
+        """Fingerprints of the rows."""
+        return self.metric.fingerprints(self.readers, self.rows)
+
+    def shares(self, data: CalibrationData) -> tuple[float, float]:
+        """How much of the calibration data's fingerprints, and of this data's, the other side has too, 0 to 1."""
+        if not data.fingerprints:
+            return 0.0, 0.0
+        shared = overlap(data, self.marks)
+        return shared / len(data.fingerprints), shared / max(len(self.marks), 1)
 
     def warnings(self, data: CalibrationData | None) -> tuple[str, ...]:
         """A warning if calibration and evaluation share rows."""
-        if self.metric is None or self.rows is None or self.readers is None or data is None or not data.fingerprints:
-            return ()
-        marks = self.metric.fingerprints(self.readers, self.rows)
-        shared = overlap(data, marks)
-        ours, theirs = shared / len(data.fingerprints), shared / max(len(marks), 1)
+        ours, theirs = (0.0, 0.0) if data is None else self.shares(data)
         if max(ours, theirs) < COMMONPLACE:
             return ()
         return (
@@ -106,71 +130,150 @@ class Comparison:
             "result flatters the compressed model. Evaluate on other data.",
         )
 
-    def measure(self, model: nn.Module, what: str, progress: Progress) -> dict[str, Any]:
-        """The metric's result for ``model``; empty without data.
+    def corpus(self, data: CalibrationData | None) -> str | None:
+        """Whether the data is of the calibration data's corpus, see :func:`optimum_grail.evaluation.corpus.relation`;
+        ``None`` where nothing was calibrated."""
+        return (
+            None
+            if data is None
+            else relation(
+                [part.name for part in data.sources] or [data.source], self.rows.source, max(self.shares(data))
+            )
+        )
+
+    def measure(self, model: nn.Module, what: str, progress: Progress) -> Measured:
+        """What the metric finds out about ``model``.
 
         Args:
             model: the model.
             what: what to call it.
             progress: told before.
         """
-        if self.metric is None or self.rows is None or self.readers is None:
-            return {}
-        progress.message(f"Measuring the {what} model: {self.name} on {self.rows.source}")
+        damage = "" if self.perturbation is None else f", {self.perturbation}"
+        progress.message(f"Measuring the {what} model: {self.name}{damage} on {self.dataset}")
         return self.metric.measure(model, self.readers, self.rows, progress)
+
+    def row(self, dense: Measured, compressed: Measured, data: CalibrationData | None) -> dict[str, Any]:
+        """The report's row, with how far the answers agree.
+
+        Raises:
+            StatisticsError: that cannot be told.
+        """
+        key = self.metric.headline
+        row = {
+            "metric": key,
+            "dataset": self.dataset,
+            "higher_is_better": self.metric.higher_is_better,
+            "dense": dense.result[key],
+            "compressed": compressed.result[key],
+            "protocol": compressed.result.get("protocol", ""),
+        }
+        source = None if self.dataset == self.rows.source else self.rows.source
+        known = {"source": source, "corpus": self.corpus(data), "perturbation": self.perturbation}
+        return {**row, **{name: value for name, value in known.items() if value is not None}}
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """One metric on every evaluation set, and on damaged inputs where that was asked for.
+
+    Args:
+        items: none if no data was given.
+    """
+
+    items: tuple[Comparison, ...] = ()
+
+    @classmethod
+    def prepare(
+        cls,
+        model: nn.Module,
+        dataset: DataSource | None,
+        tokenizer: Tokenizer | None,
+        processor: Processor | None,
+        config: GrailConfig,
+        robustness: bool = False,
+        limit: int | None = None,
+    ) -> Comparisons:
+        """Read all data and check that it fits the model, before any long work.
+
+        Args:
+            model: the dense model.
+            dataset: one data set in any form that calibration data takes, or several by name, as
+                :func:`optimum_grail.evaluation.sets.named_sets` reads them; ``None``: nothing will be measured.
+            tokenizer: for text.
+            processor: for images.
+            config: as of :meth:`Comparison.prepare`.
+            robustness: also measure on damaged inputs.
+            limit: first rows (windows of text) only.
+
+        Raises:
+            DataError: the data is missing or does not fit, or ``robustness`` without data or for a metric whose inputs
+                are never damaged.
+        """
+        readers = Readers.of(model, tokenizer, processor)
+        sets = named_sets(dataset)
+        if robustness and not sets:
+            raise DataError("robustness measures on damaged evaluation data. Name some with --eval-dataset.")
+        found = [Comparison.prepare(model, data, readers, config, name=name, limit=limit) for name, data in sets]
+        if robustness and (plain := [item.name for item in found if not item.metric.perturbations(readers)]):
+            raise DataError(
+                f"robustness is for classifiers and models of embeddings, and {plain[0]} is not measured on damaged "
+                "inputs. Leave --robustness out."
+            )
+        return cls(tuple(part for item in found for part in (item, *(item.perturbed() if robustness else ()))))
+
+    @property
+    def sets(self) -> tuple[Comparison, ...]:
+        """Those on the data as it is."""
+        return tuple(item for item in self.items if item.perturbation is None)
+
+    def warnings(self, data: CalibrationData | None) -> tuple[str, ...]:
+        """A warning for every set that shares rows with the calibration data; with several sets it names the set."""
+        sets = self.sets
+        named = [(f"{item.dataset}: " if len(sets) > 1 else "", item.warnings(data)) for item in sets]
+        return tuple(f"{name}{warning}" for name, found in named for warning in found)
+
+    def measure(self, model: nn.Module, what: str, progress: Progress) -> tuple[Measured, ...]:
+        """What the metric finds out about ``model`` on every set; arguments as of :meth:`Comparison.measure`."""
+        return tuple(item.measure(model, what, progress) for item in self.items)
+
+    def rows(
+        self, dense: Sequence[Measured], compressed: Sequence[Measured], data: CalibrationData | None
+    ) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
+        """The report's evaluation rows, given both results, and why agreement could not be told, where it could not."""
+        rows, notes = [], []
+        for item, before, after in zip(self.items, dense, compressed, strict=True):
+            row = item.row(before, after, data)
+            if before.answers is not None and after.answers is not None:
+                try:
+                    row["agreement"] = after.answers.agreement(before.answers)
+                except StatisticsError as error:
+                    notes.append(str(error))
+            rows.append(row)
+        return tuple(rows), tuple(dict.fromkeys(notes))
 
     def for_sweep(self, progress: Progress) -> dict[str, Any]:
         """The metric as :class:`optimum_grail.sweep.Sweep` takes it; empty without data."""
-        if self.metric is None:
+        if not self.items:
             return {}
+        metric = self.items[0].metric
+
+        def measure(model: nn.Module) -> dict[str, Any]:
+            """The first set's results; of several sets those of each under ``sets``, by name."""
+            results = [found.result for found in self.measure(model, "compressed", progress)]
+            named = {item.dataset: result for item, result in zip(self.items, results, strict=True)}
+            return {**results[0], **({"sets": named} if len(named) > 1 else {})}
+
+        def corpora(data: CalibrationData | None) -> dict[str, str | None]:
+            """By set: whether it is of the corpus of ``data``."""
+            return {item.dataset: item.corpus(data) for item in self.items}
+
         return {
-            "measure": lambda model: self.measure(model, "compressed", progress),
-            "headline": self.metric.headline,
-            "higher_is_better": self.metric.higher_is_better,
+            "measure": measure,
+            "corpora": corpora,
+            "headline": metric.headline,
+            "higher_is_better": metric.higher_is_better,
         }
-
-    def results(self, dense: Mapping[str, Any], model: nn.Module, progress: Progress) -> tuple[dict[str, Any], ...]:
-        """The report's evaluation rows, given the dense result; measures the compressed ``model``."""
-        if self.metric is None or self.rows is None:
-            return ()
-        compressed = self.measure(model, "compressed", progress)
-        return (
-            {
-                "metric": self.metric.headline,
-                "dataset": self.rows.source,
-                "higher_is_better": self.metric.higher_is_better,
-                "dense": dense[self.metric.headline],
-                "compressed": compressed[self.metric.headline],
-                "protocol": compressed.get("protocol", ""),
-            },
-        )
-
-
-@dataclass
-class BeforeAndAfter:
-    """What a run measures of the dense and then of the compressed model: a metric and the time of a forward pass.
-
-    Args:
-        comparison: the metric and its data.
-        progress: told before each measurement.
-        results: the report's evaluation rows, once both are measured.
-        forward: both forward passes, as a report has them.
-    """
-
-    comparison: Comparison
-    progress: Progress
-    results: tuple[dict[str, Any], ...] = ()
-    forward: Mapping[str, Any] = field(default_factory=dict)
-
-    def dense(self, model: nn.Module, data: CalibrationData | None) -> None:
-        """Measure what the compressed model is compared with."""
-        self._metric = self.comparison.measure(model, "dense", self.progress)
-        self._shape = None if data is None else shape_of(model)
-
-    def compressed(self, model: nn.Module, data: CalibrationData | None) -> None:
-        """Measure and compare."""
-        self.results = self.comparison.results(self._metric, model, self.progress)
-        self.forward = compare_forward(self._shape, model, data)
 
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {

@@ -111,5 +111,5 @@ def _plain(row: dict[str, Any]) -> dict[str, float]:
     return {key.removesuffix(",none"): float(value) for key, value in numbers.items() if key != "sample_len"}
 
 
-def _documents(counts: Any) -> dict[str, float]:
+def _documents(counts: object) -> dict[str, float]:
     return {"documents": float(counts["effective"])} if isinstance(counts, dict) and "effective" in counts else {}

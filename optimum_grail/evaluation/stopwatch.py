@@ -186,13 +186,14 @@ def _seconds(model: nn.Module, inputs: Mapping[str, Tensor]) -> float:
     return time.perf_counter() - start
 
 
-def _shapes(outputs: Any) -> dict[str, list[int]]:
+def _shapes(outputs: object) -> dict[str, list[int]]:
     """Shapes of the tensors that a model returns; a single one is called ``output``."""
     found = outputs if isinstance(outputs, Mapping) else {"output": outputs}
     return {str(name): list(value.shape) for name, value in found.items() if isinstance(value, Tensor)}
 
 
-def _is_shape(value: Any) -> bool:
+def _is_shape(value: object) -> bool:
     """Whether ``value`` is the shape of a tensor of a size that fits a forward pass."""
-    sound = isinstance(value, list | tuple) and all(type(size) is int and size >= 0 for size in value)
-    return sound and math.prod(value) <= ELEMENTS
+    if not isinstance(value, list | tuple) or not all(type(size) is int and size >= 0 for size in value):
+        return False
+    return math.prod(value) <= ELEMENTS

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup, Port
+from optimum_grail.core.moments import Statistics
 from optimum_grail.core.plan import GroupPlan, Plan
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch
@@ -79,22 +80,25 @@ def refit_classifiers_(
         what was done with each that saw enough rows, the readouts left out (the model has them).
     """
     collectors = [collector_for(model, group, "held-out" in methods.needs) for group in groups]
-    masks = Batches.of(batches, layout.mask).masks
+    given = Batches.of(batches, layout.mask, "sources" in methods.needs)
     for index, batch in enumerate(batches):
         student = {name: stream.student[index] for name, stream in streams.items()}
         dense = {name: stream.dense[index] for name, stream in streams.items() if stream.dense is not None}
         seen, wanted = (_records(model, layout, groups, batch, hidden) for hidden in (student, dense))
         for collector in collectors:
             name = collector.group.name
-            collector.add(seen[name], wanted[name], masks[index], batch.split)
-    return [_refit_(model, methods, collector, seed) for collector in collectors if _enough(collector)]
+            collector.add(seen[name], wanted[name], given.masks[index], given.subset(index))
+    crossed = given.crossed
+    enough = [collector for collector in collectors if _enough(collector, crossed)]
+    return [_refit_(model, methods, each.group, each.statistics(crossed), seed) for each in enough]
 
 
-def _enough(collector: Collector) -> bool:
+def _enough(collector: Collector, crossed: bool) -> bool:
     """Whether there are as many rows to fit on as features. With fewer, a readout that repeats them exactly always
     exists, chance decides on the held-out rows, and accuracy was seen to fall as often as to rise."""
-    moments = collector.moments.get("fit")
-    return moments is not None and moments.count >= collector.group.units
+    rows = {subset: sums.count for subset, sums in collector.moments.items()}
+    fitted = sum(rows.values()) - max(rows.values(), default=0) if crossed else rows.get(0, 0)
+    return fitted >= collector.group.units
 
 
 def _records(
@@ -118,9 +122,8 @@ def _records(
     return records
 
 
-def _refit_(model: nn.Module, methods: Methods, collector: Collector, seed: int) -> GroupPlan:
-    group = collector.group
+def _refit_(model: nn.Module, methods: Methods, group: ChannelGroup, statistics: Statistics, seed: int) -> GroupPlan:
     whole = Reduction.keep_all(group.units)
-    compensation = methods.compensator(problem_of(model, group, collector.statistics(), seed), whole)
+    compensation = methods.compensator(problem_of(model, group, statistics, seed), whole)
     apply_(model, Plan([GroupPlan(group, whole, compensation.readout)]))
     return GroupPlan(group, whole, None, diagnostics=compensation.diagnostics)

@@ -21,6 +21,7 @@ from optimum_grail.data.batches import Batch
 from optimum_grail.fit.classifier import classifiers_of, refit_classifiers_
 from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.regional import Regional
+from optimum_grail.models.depth import kept_runs
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.surgery import apply_
 from optimum_grail.report.progress import Progress
@@ -93,6 +94,8 @@ class FitRun:
     def _plans_(self) -> list[GroupPlan]:
         plans: list[GroupPlan] = []
         left: dict[str, Streams] = {}
+        for group in (group for path in self.dropped for group in self.layout.of_block(path)):
+            self.progress.update(1, group.name)
         for stack, student, dense in self._walk(left):
             plans += self._stack_(stack, student, dense, left)
         if self._classifiers and any(not streams.equal for streams in left.values()):
@@ -138,12 +141,12 @@ class FitRun:
         kept = [path for path in stack.blocks if path not in self.dropped]
         if student is None or dense is None:
             return [self._group_(group, group, None) for path in kept for group in self._touched(path, False)]
-        batches = Batches.of(self.batches, stack.spec.mask)
+        batches = Batches.of(self.batches, stack.spec.mask, "sources" in self.methods.needs)
         streams = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
         left[stack.name] = streams
         plans: list[GroupPlan] = []
         drifted = student is not dense
-        for path, beyond in _runs(stack.blocks, self.dropped):
+        for path, beyond in kept_runs(stack.blocks, self.dropped):
             skipped = [(self.model.get_submodule(item), dense.calls[item]) for item in beyond]
             if path is None:  # the stack begins with dropped blocks
                 for block, block_calls in skipped if streams.dense is not None else ():
@@ -160,16 +163,18 @@ class FitRun:
 
     def _touched(self, path: str, drifted: bool, cut: bool = False) -> list[ChannelGroup]:
         """The groups of a block about which anything is to be done: units go, or the consumer is refitted because what
-        was compressed before it, in this block too, made the student drift, or the next block is dropped (``cut``)."""
+        was compressed before it, in this block too, made the student drift, or the next block is dropped (``cut``).
+        The others count as done."""
         joint = self.methods.within_block == "joint"
         touched: list[ChannelGroup] = []
         for group in self.layout.of_block(path):
-            if group.units == 0:  # an earlier compression left nothing of it
-                continue
             behind = drifted or (not joint and any(other.stage < group.stage for other in touched))
             behind = behind or (cut and group.stream == AT_OUTPUT)
-            if self.widths[group.name] < group.units or (self.methods.refits and behind):
+            goes = self.widths[group.name] < group.units
+            if group.units and (goes or (self.methods.refits and behind)):  # 0: an earlier run left nothing of it
                 touched.append(group)
+            else:
+                self.progress.update(1, group.name)
         return touched
 
     def _block_(
@@ -237,7 +242,13 @@ class FitRun:
         run.measure(collectors, replace(wanted, features=True), unfolded)
         release()
         return [
-            self._group_(group, shape, collector.statistics(), ahead.get(group.name), gradients.get(group.name))
+            self._group_(
+                group,
+                shape,
+                collector.statistics(run.batches.crossed),
+                ahead.get(group.name),
+                gradients.get(group.name),
+            )
             for group, shape, collector in zip(stage, shapes, collectors, strict=True)
         ]
 
@@ -279,16 +290,3 @@ class FitRun:
         if keep == 0:
             return Selection(Reduction.drop_all(problem.units))
         return self.methods.selector(problem, keep)
-
-
-def _runs(blocks: Sequence[str], dropped: Sequence[str]) -> list[tuple[str | None, list[str]]]:
-    """Every block that stays, with the dropped ones right after it; those before the first come with ``None``."""
-    runs: list[tuple[str | None, list[str]]] = []
-    for path in blocks:
-        if path not in dropped:
-            runs.append((path, []))
-        elif runs:
-            runs[-1][1].append(path)
-        else:
-            runs.append((None, [path]))
-    return runs

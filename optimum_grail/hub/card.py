@@ -20,7 +20,7 @@ from optimum_grail.hub.citations import citations
 from optimum_grail.hub.metadata import CARD, auto_class_and_task, front_matter, inherited_from, without_folders
 from optimum_grail.hub.snippet import Snippet
 from optimum_grail.report.plots import PLOT_FILE
-from optimum_grail.report.report import Report
+from optimum_grail.report.report import Calibration, Report
 from optimum_grail.report.table import (
     MISSING,
     NOT_TOLD_APART,
@@ -76,6 +76,7 @@ def build_card(
         derived=_derived(report),
         measured=", ".join(f"{name} {item['shape']}" for name, item in report.forward.get("inputs", {}).items()),
         timed=_timed(report),
+        positions=max((row.get("agreement", {}).get("positions", 0) for row in report.evaluation), default=0),
         plain_measured=any(row.get("plain") is not None for row in report.evaluation),
         protocols=list(dict.fromkeys(plain(row["protocol"]) for row in report.evaluation if row.get("protocol"))),
         errors=[row for row in report.groups if row.plain_error is not None or row.fit_error is not None],
@@ -155,16 +156,44 @@ def rewrite_card(
 def public(report: Report) -> Report:
     """``report`` with absolute paths cut to their last part: the rest tells strangers about the author's disk."""
     data = report.calibration
+    told = _told_apart([str(row["dataset"]) for row in report.evaluation if row.get("dataset")])
+    evaluation, derived = (
+        tuple(
+            without_folders({**row, **({"dataset": told[row["dataset"]]} if row.get("dataset") in told else {})})
+            for row in rows
+        )
+        for rows in (report.evaluation, report.derived)
+    )
     return dataclasses.replace(
         report,
         model=report.name,
-        calibration=None if data is None else dataclasses.replace(data, source=without_folders(data.source)),
+        calibration=None if data is None else _without_folders(data),
         config=without_folders(report.config),
-        evaluation=tuple(without_folders(row) for row in report.evaluation),
-        derived=tuple(without_folders(row) for row in report.derived),
+        evaluation=evaluation,
+        derived=derived,
         recovery=without_folders(report.recovery),
         command=" ".join(shell(without_folders(word)) for word in _words(report.command)),
     )
+
+
+def _told_apart(sources: Iterable[str]) -> dict[str, str]:
+    """Absolute paths whose last parts are alike, and what tells them apart: as much of the end as is needed."""
+    found: dict[str, str] = {}
+    paths = [Path(source) for source in dict.fromkeys(sources) if Path(source).is_absolute()]
+    for path in paths:
+        others = [other for other in paths if other != path and other.name == path.name]
+        depth = next((n for n in range(2, len(path.parts)) if all(o.parts[-n:] != path.parts[-n:] for o in others)), 1)
+        if others:
+            found[str(path)] = "/".join(path.parts[-depth:])
+    return found
+
+
+def _without_folders(data: Calibration) -> Calibration:
+    notes = list(data.notes)
+    for part in data.sources:  # in a mixture, notes name the source they are about
+        notes = [note.replace(part.name, without_folders(part.name)) for note in notes]
+    sources = tuple(dataclasses.replace(part, name=without_folders(part.name)) for part in data.sources)
+    return dataclasses.replace(data, source=without_folders(data.source), notes=tuple(notes), sources=sources)
 
 
 def _words(command: str) -> list[str]:
@@ -180,13 +209,13 @@ def shell(word: str) -> str:
     return shlex.quote(" ".join(word.split()))
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """``value`` as one line of Markdown that is text and nothing else: no tag, link, picture, heading or list."""
     text = " ".join(str(value).split()).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"^([#>+*=-])", r"\\\1", text.replace("[", "\\["))
 
 
-def cell(value: Any) -> str:
+def cell(value: object) -> str:
     """``value`` as the text of one Markdown table cell."""
     return plain(value).replace("|", "\\|").replace("`", "'")
 
@@ -231,7 +260,8 @@ def _ratio(times: Mapping[str, float]) -> str:
 
 def _derived(report: Report) -> list[tuple[str, str, str, str, str]]:
     """Name, result, its change from the compressed model's, size, and time of a pass as a ratio to the compressed."""
-    known = {(row.get("metric"), row.get("dataset"), row.get("protocol", "")): row for row in report.evaluation}
+    plain = [row for row in report.evaluation if not row.get("perturbation")]
+    known = {(row.get("metric"), row.get("dataset"), row.get("protocol", "")): row for row in plain}
     rows = []
     for row in report.derived:
         before = known.get((row["metric"], row["dataset"], row.get("protocol", "")), {}).get("compressed")

@@ -23,5 +23,5 @@ def citations(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([GRAIL, *(paper for paper in papers if paper is not None)]))
 
 
-def _name(method: Any) -> str:
+def _name(method: object) -> str:
     return str(method.get("name")) if isinstance(method, Mapping) else str(method or "").partition(":")[0]

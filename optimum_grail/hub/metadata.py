@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,26 @@ def auto_class_and_task(report: Report) -> tuple[str, str | None]:
     return next((found for ending, found in TASKS.items() if name.endswith(ending)), (name or "AutoModel", None))
 
 
-def without_folders(value: Any) -> Any:
-    """``value`` (anything of JSON) with every absolute path in it cut to its last part."""
+def without_folders(value: object) -> Any:
+    """``value`` (anything of JSON) with every absolute path in it cut to its last part; those that are keys of one
+    mapping, as the sources of a mixture are, keep as many parts as tell them apart."""
     if isinstance(value, Mapping):
-        return {key: without_folders(item) for key, item in value.items()}
+        return dict(zip(_apart(list(value)), map(without_folders, value.values()), strict=True))
     if isinstance(value, list | tuple):
         return [without_folders(item) for item in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    return " + ".join(map(_last_part, value.split(" + "))) if isinstance(value, str) else value
+
+
+def _last_part(path: str, parts: int = 1) -> str:
+    return "/".join(Path(path).parts[1:][-parts:]) if Path(path).is_absolute() else path
+
+
+def _apart(keys: Sequence[str]) -> list[str]:
+    for parts in range(1, max((len(Path(key).parts) for key in keys), default=1) + 1):
+        cut = [_last_part(key, parts) for key in keys]
+        if len(set(cut)) == len(set(keys)):
+            break
+    return cut
 
 
 def _results(report: Report, task: str | None) -> list[EvalResult]:
@@ -103,7 +116,7 @@ def _results(report: Report, task: str | None) -> list[EvalResult]:
             dataset_type=str(row.get("dataset") or "unknown"),
             dataset_name=str(row.get("dataset") or "unknown"),
             metric_type=str(row["metric"]),
-            metric_name=str(row["metric"]),
+            metric_name=", ".join(str(row[key]) for key in ("metric", "perturbation") if row.get(key)),
             metric_value=row["compressed"],
         )
         for row in report.evaluation
@@ -111,9 +124,9 @@ def _results(report: Report, task: str | None) -> list[EvalResult]:
     ]
 
 
-def _is_word(value: Any) -> bool:
+def _is_word(value: object) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def _is_words(value: Any) -> bool:
+def _is_words(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(_is_word(item) for item in value)

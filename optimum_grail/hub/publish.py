@@ -185,7 +185,7 @@ def _described(path: Path) -> bytes:
     return (json.dumps(values, indent=2) + "\n").encode()
 
 
-def _descend(value: Any) -> Any:
+def _descend(value: object) -> Any:
     """``value`` with every ``grail_config`` in it freed of folders."""
     if not isinstance(value, dict):
         return value

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 def read(model: nn.Module, path: str) -> Any:
@@ -30,7 +33,7 @@ def write_(model: nn.Module, path: str, value: int) -> None:
     setattr(holder, name, value)
 
 
-def share_config_(model: nn.Module, path: str, config: Any) -> None:
+def share_config_(model: nn.Module, path: str, config: PreTrainedConfig) -> None:
     """Undo what :func:`write_` did at ``path``, if it leads through a config: the module holds ``config`` again."""
     owner = path.rpartition(".")[0]
     holder = read(model, owner) if owner else model
@@ -39,5 +42,5 @@ def share_config_(model: nn.Module, path: str, config: Any) -> None:
         setattr(read(model, above) if above else model, its_name, config)
 
 
-def _own(holder: Any, name: str) -> Any:
+def _own(holder: object, name: str) -> Any:
     return getattr(holder, name, None)

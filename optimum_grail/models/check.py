@@ -157,7 +157,7 @@ def outputs_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[Tensor]:
     return [tensor for tensor in _tensors(model(**inputs)) if tensor.is_floating_point()]
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: object) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):

@@ -80,6 +80,19 @@ def without(model: nn.Module, layout: Layout, dropped: Collection[str]) -> Itera
         yield
 
 
+def kept_runs(blocks: Sequence[str], dropped: Sequence[str]) -> list[tuple[str | None, list[str]]]:
+    """Every block that stays, with the dropped ones right after it; those before the first come with ``None``."""
+    runs: list[tuple[str | None, list[str]]] = []
+    for path in blocks:
+        if path not in dropped:
+            runs.append((path, []))
+        elif runs:
+            runs[-1][1].append(path)
+        else:
+            runs.append((None, [path]))
+    return runs
+
+
 def _home(stack: Stack) -> str:
     """Path of the list that the blocks are in."""
     return stack.blocks[0].rpartition(".")[0]

@@ -7,11 +7,14 @@ the code that splits features into heads cannot count heads of nothing, so such 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
+
+if TYPE_CHECKING:
+    from transformers import Cache
 
 
 class Headless(nn.Module):
@@ -21,7 +24,7 @@ class Headless(nn.Module):
     """The consumer inside this module, ``""`` if it lies after it."""
 
     def forward(
-        self, hidden_states: Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any
+        self, hidden_states: Tensor, *args: object, past_key_values: Cache | None = None, **kwargs: object
     ) -> tuple[Tensor, None]:
         """Nothing attended to: what the consumer makes of no features; there are no attention weights.
 

@@ -16,7 +16,10 @@ from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TARGET = "transformers.modeling_utils"
 QUANTIZERS = "transformers.quantizers.auto"
@@ -44,7 +47,7 @@ def patch_(module: ModuleType) -> None:
         return
 
     @functools.wraps(original)
-    def post_init(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def post_init(self: PreTrainedModel, *args: object, **kwargs: object) -> Any:
         """Resize a compressed model before its weights are loaded."""
         if getattr(self.config, "grail_config", None) is not None:
             from optimum_grail.models.resize import resize_
@@ -73,7 +76,7 @@ class _Later:
     def __init__(self, module: str, name: str) -> None:
         self._place = module, name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         return self._load()(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from optimum_grail.models.layout import Layout
@@ -17,7 +16,7 @@ class Size:
     Args:
         parameters: of the whole model, tied ones once.
         blocks: inside the repeated blocks.
-        bytes: of all parameters in the checkpoint's dtype.
+        bytes: of all parameters, each in its own dtype.
     """
 
     parameters: int
@@ -25,9 +24,13 @@ class Size:
     bytes: int
 
     @classmethod
-    def of(cls, model: nn.Module, layout: Layout, dtype: torch.dtype) -> Size:
-        """Measure ``model``, whose blocks are where ``layout`` says."""
+    def of(cls, model: nn.Module, layout: Layout) -> Size:
+        """Measure ``model``, whose blocks are where ``layout`` says, in the dtypes that it has now: those of its
+        checkpoint, unless it has been cast to be computed with."""
         inside = {id(p): p for s in layout.stacks for path in s.blocks for p in model.get_submodule(path).parameters()}
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        width = torch.empty(0, dtype=dtype).element_size()
-        return cls(parameters, sum(parameter.numel() for parameter in inside.values()), parameters * width)
+        parameters = list(model.parameters())
+        return cls(
+            parameters=sum(parameter.numel() for parameter in parameters),
+            blocks=sum(parameter.numel() for parameter in inside.values()),
+            bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from transformers import PreTrainedModel
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
-def misfit(model: PreTrainedModel, config: Any) -> str:
+
+def misfit(model: PreTrainedModel, config: PreTrainedConfig) -> str:
     """How the class that plain transformers builds from ``config`` differs from ``model``; empty if it does not.
 
     The config is read back from the text that is saved, without what this package notes in it, so nothing here narrows
@@ -40,7 +43,7 @@ def misfit(model: PreTrainedModel, config: Any) -> str:
     return ""
 
 
-def _without_notes(value: Any) -> Any:
+def _without_notes(value: object) -> Any:
     """The values of a config, and of those inside it, without ``grail_config``."""
     if isinstance(value, list):
         return [_without_notes(item) for item in value]

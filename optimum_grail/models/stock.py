@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -23,6 +23,9 @@ from optimum_grail.models.matrix import columns
 from optimum_grail.models.resolve import model_type
 from optimum_grail.models.standalone import misfit
 from optimum_grail.models.table import Table, entries, read_table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 HOW_TO_LOAD = "pip install optimum-grail, then `import optimum_grail` before from_pretrained: widths differ per layer"
 """Noted where the widths are, for who meets transformers' complaint about sizes that do not match."""
@@ -139,7 +142,7 @@ def write_config_(model: nn.Module, layout: Layout, provenance: Mapping[str, Any
     return updates
 
 
-def compressed_with(config: Any) -> Mapping[str, Any] | None:
+def compressed_with(config: PreTrainedConfig) -> Mapping[str, Any] | None:
     """The ``grail_config`` of ``config`` or of a sub-config, ``None`` if it describes no compressed model."""
     found = getattr(config, "grail_config", None)
     if found is not None:
@@ -162,12 +165,12 @@ def refuse_compressed(model: nn.Module, source: str) -> None:
         )
 
 
-def sub_configs(config: Any) -> list[Any]:
+def sub_configs(config: PreTrainedConfig) -> list[Any]:
     """The configs inside ``config``, one level deep."""
     return [value for value in vars(config).values() if isinstance(getattr(value, "model_type", None), str)]
 
 
-def _doubt(model: nn.Module, root: Any, configs: Sequence[Any], updates: Sequence[StockUpdate]) -> str:
+def _doubt(model: nn.Module, root: object, configs: Sequence[Any], updates: Sequence[StockUpdate]) -> str:
     """What the stock class, built from the configs after ``updates``, has other than ``model``; changes nothing."""
     memo: dict[int, Any] = {}
     trial = copy.deepcopy(root, memo)
@@ -176,11 +179,11 @@ def _doubt(model: nn.Module, root: Any, configs: Sequence[Any], updates: Sequenc
     return misfit(cast(PreTrainedModel, model), trial)
 
 
-def _contains(root: Any, config: Any) -> bool:
+def _contains(root: object, config: PreTrainedConfig) -> bool:
     return root is config or any(_contains(value, config) for value in sub_configs(root))
 
 
-def _accepted(spec: GroupSpec, config: Any, values: Mapping[str, int]) -> bool:
+def _accepted(spec: GroupSpec, config: PreTrainedConfig, values: Mapping[str, int]) -> bool:
     current = {field: _stated(spec, config, field) for field in values}
     if values == current:
         return True
@@ -188,7 +191,7 @@ def _accepted(spec: GroupSpec, config: Any, values: Mapping[str, int]) -> bool:
     return known and spec.accepts(config, values)  # type: ignore[union-attr]
 
 
-def _stated(spec: GroupSpec, config: Any, field: str) -> int | None:
+def _stated(spec: GroupSpec, config: PreTrainedConfig, field: str) -> int | None:
     """What the stock class makes of the config's ``field``; ``None`` if the map cannot tell."""
     value: int | None = getattr(config, field, None)
     if value is None and isinstance(spec, Mlp) and spec.default is not None:
@@ -233,7 +236,7 @@ def _update(model: nn.Module, layout: Layout, stack: Stack, widths: Mapping[str,
     )
 
 
-def _changed(config: Any, groups: list[ChannelGroup], widths: Mapping[str, int]) -> list[ChannelGroup]:
+def _changed(config: PreTrainedConfig, groups: list[ChannelGroup], widths: Mapping[str, int]) -> list[ChannelGroup]:
     """Groups that a config cannot speak about and that differ from what the stock class builds."""
     table = read_table(getattr(config, "grail_config", None), "config.grail_config")
     return [
@@ -244,7 +247,7 @@ def _changed(config: Any, groups: list[ChannelGroup], widths: Mapping[str, int])
 
 
 def _fields(
-    model: nn.Module, group: ChannelGroup, spec: GroupSpec, config: Any, values: Mapping[str, int]
+    model: nn.Module, group: ChannelGroup, spec: GroupSpec, config: PreTrainedConfig, values: Mapping[str, int]
 ) -> dict[str, int]:
     """Config fields for ``values``, with those to pin so that the class does not derive them anew."""
     if all(_stated(spec, config, field) == value for field, value in values.items()):
@@ -261,7 +264,7 @@ def _key_value_field(stack: Stack) -> str | None:
     return next((s.key_value_field for s in stack.spec.groups if isinstance(s, Heads) and s.key_value_field), None)
 
 
-def _write_(config: Any, update: StockUpdate, provenance: Mapping[str, Any]) -> None:
+def _write_(config: PreTrainedConfig, update: StockUpdate, provenance: Mapping[str, Any]) -> None:
     for field, value in update.fields.items():
         setattr(config, field, value)
     told = {"how_to_load": HOW_TO_LOAD, **provenance, "layers": update.layers}

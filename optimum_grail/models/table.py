@@ -6,7 +6,7 @@ a config, of ``grail_layers.json``. It comes from files anyone may have written,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optimum_grail.core.groups import ChannelGroup
@@ -21,7 +21,7 @@ def entries(group: ChannelGroup, units: int) -> dict[str, int]:
     return {field: units * per_unit for field, per_unit in group.fields}
 
 
-def read_table(holder: Any, where: str) -> Mapping[Any, Any]:
+def read_table(holder: object, where: str) -> Mapping[Any, Any]:
     """The raw table of ``holder``, the value of ``config.grail_config``; empty if it has none.
 
     Args:
@@ -111,6 +111,5 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _some(names: Any) -> str:
-    names = list(names)
+def _some(names: Sequence[object]) -> str:
     return ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")

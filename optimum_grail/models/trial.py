@@ -107,7 +107,7 @@ def _watched(model: nn.Module, paths: set[str], inputs: Mapping[str, Tensor]) ->
     def leave(path: str) -> Callable[..., None]:
         """A hook that notes what the block at ``path`` puts out."""
 
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: object) -> None:
             """Keep it as it is."""
             seen.outputs[path] = output
 
@@ -139,7 +139,7 @@ def _check_handed_on(stack: Stack, seen: _Seen, layout: Layout) -> None:
     )
 
 
-def _clone(value: Any) -> Any:
+def _clone(value: object) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 

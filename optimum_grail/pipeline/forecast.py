@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -16,6 +16,9 @@ from optimum_grail.pipeline.stages import Prepared, prepare_
 from optimum_grail.survey.findings import Findings
 from optimum_grail.widths.allocate import Widths
 from optimum_grail.widths.request import NOUNS
+
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource
 
 Range = tuple[int, int]
 """The least and the most of some layers."""
@@ -95,7 +98,7 @@ class Forecast:
         return {**sizes, "kinds": [asdict(kind) for kind in self.kinds], "needs": cost, "notes": list(self.notes)}
 
 
-def forecast(model: nn.Module, setup: Setup, dataset: Any = None) -> Forecast:
+def forecast(model: nn.Module, setup: Setup, dataset: DataSource | None = None) -> Forecast:
     """Tell what :func:`optimum_grail.pipeline.run.compress_` would do with the same arguments, and leave it at that.
 
     Costs one forward pass of one sample. Data is read only where its size is not known before; no text is written.

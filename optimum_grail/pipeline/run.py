@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import nn
 
@@ -17,6 +17,9 @@ from optimum_grail.models.size import Size
 from optimum_grail.pipeline.setup import Setup
 from optimum_grail.pipeline.stages import prepare_
 from optimum_grail.widths.allocate import Widths
+
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource
 
 
 class Watch(Protocol):
@@ -68,7 +71,7 @@ class Run:
     seconds: Mapping[str, float]
 
 
-def compress_(model: nn.Module, setup: Setup, dataset: Any = None, watch: Watch | None = None) -> Run:
+def compress_(model: nn.Module, setup: Setup, dataset: DataSource | None = None, watch: Watch | None = None) -> Run:
     """Compress ``model`` in place.
 
     A run that fails before the first weight is replaced leaves the model as it was; after that the model is marked, and
@@ -100,7 +103,7 @@ def compress_(model: nn.Module, setup: Setup, dataset: Any = None, watch: Watch 
             layout=ready.layout,
             left=left,
             before=ready.before,
-            after=Size.of(model, left, ready.precision.main),
+            after=Size.of(model, left),
             widths=widths,
             data=data,
             standalone=standalone,

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.fit.methods import Methods
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.survey.cache import StatisticsCache
+
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import Processor, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class Setup:
 
     config: GrailConfig
     spec: ArchitectureSpec | None = None
-    tokenizer: Any = None
-    processor: Any = None
+    tokenizer: Tokenizer | None = None
+    processor: Processor | None = None
     progress: Progress = field(default_factory=Silent)
     cache: StatisticsCache | None = None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,9 @@ from optimum_grail.survey.findings import Findings
 from optimum_grail.survey.survey import Survey
 from optimum_grail.widths.allocate import Widths, allocate, check_request
 from optimum_grail.widths.request import Expressible, Request
+
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Prepared:
         request = Request.of(self.setup.config, self.layout, self.before.blocks)
         return request, self.setup.methods.allocation, partial(expressible_together, self.model, self.layout)
 
-    def outlook_(self, dataset: Any) -> Outlook | None:
+    def outlook_(self, dataset: DataSource | None) -> Outlook | None:
         """What the run will need, told before the data is made where its size is known; ``None`` for data-free methods.
 
         The model computes in float32 from here on.
@@ -104,7 +107,7 @@ class Prepared:
     def _recipient(self) -> Recipient:
         return Recipient.of(self.model, self.layout, self.setup.tokenizer, self.setup.processor)
 
-    def calibrate_(self, dataset: Any) -> CalibrationData | None:
+    def calibrate_(self, dataset: DataSource | None) -> CalibrationData | None:
         """The data, after saying what the run will need and trying that the blocks run at other widths; ``None`` for
         data-free methods. Arguments and errors as of :meth:`outlook_`.
 
@@ -125,7 +128,7 @@ class Prepared:
         self.journal.notes.extend(note for note in told if note is not None)
         return data
 
-    def _read(self, dataset: Any) -> CalibrationData:
+    def _read(self, dataset: DataSource | None) -> CalibrationData:
         request = DataRequest.of(self.setup.config, dataset)
         with self.journal.timed("data"):
             data = load_calibration(self._recipient, request, progress=self.setup.progress)
@@ -251,7 +254,7 @@ def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
     precision = Precision.of(model)
     layout = resolve(model, setup.spec)
     check_weights(model, layout.groups)
-    before = Size.of(model, layout, precision.main)
+    before = Size.of(model, layout)
     if setup.methods.compensator.wants_bias and not all(owns_bias(model, group) for group in layout.groups):
         undo.callback(add_biases_(model, layout).remove_)
         layout = resolve(model, setup.spec)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from optimum_grail.data.batches import Batch, collate
@@ -98,7 +98,7 @@ class DistilTrainer(Trainer):
         arguments: as :class:`transformers.Trainer` takes them.
     """
 
-    def __init__(self, teacher: nn.Module, **arguments: Any) -> None:
+    def __init__(self, teacher: nn.Module, **arguments: object) -> None:
         super().__init__(**arguments)
         self.teacher = teacher
 
@@ -123,7 +123,9 @@ class _Report(TrainerCallback):
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Move the bar on."""
         self.progress.update(1, f"step {state.global_step}")
 

@@ -7,11 +7,14 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.data.request import DataRequest
 from optimum_grail.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource
 
 RECOVERY_FILE = "recovery.json"
 
@@ -51,7 +54,7 @@ class Recipe:
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate is {self.learning_rate!r}; expected a positive number, such as 1e-3.")
 
-    def data(self, written: GrailConfig, dataset: Any) -> DataRequest:
+    def data(self, written: GrailConfig, dataset: DataSource | None) -> DataRequest:
         """What the compression asked of its data, with ``dataset`` and this recipe's own in its place; no labels."""
         return dataclasses.replace(
             DataRequest.of(written),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,18 +20,25 @@ from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.checkpoints.output import check_output, staged_folder
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.config.config import GrailConfig
+from optimum_grail.config.mixture import mixture_of
+from optimum_grail.config.source import SELF
 from optimum_grail.data.batches import Batch, make_batches
-from optimum_grail.data.request import SELF, DataRequest, Recipient
+from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.selfgen import generate_self_text
 from optimum_grail.data.sources import load_calibration
-from optimum_grail.evaluation.comparison import Comparison
+from optimum_grail.errors import DataError
+from optimum_grail.evaluation.comparison import Comparison, Comparisons
 from optimum_grail.hub.card import write_card
-from optimum_grail.models.precision import Precision, cast_
+from optimum_grail.models.intact import evaluating
+from optimum_grail.models.precision import Precision, cast_, float32_on_cpu
 from optimum_grail.models.resolve import resolve
 from optimum_grail.recovery.distil import adapted, mean_divergence, samples_of, train_
 from optimum_grail.recovery.recipe import Recipe
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import Report
+
+if TYPE_CHECKING:
+    from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
 
 TEXT_FILE = "text.safetensors"
 PROMPT = 4
@@ -42,8 +49,8 @@ PROMPT = 4
 class _Run:
     teacher: PreTrainedModel
     student: PreTrainedModel
-    tokenizer: Any
-    processor: Any
+    tokenizer: Tokenizer | None
+    processor: Processor | None
     recipe: Recipe
     folder: Path
     progress: Progress
@@ -55,8 +62,8 @@ def recover(
     recipe: Recipe | None = None,
     *,
     base_model: PreTrainedModel | str | Path | None = None,
-    dataset: Any = None,
-    eval_dataset: Any = None,
+    dataset: DataSource | None = None,
+    eval_dataset: DataSource | None = None,
     overwrite: bool = False,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
@@ -72,7 +79,7 @@ def recover(
         checkpoint: folder of the compressed model.
         output: folder to write; complete or absent.
         recipe: the settings of the training.
-        base_model: the dense model; by default the one that the checkpoint's report names.
+        base_model: the dense model; by default the one that the checkpoint's report names. A module is left as it was.
         dataset: any form of calibration data; by default the model's own text.
         eval_dataset: measure dense, compressed and recovered model on this data.
         overwrite: replace a checkpoint in ``output``.
@@ -94,30 +101,53 @@ def recover(
     teacher = dense if isinstance(dense, PreTrainedModel) else load_model(dense, device=device)
     student = load_model(checkpoint, device=device)
     tokenizer, processor = load_processors(checkpoint, False)
-    comparison = Comparison.prepare(student, eval_dataset, tokenizer, processor, written)
+    comparison = _comparison(student, eval_dataset, tokenizer, processor, written)
     work = target.parent / f"{target.name}.recovery"
     work.mkdir(parents=True, exist_ok=True)
     source = SELF if dataset is None and student.can_generate() else dataset
     recipe.note(work, checkpoint=str(checkpoint), dataset=str(source)[:200])
     precision = Precision.of(student)
-    for model in (teacher, student):
-        if model.device.type == "cpu":
-            cast_(model, torch.float32)
-    run = _Run(teacher.eval(), student.eval(), tokenizer, processor, recipe, work, progress)
-    merged, found = _train(run, _batches(run, recipe.data(written, source)), comparison)
+    if student.device.type == "cpu":
+        cast_(student, torch.float32)
+    with evaluating(teacher), float32_on_cpu(teacher):  # which may be the caller's
+        run = _Run(teacher, student.eval(), tokenizer, processor, recipe, work, progress)
+        merged, found = _train(run, _batches(run, recipe.data(written, source)), comparison)
     precision.restore_(merged)
-    name = source if isinstance(source, str) else type(source).__name__
+    mixture = mixture_of(source)
+    name = mixture.spelled() if mixture else source if isinstance(source, str) else type(source).__name__
     report = _noted(report, found, {"dataset": name, **dataclasses.asdict(recipe)})
     _save(checkpoint, target, overwrite, merged, report)
     shutil.rmtree(work)
     return report
 
 
-def _train(run: _Run, batches: tuple[Batch, ...], comparison: Comparison) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _comparison(
+    model: PreTrainedModel, dataset: Any, tokenizer: Any, processor: Any, config: GrailConfig
+) -> Comparison | None:
+    """What is measured before and after; nothing without data.
+
+    Raises:
+        DataError: several data sets, or as :meth:`Comparison.prepare`.
+    """
+    found = Comparisons.prepare(model, dataset, tokenizer, processor, config).items
+    if len(found) > 1:
+        raise DataError(f"A recovery is measured on one evaluation set, and {len(found)} are named. Choose one.")
+    return found[0] if found else None
+
+
+def _train(
+    run: _Run, batches: tuple[Batch, ...], comparison: Comparison | None
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The merged model, and what was measured before and after."""
     start = time.perf_counter()
-    dense = comparison.measure(run.teacher, "dense", run.progress)
-    compressed = comparison.measure(run.student, "compressed", run.progress)
+    measured = (
+        []
+        if comparison is None
+        else [
+            comparison.measure(model, what, run.progress).result
+            for model, what in ((run.teacher, "dense"), (run.student, "compressed"))
+        ]
+    )
     before = mean_divergence(run.teacher, run.student, batches)
     set_seed(run.recipe.seed)  # the factors' random start
     student = adapted(run.student, run.recipe.rank)
@@ -127,12 +157,12 @@ def _train(run: _Run, batches: tuple[Batch, ...], comparison: Comparison) -> tup
     merged: PreTrainedModel = student.merge_and_unload().eval()
     merged.requires_grad_(True)
     found: dict[str, Any] = {"kl_before": before, "kl_after": mean_divergence(run.teacher, merged, batches)}
-    if comparison.metric is not None and comparison.rows is not None:
-        key = comparison.metric.headline
-        after = comparison.measure(merged, "recovered", run.progress)
+    if comparison is not None:
+        (dense, compressed), key = measured, comparison.metric.headline
+        after = comparison.measure(merged, "recovered", run.progress).result
         found["evaluation"] = {
             "metric": key,
-            "dataset": comparison.rows.source,
+            "dataset": comparison.dataset,
             "higher_is_better": comparison.metric.higher_is_better,
             "dense": dense[key],
             "before": compressed[key],
@@ -166,7 +196,7 @@ def _answered(run: _Run, text: Tensor) -> Tensor:
     prompts = text[:, : max(1, length // PROMPT)]
     return generate_self_text(
         run.teacher, run.tokenizer, num_samples=count, seqlen=length, seed=run.recipe.seed, prompts=prompts
-    )
+    ).ids
 
 
 def _noted(report: Report, found: Mapping[str, Any], settings: Mapping[str, Any]) -> Report:

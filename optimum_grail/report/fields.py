@@ -93,7 +93,9 @@ class ForwardPass(TypedDict):
 
 
 class Result(TypedDict):
-    """One metric on one data set."""
+    """One metric on one data set: ``source`` is what it was read from where it has another name, ``corpus`` whether it
+    is of the calibration data's corpus, ``perturbation`` what was done to the inputs, ``agreement`` how far the
+    compressed model answers as the dense one."""
 
     metric: str
     dataset: NotRequired[str | None]
@@ -101,6 +103,10 @@ class Result(TypedDict):
     plain: NotRequired[Measured | None]
     compressed: NotRequired[Measured | None]
     protocol: NotRequired[str | None]
+    source: NotRequired[str | None]
+    corpus: NotRequired[Word | None]
+    perturbation: NotRequired[Word | None]
+    agreement: NotRequired[Mapping[Word, Measured]]
 
 
 class Before(TypedDict):
@@ -146,7 +152,7 @@ class Hardware(TypedDict, total=False):
     device: Word
 
 
-def read(value: Any, hint: Any, where: str) -> Any:
+def read(value: object, hint: Any, where: str) -> Any:
     """``value``, which comes from JSON, as the type ``hint``: lists become tuples where it says so.
 
     Args:
@@ -183,7 +189,7 @@ def read(value: Any, hint: Any, where: str) -> Any:
     return _plain(value, hint, where)
 
 
-def _annotated(value: Any, hint: Any, note: Any, where: str) -> Any:
+def _annotated(value: object, hint: object, note: object, where: str) -> Any:
     if note is _Infinite and isinstance(value, str | float):
         value = _WORDS.get(str(value), value)
         return value if isinstance(value, float) else read(value, hint, where)
@@ -195,10 +201,10 @@ def _annotated(value: Any, hint: Any, note: Any, where: str) -> Any:
     return found
 
 
-def _plain(value: Any, hint: type, where: str) -> Any:
+def _plain(value: object, hint: type, where: str) -> Any:
     """A text, a whole number, a finite number, or true or false."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and not -(2**63) <= value < 2**63:  # refuses what is not a number, too
+    if isinstance(value, int | float) and not -(2**63) <= value < 2**63:  # refuses what is not a number, too
         raise _refused(where, value, "a finite number below 2**63")
     sound = {
         str: isinstance(value, str) and len(value) <= LETTERS,
@@ -212,7 +218,7 @@ def _plain(value: Any, hint: type, where: str) -> Any:
     return value
 
 
-def _anything(value: Any, where: str, depth: int = 0) -> Any:
+def _anything(value: object, where: str, depth: int = 0) -> Any:
     """Any value of JSON that is not nested too deep; the words for infinite numbers become numbers."""
     if depth > DEPTH:
         raise _refused(where, value, f"values nested at most {DEPTH} deep")
@@ -225,7 +231,7 @@ def _anything(value: Any, where: str, depth: int = 0) -> Any:
     return _WORDS.get(value, value) if isinstance(value, str) else _plain(value, type(value), where)
 
 
-def _keys(value: Any, kind: Any, where: str, strict: bool = False) -> dict[str, Any]:
+def _keys(value: object, kind: object, where: str, strict: bool = False) -> dict[str, Any]:
     """The known keys by their types, and the others as they are or, if ``strict``, refused."""
     found, hints = _mapping(value, where), _hints(kind)
     if missing := [key for key, (_, required) in hints.items() if required and key not in found]:
@@ -238,7 +244,7 @@ def _keys(value: Any, kind: Any, where: str, strict: bool = False) -> dict[str, 
     }
 
 
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+def _mapping(value: object, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise _refused(where, value, "a dictionary")
     return value
@@ -258,13 +264,13 @@ def _hints(kind: Any) -> dict[str, tuple[Any, bool]]:
     }
 
 
-def _refused(where: str, value: Any, expected: str) -> CheckpointError:
+def _refused(where: str, value: object, expected: str) -> CheckpointError:
     return CheckpointError(
         f"This is no report of a compression: {where} is {shorten(value)}; expected {expected}. Restore the file."
     )
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> Any:
     """JSON has no infinities: write them as words; mappings and tuples become dicts and lists."""
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}

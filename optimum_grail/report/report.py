@@ -65,16 +65,36 @@ class GroupRow:
 
 
 @dataclass(frozen=True)
+class SourceRows:
+    """What one source gave to the calibration data.
+
+    Args:
+        name: the source and how it was read, as the user wrote it.
+        weight: the weight that was asked for.
+        samples: how many samples it gave.
+        tokens: their unpadded text tokens; 0 for images.
+        sha256: hash of them as the model saw them.
+    """
+
+    name: str
+    weight: float = 1.0
+    samples: int = 0
+    tokens: int = 0
+    sha256: fields.Digest = ""
+
+
+@dataclass(frozen=True)
 class Calibration:
     """The data the statistics came from.
 
     Args:
-        source: path, Hub id, ``"self"`` or a description of the live object.
+        source: path, Hub id, ``"self"`` or a description of the live object; of several sources their summary.
         sha256: hash of the samples as the model saw them.
         samples: how many.
         tokens: rows that entered the statistics (tokens, patches or positions, without padding).
         seqlen: tokens per sample, where there are tokens.
         notes: what a reader should know, for example that streams ran in a reduced dtype.
+        sources: what each source gave.
     """
 
     source: str
@@ -83,6 +103,7 @@ class Calibration:
     tokens: int = 0
     seqlen: int | None = None
     notes: tuple[str, ...] = ()
+    sources: tuple[SourceRows, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +124,7 @@ class Report:
         parameters_after: of the whole compressed model.
         block_parameters_before: parameters inside the repeated blocks, dense.
         block_parameters_after: the same, compressed.
-        bytes_before: bytes of all parameters in the checkpoint's dtype, dense.
+        bytes_before: bytes of all parameters in the dtypes of the checkpoint, dense.
         bytes_after: the same, compressed.
         groups: one row per group, in the order of the model.
         calibration: the data; ``None`` for data-free methods.
@@ -114,8 +135,9 @@ class Report:
         forward: one forward pass, dense and compressed, as :func:`optimum_grail.evaluation.stopwatch.compare_forward`
             gives it: shapes of inputs and outputs, latency, and memory where the device counts it.
         datasets: Hub ids of the data sets used.
-        evaluation: results, each with ``metric``, ``dataset``, ``dense``, ``compressed``, and ``plain`` (pruned without
-            compensation) where measured.
+        evaluation: results, one per metric, data set and perturbation: ``metric``, ``dataset``, ``dense``,
+            ``compressed``, where measured ``plain`` (pruned without compensation), and what else is in
+            :class:`optimum_grail.report.fields.Result`.
         recovery: settings of a short training after the compression, and what it changed: ``kl_before`` and
             ``kl_after`` (divergence from the dense model, nats), and ``evaluation`` with ``dense``, ``before`` and
             ``after``; empty where there was none.

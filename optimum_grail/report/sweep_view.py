@@ -3,38 +3,69 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from optimum_grail.errors import ConfigError
-from optimum_grail.report.table import number
+from optimum_grail.report.table import marked, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SWEEP_PLOT_FILE = "sweep.png"
 
 
 def sweep_table(result: Mapping[str, Any]) -> Table:
-    """One line per method, one column per size: the metric's figure, or the parameters where none was asked for."""
-    headline = result["metric"]
-    dense = result["dense"]["result"].get(headline) if headline else result["dense"]["parameters"]
-    table = Table(title=f"{headline or 'parameters'}; dense {number(dense)}", title_justify="left", box=None)
-    table.add_column("")
+    """One line per method (of several evaluation sets: per method and set), one column per size: the metric's figure,
+    or the parameters where none was asked for. Sets are marked as in or out of the corpus that was calibrated on."""
+    headline, sets = result["metric"], _sets(result)
+    dense = [_figure(result["dense"], headline, name) for name in sets]
+    table = Table(title=Text(_title(result), no_wrap=True, overflow="ignore"), title_justify="left", box=None)
+    table.add_column("", overflow="fold")
     sizes = list(dict.fromkeys(row["size"] for row in result["rows"]))
-    for size in sizes:
-        table.add_column(size, justify="right")
+    for heading in (*(["dense"] if len(sets) > 1 else []), *sizes):
+        table.add_column(heading, justify="right")
     for method in dict.fromkeys(row["method"] for row in result["rows"]):
         rows = {row["size"]: row for row in result["rows"] if row["method"] == method}
-        table.add_row(method, *(_cell(rows.get(size), headline) for size in sizes))
+        for name, before in zip(sets, dense, strict=True):
+            cells = [number(_figure(rows[size], headline, name)) if size in rows else "" for size in sizes]
+            marked = _marked(rows.values(), name)
+            label, first = (f"{method} on {marked}", [number(before)]) if name else (method, [])
+            table.add_row(Text(label), *first, *cells)
     return table
 
 
-def _cell(row: Mapping[str, Any] | None, headline: str) -> str:
-    if row is None:
-        return ""
-    return number(row["result"].get(headline) if headline else row["parameters"])
+def _title(result: Mapping[str, Any]) -> str:
+    headline, sets = result["metric"] or "parameters", _sets(result)
+    if len(sets) > 1:
+        return str(headline)
+    names = list(dict.fromkeys(name for row in result["rows"] for name in row.get("corpus") or {}))
+    measured = f" on {_marked(result['rows'], names[0])}" if names else ""
+    return f"{headline}{measured}; dense {number(_figure(result['dense'], result['metric'], ''))}"
+
+
+def _sets(result: Mapping[str, Any]) -> list[str]:
+    """The names of several evaluation sets; an empty name stands for the only one."""
+    return list(result["dense"]["result"].get("sets") or [""])
+
+
+def _figure(item: Mapping[str, Any], headline: str, name: str) -> Any:
+    """The figure to compare of the dense model or of a row, on the set ``name``."""
+    if not headline:
+        return item["parameters"]
+    found = item["result"].get("sets", {}).get(name, {}) if name else item["result"]
+    return found.get(headline)
+
+
+def _marked(rows: Iterable[Mapping[str, Any]], name: str) -> str:
+    """A set's name with what its corpus is to those rows: of rows that were not calibrated, nothing is known."""
+    marks = {(row.get("corpus") or {}).get(name) for row in rows} - {None}
+    return marked(name, marks.pop() if len(marks) == 1 else None)
 
 
 def can_plot() -> bool:
@@ -43,7 +74,7 @@ def can_plot() -> bool:
 
 
 def plot_sweep(result: Mapping[str, Any], path: str | Path | None = None) -> bytes:
-    """Draw quality against parameters, one line per method, the dense model as a star.
+    """Draw quality against parameters, one panel per evaluation set, one line per method, the dense model as a star.
 
     Args:
         result: what :meth:`optimum_grail.sweep.Sweep.run` returned, with a metric.
@@ -59,22 +90,30 @@ def plot_sweep(result: Mapping[str, Any], path: str | Path | None = None) -> byt
         raise ConfigError("Figures need matplotlib: pip install 'optimum-grail[plots]'.")
     from matplotlib.figure import Figure
 
-    headline, dense = result["metric"], result["dense"]
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    panel = figure.subplots()
-    for method in dict.fromkeys(row["method"] for row in result["rows"]):
-        rows = sorted((row for row in result["rows"] if row["method"] == method), key=lambda row: row["parameters"])
-        points = [(row["parameters"] / 1e6, row["result"][headline]) for row in rows]
-        panel.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=method)
-    panel.plot(dense["parameters"] / 1e6, dense["result"][headline], "k*", markersize=9, label="dense")
-    if not result["higher_is_better"]:
-        panel.set_yscale("log")
-    panel.set_xlabel("parameters of the whole model, millions")
-    panel.set_ylabel(headline.replace("_", " "))
-    panel.grid(alpha=0.3)
-    panel.legend(fontsize=7, frameon=False)
+    sets = _sets(result)
+    figure = Figure(figsize=(7, 4.5 * len(sets)), layout="constrained")
+    for name, panel in zip(sets, figure.subplots(len(sets), squeeze=False)[:, 0], strict=True):
+        _draw(panel, result, name)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     if path is not None:
         Path(path).write_bytes(buffer.getvalue())
     return buffer.getvalue()
+
+
+def _draw(panel: Axes, result: Mapping[str, Any], name: str) -> None:
+    """Quality on one set against parameters."""
+    headline, dense = result["metric"], result["dense"]
+    for method in dict.fromkeys(row["method"] for row in result["rows"]):
+        rows = sorted((row for row in result["rows"] if row["method"] == method), key=lambda row: row["parameters"])
+        points = [(row["parameters"] / 1e6, _figure(row, headline, name)) for row in rows]
+        panel.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=method)
+    panel.plot(dense["parameters"] / 1e6, _figure(dense, headline, name), "k*", markersize=9, label="dense")
+    if not result["higher_is_better"]:
+        panel.set_yscale("log")
+    if name:
+        panel.set_title(_marked(result["rows"], name), fontsize=8)
+    panel.set_xlabel("parameters of the whole model, millions")
+    panel.set_ylabel(headline.replace("_", " "))
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=7, frameon=False)

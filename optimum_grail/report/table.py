@@ -10,11 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optimum_grail.report.report import GroupRow, Report
+from optimum_grail.report.report import Calibration, GroupRow, Report, SourceRows
 
 MISSING = "-"
 NOT_TOLD_APART = "not told apart"
 """Said of two times that differ by less than their spreads."""
+AGREEMENTS: Mapping[str, str] = {
+    "kl": "KL from dense (nats per token)",
+    "same_token": "top-1 agreement with dense",
+    "same_class": "top-1 agreement with dense",
+    "cosine": "cosine to dense embeddings",
+}
+"""What the kinds of agreement with the dense model are called."""
 NAMED = 8
 """Most groups that one line names."""
 KINDS: Mapping[str, str] = {"heads": "attention", "mlp": "feed-forward channels", "conv": "inner channels"}
@@ -25,7 +32,7 @@ ASKED_NAMES: Mapping[str, str] = {
 }
 
 
-def number(value: Any, digits: int = 4) -> str:
+def number(value: object, digits: int = 4) -> str:
     """A measured value for people: whole numbers with thousands separators, others with ``digits`` digits."""
     if value is None:
         return MISSING
@@ -39,7 +46,7 @@ def percent(fraction: float | None) -> str:
     return MISSING if fraction is None else f"{100 * fraction:.1f} %"
 
 
-def change(before: Any, after: Any) -> str:
+def change(before: object, after: object) -> str:
     """The relative change from ``before`` to ``after``, signed, or a dash."""
     if not isinstance(before, int | float) or not isinstance(after, int | float) or before == 0:
         return MISSING
@@ -65,8 +72,9 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
         ("bytes", report.bytes_before, None, report.bytes_after),
     ]
     results = [
-        (_result_name(row), row.get("dense"), row.get("plain"), row.get("compressed")) for row in report.evaluation
+        (result_name(row), row.get("dense"), row.get("plain"), row.get("compressed")) for row in report.evaluation
     ]
+    agreements = [cells for row in report.evaluation for cells in _agreements(row)]
     measured = [
         (f"{name}, batch of {row['batch']}", *cells)
         for name, cells_of in (("latency", _times), ("memory", _memory))
@@ -74,7 +82,7 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
         for cells in [cells_of(row)]
     ]
     counted = [(name, number(a), number(b), number(c), change(a, c)) for name, a, b, c in sizes + results]
-    return counted + measured
+    return counted + agreements + measured
 
 
 def _times(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -99,9 +107,31 @@ def told_apart(first: float, second: float, first_spread: float, second_spread: 
     return abs(first - second) > first_spread + second_spread
 
 
-def _result_name(row: Mapping[str, Any]) -> str:
-    name = str(row.get("metric", "result"))
-    return f"{name} on {row['dataset']}" if row.get("dataset") else name
+def result_name(row: Mapping[str, Any], what: str = "") -> str:
+    """What to call an evaluation result: the metric (or ``what`` of it was told instead), what was done to the inputs,
+    the data set, and whether that is of the calibration data's corpus."""
+    name = what or str(row.get("metric", "result"))
+    name += f", {row['perturbation']}" if row.get("perturbation") else ""
+    return f"{name} on {marked(row['dataset'], row.get('corpus'))}" if row.get("dataset") else name
+
+
+def marked(dataset: str, corpus: str | None) -> str:
+    """A data set's name with whether it is of the calibration data's corpus, where that was asked."""
+    return f"{dataset} ({'corpus ' if corpus == 'not known' else ''}{corpus})" if corpus else dataset
+
+
+def _agreements(row: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """How far the compressed model answers as the dense one; what a later version adds is shown by its name."""
+    found = dict(row.get("agreement") or {})
+    found.pop("positions", None)
+    return [
+        (result_name(row, AGREEMENTS.get(name, name)), MISSING, MISSING, _as_told(name, value), MISSING)
+        for name, value in found.items()
+    ]
+
+
+def _as_told(name: str, value: float) -> str:
+    return percent(value) if name.startswith("same_") else number(value)
 
 
 def asked_lines(report: Report) -> list[str]:
@@ -126,7 +156,7 @@ def comparison_table(report: Report) -> Table:
     rows = comparison_rows(report)
     plain = any(row[2] != MISSING for row in rows)
     table = Table(title=Text(f"{report.name}: before and after"), title_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for heading in ("dense", *(["plainly pruned"] if plain else []), "compressed", "change"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, dense, pruned, *rest in rows:
@@ -202,19 +232,23 @@ def run_lines(report: Report) -> list[str]:
     lines = []
     if report.calibration is not None:
         data = report.calibration
-        tokens = f", {data.tokens:,} tokens" if data.tokens else ""
-        lines.append(f"calibrated on {data.source}: {data.samples:,} samples{tokens}")
+        lines.append(f"calibrated on {data.source}: {_amount(data)}")
+        lines += [f"  {part.name}: {_amount(part)}" for part in data.sources if len(data.sources) > 1]
         lines += [f"note: {note}" for note in data.notes]
     stages = [f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items() if seconds >= 0.05]
     memory = [] if report.peak_memory is None else [f"peak memory {report.peak_memory / 2**30:.2f} GiB"]
     return [*lines, *([", ".join(stages + memory)] if stages or memory else [])]
 
 
+def _amount(data: Calibration | SourceRows) -> str:
+    return f"{data.samples:,} samples" + (f", {data.tokens:,} tokens" if data.tokens else "")
+
+
 def cost_lines(report: Report) -> list[str]:
     """What the size cost in measured quality, and what half as much is predicted to cost; nothing is guessed."""
     size = f"{percent(report.achieved_model)} fewer parameters"
     costs = [
-        f"{_result_name(row)} {number(row['dense'])} -> {number(row['compressed'])}"
+        f"{result_name(row)} {number(row['dense'])} -> {number(row['compressed'])}"
         for row in report.evaluation
         if row.get("dense") is not None and row.get("compressed") is not None
     ]

@@ -48,7 +48,7 @@ class GradientCurves(CurveSignal):
 
     def cost(self, work: Work) -> float:
         """A forward and a backward pass of the few batches."""
-        return super().cost(work) + PASSES * work.probe
+        return super().cost(work) + PASSES * (work.probe + work.outputs)
 
 
 def curvatures(model: nn.Module, layout: Layout, batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:
@@ -96,7 +96,7 @@ def sensitivity(problem: GroupProblem, curvature: Tensor) -> float:
 
 
 def _keeper(seen: dict[str, Tensor], group: ChannelGroup) -> Callable[..., Any]:
-    def hook(_: nn.Module, args: Any, output: Tensor) -> Tensor:
+    def hook(_: nn.Module, args: object, output: Tensor) -> Tensor:
         """Replace the output by one that gradients can be taken of."""
         seen[group.name] = output + torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
         return seen[group.name].clone()  # what follows may add to it in place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ def positions(model: nn.Module, layout: Layout, batch: Batch) -> dict[str, Tenso
     def hook(path: str, size: int) -> Callable[..., None]:
         """A hook for the module at ``path`` with ``size`` parameters."""
 
-        def count(module: nn.Module, args: Any, output: Any) -> None:
+        def count(module: nn.Module, args: object, output: object) -> None:
             """Note the positions of one sample."""
             output = first(output)
             maps = output.dim() == 4 and not isinstance(module, nn.Linear)  # feature maps [B, C, H, W]

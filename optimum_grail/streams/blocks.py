@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import AT_OUTPUT
-from optimum_grail.data.batches import Batch
+from optimum_grail.data.batches import Batch, subset_of
 from optimum_grail.streams.calls import Call
 from optimum_grail.streams.collect import Collector
 from optimum_grail.streams.probe import Probe, Record, Wanted
@@ -42,19 +42,31 @@ class Batches:
     Args:
         batches: the batches.
         masks: ``[B, T]`` masks of real rows, ``None`` where every row is real.
+        crossed: whether the subsets of the statistics are sources, each judged by what is fitted on the others.
     """
 
     batches: Sequence[Batch]
     masks: Sequence[Tensor | None]
+    crossed: bool = False
+
+    def subset(self, index: int) -> int | None:
+        """Which subset of the statistics the rows of a batch belong to, see :func:`subset_of`."""
+        return subset_of(self.batches[index], self.crossed)
 
     @classmethod
-    def of(cls, batches: Sequence[Batch], mask_name: str | None) -> Batches:
-        """Look the masks up; a mask of ones is dropped, so that nothing is copied for it."""
+    def of(cls, batches: Sequence[Batch], mask_name: str | None, sources: bool = False) -> Batches:
+        """Look the masks up; a mask of ones is dropped, so that nothing is copied for it.
+
+        Args:
+            batches: calibration batches.
+            mask_name: the input that tells real tokens.
+            sources: keep the rows of different sources apart, where there are several.
+        """
         masks: list[Tensor | None] = []
         for batch in batches:
             mask = batch.inputs.get(mask_name) if mask_name else None
             masks.append(None if mask is None or bool(mask.all()) else mask)
-        return cls(batches, masks)
+        return cls(batches, masks, sources and len({batch.source for batch in batches}) > 1)
 
 
 @dataclass
@@ -156,9 +168,9 @@ class BlockRun:
                 if before is not None:
                     before.run(call, hidden)
             for name, collector in zip(names, collectors, strict=True):
-                mask, split = self.batches.masks[index], self.batches.batches[index].split
+                mask, subset = self.batches.masks[index], self.batches.subset(index)
                 folded = None if before is None else before.records[name]
-                collector.add(records[name], dense.get(name), mask, split, folded)
+                collector.add(records[name], dense.get(name), mask, subset, folded)
 
 
 @torch.no_grad()

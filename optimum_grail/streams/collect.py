@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
-from optimum_grail.core.moments import Moments, MomentSums, Statistics, TargetMoments, TargetSums
-from optimum_grail.data.batches import Split
+from optimum_grail.core.moments import Moments, MomentSums, Statistics, Subset, TargetSums
 from optimum_grail.models.matrix import feature_axis
 from optimum_grail.streams.probe import Record, features_of, fits, real_rows, rows_of
 
@@ -48,7 +47,7 @@ class Collector:
         consumer: its consumer, still at full width.
         scale: by what its outputs are multiplied on their way to the stream, ``[O]``, or ``None``.
         view: how a convolution's features are seen, ``"patch"`` or ``"shared"``.
-        held_out: keep the held-out rows apart.
+        held_out: keep the subsets of the rows apart.
     """
 
     group: ChannelGroup
@@ -56,12 +55,17 @@ class Collector:
     scale: Tensor | None
     view: str
     held_out: bool
-    moments: dict[str, MomentSums] = field(default_factory=dict)
-    targets: dict[str, TargetSums] = field(default_factory=dict)
-    offsets: dict[str, TargetSums] = field(default_factory=dict)
+    moments: dict[int, MomentSums] = field(default_factory=dict)
+    targets: dict[int, TargetSums] = field(default_factory=dict)
+    offsets: dict[int, TargetSums] = field(default_factory=dict)
 
     def add(
-        self, student: Record, dense: Record | None, mask: Tensor | None, split: Split, unfolded: Record | None = None
+        self,
+        student: Record,
+        dense: Record | None,
+        mask: Tensor | None,
+        subset: int | None,
+        unfolded: Record | None = None,
     ) -> None:
         """Add one batch.
 
@@ -69,7 +73,7 @@ class Collector:
             student: what the student's block showed.
             dense: what the dense block showed, or ``None`` without a dense stream.
             mask: ``[B, R]``, non-zero on real rows; ``None`` where all are real.
-            split: where the rows belong.
+            subset: where the rows belong; ``None``: the first halves of the samples to 0, the second ones to 1.
             unfolded: what the student's block showed before its producers were folded; ``None`` without folding.
         """
         if student.features is None:
@@ -79,55 +83,56 @@ class Collector:
         if self.view != "shared":  # where taps share one map, a row of the matrix is no output
             drift = None if dense is None else drift_of(dense, student, self.scale, axis)
             offset = None if unfolded is None else _gap(unfolded.output, student.output, axis)
-        if split != "halves" or not self.held_out:
-            self._add("held" if split == "held" and self.held_out else "fit", features, drift, offset, mask)
+        if subset is not None or not self.held_out:
+            self._add(subset if subset is not None and self.held_out else 0, features, drift, offset, mask)
             return
         real = mask.bool() if fits(mask, features) else torch.ones_like(features[..., 0], dtype=torch.bool)
-        for part, half in zip(("fit", "held"), _halves(real), strict=True):
-            self._add(part, features, drift, offset, half)
+        for index, half in enumerate(_halves(real)):
+            self._add(index, features, drift, offset, half)
 
     def _add(
-        self, part: str, features: Tensor, drift: Tensor | None, offset: Tensor | None, mask: Tensor | None
+        self, subset: int, features: Tensor, drift: Tensor | None, offset: Tensor | None, mask: Tensor | None
     ) -> None:
         rows = real_rows(features, mask)
-        if part not in self.moments:
-            self.moments[part] = MomentSums.zero(rows.shape[1], rows.device)
-        self.moments[part].add_(rows)
+        if subset not in self.moments:
+            self.moments[subset] = MomentSums.zero(rows.shape[1], rows.device)
+        self.moments[subset].add_(rows)
         for sums, gap in ((self.targets, drift), (self.offsets, offset)):
             if gap is not None:
                 gaps = real_rows(gap, mask)
-                if part not in sums:
-                    sums[part] = TargetSums.zero(gaps.shape[1], rows.shape[1], rows.device)
-                sums[part].add_(gaps, rows)
+                if subset not in sums:
+                    sums[subset] = TargetSums.zero(gaps.shape[1], rows.shape[1], rows.device)
+                sums[subset].add_(gaps, rows)
 
-    def statistics(self) -> Statistics:
+    def statistics(self, crossed: bool = False) -> Statistics:
         """The sums, handed over: a collector is emptied by it.
+
+        Args:
+            crossed: whether the subsets are sources.
 
         Raises:
             StatisticsError: no rows, or activations that are not finite.
         """
-        fit, fit_target = self._taken("fit")
-        held, held_target = self._taken("held")
-        fit = fit or Moments.zero(0)
-        fit.check(self.group.name)
-        if held is not None and held.count == 0:  # every sample is too short to be halved
-            held = held_target = None
-        for found in (held, fit_target, held_target):
-            if found is not None:
-                found.check(self.group.name)
-        return Statistics(fit, held, fit_target, held_target)
+        subsets = [self._taken(subset) for subset in sorted(self.moments)]
+        subsets = [subset for subset in subsets if subset.moments.count] or [
+            Subset(Moments.zero(0))
+        ]  # too short to be halved
+        for subset in subsets:
+            subset.moments.check(self.group.name)
+            if subset.target is not None:
+                subset.target.check(self.group.name)
+        return Statistics(tuple(subsets), crossed and len(subsets) > 1)
 
-    def _taken(self, part: str) -> tuple[Moments | None, TargetMoments | None]:
-        """The sums of one part, which are no more here afterwards."""
+    def _taken(self, subset: int) -> Subset:
+        """The sums of one subset, which are no more here afterwards."""
         moments, target, offset = (
-            self.moments.pop(part, None),
-            self.targets.pop(part, None),
-            self.offsets.pop(part, None),
+            self.moments.pop(subset).taken(),
+            self.targets.pop(subset, None),
+            self.offsets.pop(subset, None),
         )
-        found = None if moments is None else moments.taken()
-        if found is not None and offset is not None:
-            found = replace(found, offset=offset.taken())
-        return found, None if target is None else target.taken()
+        if offset is not None:
+            moments = replace(moments, offset=offset.taken())
+        return Subset(moments, None if target is None else target.taken())
 
 
 def _gap(target: Tensor | None, now: Tensor | None, axis: int) -> Tensor | None:

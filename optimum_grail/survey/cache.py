@@ -67,7 +67,7 @@ def dependencies(model: nn.Module, layout: Layout, batches: Sequence[Batch]) -> 
     Args:
         model: as it is measured: with biases added, in the dtype and on the device of the run.
         layout: of ``model``; the architecture maps are part of it.
-        batches: calibration batches; their inputs, labels and order count.
+        batches: calibration batches; their inputs, labels, splits, sources and order count.
     """
     data = [batch.inputs | ({} if batch.labels is None else {LABELS: batch.labels}) for batch in batches]
     first = next(model.parameters())
@@ -75,6 +75,7 @@ def dependencies(model: nn.Module, layout: Layout, batches: Sequence[Batch]) -> 
         "layout": signature(layout),
         "data": digest(data),
         "splits": [batch.split for batch in batches],
+        "sources": [batch.source for batch in batches],
         "dtype": str(first.dtype),
         "device": first.device.type,
         "versions": versions(),

@@ -18,7 +18,7 @@ GENERATED = "<string>"
 """File name of the methods that dataclasses write themselves."""
 
 
-def signature(value: Any) -> str:
+def signature(value: object) -> str:
     """sha256 (hex) of a declared value: data by what it holds, functions by their name and what they do.
 
     Dataclasses count by their fields, other objects by their attributes, classes by their methods and plain values,
@@ -35,7 +35,7 @@ class _Described:
         self._known: set[int] = set()
         self._alive: list[Any] = []  # an address is not given away while it is known
 
-    def of(self, value: Any) -> Any:
+    def of(self, value: object) -> Any:
         """``value`` as JSON."""
         if value is None or isinstance(value, bool | int | float | str):
             return value
@@ -47,7 +47,7 @@ class _Described:
             return ["set", sorted(json.dumps(self.of(item)) for item in value)]
         return self._once(value)
 
-    def _once(self, value: Any) -> Any:
+    def _once(self, value: object) -> Any:
         name = f"{value.__module__}.{value.__qualname__}" if isinstance(value, type | FunctionType) else ""
         if id(value) in self._known:
             return ["known", name or type(value).__qualname__]
@@ -70,7 +70,7 @@ class _Described:
         written = {name: item for name, item in found.items() if _is_written(item) or (_plain(item) and name[0] != "_")}
         return [[self.of(base) for base in kind.__bases__ if _home(base) == _home(kind)], self.of(written)]
 
-    def _object(self, value: Any) -> Any:
+    def _object(self, value: object) -> Any:
         if isinstance(value, CodeType):
             return [value.co_code.hex(), self.of(value.co_consts), list(value.co_names)]
         if isinstance(value, MethodType):
@@ -94,13 +94,13 @@ class _Described:
         return [self.of(type(value)), self.of(own)]
 
 
-def _home(item: Any) -> str | None:
+def _home(item: object) -> str | None:
     """The distribution of a function or class, by its topmost package."""
     home = item.__module__ if isinstance(item, FunctionType | type) else None
     return None if home is None else home.partition(".")[0]  # made by exec, as dataclasses make theirs: of no module
 
 
-def _unwrapped(member: Any) -> Any:
+def _unwrapped(member: object) -> Any:
     """The function that a member of a class was made of."""
     if isinstance(member, property):
         return member.fget
@@ -109,9 +109,9 @@ def _unwrapped(member: Any) -> Any:
     return member.__func__ if isinstance(member, classmethod | staticmethod) else member
 
 
-def _is_written(item: Any) -> bool:
+def _is_written(item: object) -> bool:
     return isinstance(item, FunctionType) and item.__code__.co_filename != GENERATED
 
 
-def _plain(item: Any) -> bool:
+def _plain(item: object) -> bool:
     return isinstance(item, bool | int | float | str | tuple)

@@ -52,12 +52,12 @@ def signals_of(needs: Iterable[Need]) -> dict[str, Signal]:
 
 
 def cost_of(signals: Iterable[Signal], work: Work) -> float:
-    """Floating point operations of a survey: the walk, the moments, the tail, and what each signal does besides."""
+    """Seconds of a survey: the walk, the moments, the tail, and what each signal does besides."""
     signals = list(signals)
     cost = sum(signal.cost(work) for signal in signals)
     cost += work.forward * any(signal.wanted is not None for signal in signals)
     cost += work.gram * any(signal.moments for signal in signals)
-    return cost + work.probe * any(signal.tail for signal in signals)
+    return cost + (work.probe + work.outputs) * any(signal.tail for signal in signals)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Survey:
             visit = Visit(dense, stack, position, groups, captured.calls, inputs, problems)
             for name, signal in self._walking.items():
                 found[name] |= signal.block(visit, sums[name], found[name])
-            for group in groups:
+            for group in self.layout.of_block(path):
                 self.progress.update(1, group.name)
             del captured.calls[path]
 
@@ -159,7 +159,7 @@ class Survey:
             before = captured.hidden[index]
             after = probe.run(call, before)
             for collector in collectors:
-                collector.add(probe.records[collector.group.name], None, mask, "fit")
+                collector.add(probe.records[collector.group.name], None, mask, 0)
             if after is not None:
                 self._add_(sums, Seen(path, before, after, probe.records, mask))
                 captured.hidden[index] = after

@@ -13,7 +13,7 @@ from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.config.building import REGISTRIES, build_method, method_options
 from optimum_grail.core.budget import Budget, WidthClass, cost_of, finest_step
-from optimum_grail.core.moments import Moments, Statistics, TargetMoments
+from optimum_grail.core.moments import Moments, Statistics, Subset, TargetMoments
 from optimum_grail.core.needs import FIT_NEEDS, SIGNALS
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.reduction import Reduction
@@ -51,7 +51,7 @@ def problem_of(span: int, name: str = "layers.0.mlp", seed: int = 0) -> GroupPro
     (fit, fit_target), (held, held_target) = parts
     weight = torch.randn(OUTPUTS, width, generator=draw, dtype=torch.float64)
     producers = (torch.randn(UNITS, 5 * span, generator=draw, dtype=torch.float64),)
-    statistics = Statistics(fit, held, fit_target, held_target)
+    statistics = Statistics.of(fit, held, fit_target, held_target)
     return GroupProblem(
         name,
         UNITS,
@@ -165,7 +165,9 @@ def test_every_pair_gives_a_readout_that_fits(
 def test_a_compensator_leaves_a_whole_group_without_drift_alone(compensator: Any, problem: GroupProblem) -> None:
     statistics = problem.measured
     zero = TargetMoments.zero(OUTPUTS, problem.weight.shape[1])
-    still = dataclasses.replace(problem, statistics=Statistics(statistics.fit, statistics.held, zero, zero))
+    still = dataclasses.replace(
+        problem, statistics=Statistics(tuple(Subset(part.moments, zero) for part in statistics.subsets))
+    )
     whole = Reduction.keep_all(UNITS)
     readout = compensator()(still, whole).readout
     equations = NormalEquations.of(problem.weight, statistics.moments, zero, whole)

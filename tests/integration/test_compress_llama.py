@@ -17,7 +17,7 @@ from optimum_grail.compressor import GrailCompressor
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.data.batches import CalibrationData
 from optimum_grail.errors import CheckpointError
-from optimum_grail.evaluation.comparison import Comparison
+from optimum_grail.evaluation.comparison import Comparisons
 from optimum_grail.evaluation.evaluate import evaluate_path
 
 BLOCK_PARAMETERS = 2_435_328
@@ -163,8 +163,7 @@ def test_the_share_of_either_set_counts(known: float, warned: bool, embedded_lla
     """What is measured may be next to nothing of what was seen, and yet all have been seen."""
     model, tokenizer = (auto.from_pretrained(embedded_llama) for auto in (AutoModelForCausalLM, AutoTokenizer))
     text = [prose.held.read_text(encoding="utf-8")[:60_000]]
-    comparison = Comparison.prepare(model, text, tokenizer, None, GrailConfig(seqlen=64))
-    assert comparison.metric is not None
+    (comparison,) = Comparisons.prepare(model, text, tokenizer, None, GrailConfig(seqlen=64)).items
     marks = sorted(comparison.metric.fingerprints(comparison.readers, comparison.rows))
     seen = frozenset(marks[: round(known * len(marks))]) | {f"gram:other {index}" for index in range(100 * len(marks))}
     data = CalibrationData((), "much", "", 1, 1, 64, "text", seen)

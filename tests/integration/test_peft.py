@@ -111,6 +111,22 @@ def test_converted_adapter_beats_dropping_it_and_gathering_columns(
     assert config["base_model_name_or_path"] == str(run.folder)
 
 
+def test_a_model_of_the_callers_is_left_as_it_was(
+    llama_run: Callable[[str], Any], adapter: Path, embedded_llama: Path, tmp_path: Path
+) -> None:
+    dense = AutoModelForCausalLM.from_pretrained(embedded_llama, dtype=torch.bfloat16).train()
+    dense.lm_head.requires_grad_(False)
+    before = {name: (p.detach().clone(), p.requires_grad) for name, p in dense.named_parameters()}
+    modules = [name for name, module in dense.named_modules() if module.training]
+    convert_adapter(adapter, tmp_path / "out", llama_run("free").folder, base_model=dense, num_samples=4, seqlen=32)
+    after = dict(dense.named_parameters())
+    assert list(after) == list(before)
+    for name, (tensor, wanted) in before.items():
+        assert after[name].dtype == tensor.dtype and torch.equal(after[name], tensor), name
+        assert after[name].requires_grad == wanted, name
+    assert [name for name, module in dense.named_modules() if module.training] == modules
+
+
 def test_nothing_is_lost_where_kept_features_say_everything() -> None:
     """Twins of every channel: with one of each gone, producers are exact and consumers are refitted exactly."""
     torch.manual_seed(0)

@@ -119,7 +119,9 @@ def test_models_that_do_not_write_learn_on_the_samples(tmp_path: Path) -> None:
     assert report.recovery["kl_after"] < report.recovery["kl_before"]
     assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == ["model.safetensors"]
     assert (tmp_path / "out" / "grail_plan.tensors").is_file() and not (tmp_path / "out" / "id_rsa").exists()
-    recover(tmp_path / "small", tmp_path / "out", recipe, dataset=rows, overwrite=True)
+    given = tiny_vit().bfloat16().train()
+    recover(tmp_path / "small", tmp_path / "out", recipe, base_model=given, dataset=rows, overwrite=True)
+    assert given.training and {parameter.dtype for parameter in given.parameters()} == {torch.bfloat16}
 
 
 def test_padding_does_not_count() -> None:

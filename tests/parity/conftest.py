@@ -84,7 +84,7 @@ class Sample:
             self.units,
             torch.from_numpy(self.w),
             (torch.from_numpy(self.p),),
-            Statistics(self.moments, None, None if drift is None else self.target(drift)),
+            Statistics.of(self.moments, None, None if drift is None else self.target(drift)),
             owns_bias,
             mask_gradients=by_mask,
             block_gradients=by_weight,

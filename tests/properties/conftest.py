@@ -63,9 +63,9 @@ class Case:
         held = torch.arange(len(self.rows)) % 5 == 4 if parts == 2 else torch.zeros(len(self.rows), dtype=torch.bool)
         fit, rest = self.part(~held), self.part(held)
         if parts == 1:
-            return Statistics(fit.moments, None, fit.target if drift else None)
+            return Statistics.of(fit.moments, None, fit.target if drift else None)
         targets = (fit.target, rest.target) if drift else (None, None)
-        return Statistics(fit.moments, rest.moments, *targets)
+        return Statistics.of(fit.moments, rest.moments, *targets)
 
     def problem(self, owns_bias: bool = True, drift: bool = True, parts: int = 2) -> GroupProblem:
         """The case with all that any method may ask for."""

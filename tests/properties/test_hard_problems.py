@@ -58,7 +58,7 @@ def hard_problem(seed: int, span: int, how: dict[str, Any], affine: bool) -> Gro
         UNITS,
         weight,
         (),
-        Statistics(moments, moments, target, target),
+        Statistics.of(moments, moments, target, target),
         owns_bias=affine,
         mask_gradients=torch.randn(how["count"], UNITS, generator=generator, dtype=torch.float64) * how["scale"],
         block_gradients=torch.rand(weight.shape, generator=generator, dtype=torch.float64) * how["scale"],
@@ -84,7 +84,7 @@ def test_every_fit_is_finite(seed: int, span: int, how: dict[str, Any], affine: 
         for anchor in ("zero", "naive"):
             for scale in ("diagonal", "mean"):
                 family = equations.fit(ridge, scale, anchor, affine)
-                readout = family.at(family.best_tau(equations))
+                readout = family.at(family.losses(equations).best)
                 assert finite(readout.weight, readout.bias)
                 assert equations.loss(readout) >= 0
 

@@ -16,7 +16,7 @@ from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.compensators.grail import Grail
 from optimum_grail.compensators.liar import Liar
 from optimum_grail.config.building import method_options
-from optimum_grail.core.moments import Moments, Statistics, TargetMoments
+from optimum_grail.core.moments import Moments, Statistics, Subset, TargetMoments
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
@@ -55,7 +55,7 @@ def test_independent_features_leave_nothing_to_make_up_for(build: Build, seed: i
     width = case.weight.shape[1]
     rows = torch.cat([torch.eye(width), -torch.eye(width)]) * 2
     zero = TargetMoments.zero(*case.weight.shape)
-    statistics = Statistics(Moments.of(rows), Moments.of(rows), zero, zero)
+    statistics = Statistics.of(Moments.of(rows), Moments.of(rows), zero, zero)
     problem = replace(case.problem(), statistics=statistics)
     for chosen, name, reduction, readout in readouts(problem, len(case.keep)):
         plain = reduction.lift_columns(case.weight, span)
@@ -86,7 +86,7 @@ def test_a_dense_model_that_the_student_equals_is_the_self_target(build: Build, 
     case = build(seed)
     alone = case.problem(drift=False)
     zero = TargetMoments.zero(*case.weight.shape)
-    beside = replace(alone, statistics=replace(alone.measured, fit_target=zero, held_target=zero))
+    beside = replace(alone, statistics=Statistics(tuple(Subset(part.moments, zero) for part in alone.measured.subsets)))
     for first, second in zip(readouts(alone, len(case.keep)), readouts(beside, len(case.keep)), strict=True):
         assert torch.equal(first[3].weight, second[3].weight), first[:2]
         assert (first[3].bias is None) == (second[3].bias is None)
@@ -113,7 +113,7 @@ def test_dropping_one_of_two_twins_is_made_up_for(name: str, seed: int, span: in
     rows = torch.randn(300, half * span, generator=generator)
     twins = torch.cat([rows, rows], 1)
     weight = torch.randn(3, 2 * half * span, generator=generator, dtype=torch.float64)
-    statistics = Statistics(Moments.of(twins[:200]), Moments.of(twins[200:]))
+    statistics = Statistics.of(Moments.of(twins[:200]), Moments.of(twins[200:]))
     problem = GroupProblem("g", 2 * half, weight, (), statistics, owns_bias=bool(seed % 2))
     keep = torch.arange(half) + half * torch.randint(2, (half,), generator=generator)
     reduction = Reduction.prune(2 * half, keep)
@@ -210,7 +210,7 @@ def test_exact_patches_are_never_worse_than_taps_that_share_a_map(name: str, see
     found, problems = {}, {}
     for view in ("shared", "patch"):
         rows = features_of(images, conv, view).flatten(0, 1)
-        problems[view] = GroupProblem("g", 4, to_matrix(conv, view), (), Statistics(Moments.of(rows)))
+        problems[view] = GroupProblem("g", 4, to_matrix(conv, view), (), Statistics.of(Moments.of(rows)))
         found[view] = compensator(problems[view], reduction).readout.weight
     assert found["shared"].shape == (27, 2)
     equations = equations_of(problems["patch"], reduction)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimum_grail.core import moments as module
-from optimum_grail.core.moments import Moments, MomentSums, Statistics, TargetMoments, TargetSums, centred
+from optimum_grail.core.moments import Moments, MomentSums, Statistics, Subset, TargetMoments, TargetSums, centred
 from optimum_grail.errors import StatisticsError
 
 SEEDS = st.integers(0, 2**20)
@@ -153,5 +153,6 @@ def test_no_rows_at_all_name_the_group() -> None:
 
 def test_a_target_without_held_out_part_is_that_of_the_fit_rows() -> None:
     target = TargetMoments.zero(1, 3)
-    assert Statistics(Moments.of(torch.ones(2, 3)), None, target).target is target
-    assert Statistics(Moments.of(torch.ones(2, 3)), None, None, target).target is target, "the other has no drift"
+    moments = Moments.of(torch.ones(2, 3))
+    assert Statistics((Subset(moments, target),)).target is target
+    assert Statistics((Subset(moments), Subset(moments, target))).target is target, "the other has no drift"

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from optimum_grail.compensators.grail_plus import GrailPlus
-from optimum_grail.core.moments import Moments, Statistics, TargetMoments
+from optimum_grail.core.moments import Moments, Statistics, Subset, TargetMoments
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
@@ -126,7 +126,7 @@ def test_a_student_that_equals_the_dense_model_has_the_self_target(
     case = build(seed)
     bare = case.statistics(2, drift=False)
     zero = TargetMoments.zero(*case.weight.shape)
-    compared = Statistics(bare.fit, bare.held, zero, zero)
+    compared = Statistics(tuple(Subset(part.moments, zero) for part in bare.subsets))
     results = []
     for statistics, name in ((bare, "self"), (compared, target)):
         problem = GroupProblem("g", case.units, case.weight, (), statistics, owns_bias=affine)
@@ -155,10 +155,12 @@ def test_the_best_tau_has_the_least_held_out_loss(
         reduction,
     )
     family = equations.fit(ridge, "diagonal", "naive", affine)
-    best = family.best_tau(judge)
+    best = family.losses(judge).best
     assert 0 <= best <= 1
     least = min(judge.loss(family.at(tau)) for tau in torch.linspace(0, 1, 101).tolist())
     assert judge.loss(family.at(best)) <= least + 1e-9 * judge.energy
+    for tau in (0.0, 0.3, 1.0):
+        assert abs(family.losses(judge).at(tau) - judge.loss(family.at(tau))) <= 1e-9 * judge.energy
 
 
 @given(seed=SEEDS, tau=st.floats(0, 1), affine=FLAGS)

@@ -144,7 +144,7 @@ def measure() -> list[Number]:
 
 
 PARAMETER_LISTS = 10
-ANY = 6.0
+ANY = 3.0
 
 
 def main() -> int:

@@ -16,6 +16,8 @@ from optimum_grail.data.images import image_processor
 from optimum_grail.data.rows import Rows, read_rows
 from optimum_grail.data.text import default_seqlen
 from optimum_grail.errors import ConfigError, DataError
+from optimum_grail.evaluation.agreement import Answers
+from optimum_grail.evaluation.perturbations import IMAGES, TEXT, check_name
 from optimum_grail.models.intact import evaluating
 from optimum_grail.report.progress import Progress, Silent
 
@@ -30,6 +32,19 @@ EVALUATION_SPLITS = ("test", "validation", "train")
 
 Result = dict[str, float | int | str]
 """What a metric finds, by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a metric found out about one model.
+
+    Args:
+        result: the numbers.
+        answers: what the model answered, to compare another model's answers with; ``None`` where nothing is kept.
+    """
+
+    result: Result
+    answers: Answers | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +111,13 @@ class Metric(ABC):
         headline: key of the most telling number in the result.
         higher_is_better: whether a larger headline is a better model.
         documents: whether a ``.txt`` file is running text rather than one row per line.
+        comparable: field of the configuration in which two models must be equal for their answers to be compared.
     """
 
     headline: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
     documents: ClassVar[bool] = False
+    comparable: ClassVar[str]
 
     def read(self, dataset: DataSource, *, config_name: str | None = None, split: str | None = None) -> Rows:
         """Read evaluation data of any form that calibration takes, preferring the test split.
@@ -135,9 +152,27 @@ class Metric(ABC):
         """Fingerprints of the rows that the metric would use, to compare with those of calibration data; arguments as
         of :meth:`check`."""
 
+    def perturbations(self, readers: Readers) -> tuple[str, ...]:
+        """Values of the option ``perturb`` that apply to inputs of the model; none for metrics without that option."""
+        return ()
+
+    def check_perturbation(self, name: str | None, readers: Readers) -> None:
+        """Refuse a perturbation that does not fit the model's inputs.
+
+        Raises:
+            ConfigError: it fits others.
+        """
+        fitting = self.perturbations(readers)
+        if name is not None and name not in fitting:
+            raise ConfigError(
+                f"The perturbation {name!r} does not apply to what {readers.model_class.__name__} reads. "
+                f"Choose {' or '.join(fitting)}."
+            )
+
     @abstractmethod
-    def measure(self, model: nn.Module, readers: Readers, rows: Rows, progress: Progress | None) -> Result:
-        """What the call returns, of rows that are read and checked; arguments as of the call and of :meth:`check`."""
+    def measure(self, model: nn.Module, readers: Readers, rows: Rows, progress: Progress | None) -> Measured:
+        """What the call returns, of rows that are read and checked, and the model's answers; arguments as of the call
+        and of :meth:`check`."""
 
     def __call__(
         self,
@@ -166,7 +201,7 @@ class Metric(ABC):
         rows = self.read(dataset_rows)
         readers = Readers.of(model, tokenizer, processor)
         self.check(readers, rows)
-        return self.measure(model, readers, rows, progress)
+        return self.measure(model, readers, rows, progress).result
 
 
 @contextlib.contextmanager
@@ -186,6 +221,12 @@ def positive(metric: Metric, *names: str) -> None:
         value = getattr(metric, name)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ConfigError(f"{name}={value!r}: expected a whole number of at least 1. Leave it out or raise it.")
+
+
+def perturbed(name: str | None) -> str:
+    """What to add to a protocol about a perturbation."""
+    check_name(name)
+    return "" if name is None else f", {({**TEXT, **IMAGES})[name]}"
 
 
 def table(rows: Rows) -> Dataset:

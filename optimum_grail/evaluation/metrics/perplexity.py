@@ -13,8 +13,9 @@ from optimum_grail.data.batches import fingerprint_tokens
 from optimum_grail.data.rows import Rows, ready_samples
 from optimum_grail.data.text import first_tokens, text_column
 from optimum_grail.errors import DataError
+from optimum_grail.evaluation.agreement import Listener
 from optimum_grail.evaluation.metrics import METRICS
-from optimum_grail.evaluation.metrics._metric import Metric, Readers, Result, batches, inference, positive
+from optimum_grail.evaluation.metrics._metric import Measured, Metric, Readers, Result, batches, inference, positive
 from optimum_grail.report.progress import Progress
 
 _TOKENS_PER_BATCH = {"cpu": 1024}  # what stays in the processor's cache is fastest there
@@ -46,6 +47,7 @@ class Perplexity(Metric):
     headline: ClassVar[str] = "perplexity"
     higher_is_better: ClassVar[bool] = False
     documents: ClassVar[bool] = True
+    comparable: ClassVar[str] = "vocab_size"
 
     text_column: str | None = None
     seqlen: int | None = None
@@ -105,12 +107,15 @@ class Perplexity(Metric):
         """See :class:`Metric`; of running text, so windows cut at other places are recognised."""
         return fingerprint_tokens(self.windows(readers, rows))
 
-    def measure(self, model: nn.Module, readers: Readers, rows: Rows, progress: Progress | None) -> Result:
+    def measure(self, model: nn.Module, readers: Readers, rows: Rows, progress: Progress | None) -> Measured:
         """See :class:`Metric`. Keys: perplexity, loss (nats per token), tokens, predicted_tokens, windows, protocol."""
         windows = self.windows(readers, rows)
-        loss = self._loss(model, windows, progress)
+        listener = Listener(model)
+        with inference(model):
+            loss = self._loss(model, windows, listener, progress)
+            answers = listener.answers()
         count, seqlen = windows.shape
-        return {
+        result: Result = {
             "perplexity": math.exp(loss) if loss < 700 else loss if math.isnan(loss) else math.inf,
             "loss": loss,
             "tokens": windows.numel(),
@@ -119,8 +124,9 @@ class Perplexity(Metric):
             "protocol": f"rows joined by a blank line, no special tokens, {count} consecutive windows of {seqlen} "
             "tokens, exp of the mean negative log-likelihood of all predicted tokens",
         }
+        return Measured(result, answers)
 
-    def _loss(self, model: nn.Module, windows: Tensor, progress: Progress | None) -> float:
+    def _loss(self, model: nn.Module, windows: Tensor, listener: Listener, progress: Progress | None) -> float:
         seqlen = windows.shape[1]
         size = self.batch_size
         total = torch.zeros((), dtype=torch.float64)
@@ -129,9 +135,10 @@ class Perplexity(Metric):
                 vocabulary = model(input_ids=windows[:1, :2].to(device), use_cache=False).logits.shape[-1]
                 most = _TOKENS_PER_BATCH.get(device.type, _MANY_TOKENS)
                 size = max(1, min(most // seqlen, _LOGITS_BYTES // (4 * seqlen * vocabulary)))
-            for chunk in batches(len(windows), size, progress=progress, what="perplexity"):
-                ids = windows[chunk.start : chunk.stop].to(device)
-                logits = model(input_ids=ids, use_cache=False).logits.float()
-                picked = logits[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2)
-                total += (logits.logsumexp(dim=2)[:, :-1] - picked).sum(dtype=torch.float64).cpu()
+            with listener.listening():
+                for chunk in batches(len(windows), size, progress=progress, what="perplexity"):
+                    ids = windows[chunk.start : chunk.stop].to(device)
+                    logits = model(input_ids=ids, use_cache=False).logits.float()
+                    picked = logits[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2)
+                    total += (logits.logsumexp(dim=2)[:, :-1] - picked).sum(dtype=torch.float64).cpu()
         return float(total / (len(windows) * (seqlen - 1)))

@@ -13,18 +13,22 @@ from optimum_grail.data.images import encode_images, image_column, read_images
 from optimum_grail.data.rows import Rows, only_inputs
 from optimum_grail.data.text import encode_rows, text_column
 from optimum_grail.errors import DataError
+from optimum_grail.evaluation.agreement import Embeddings
 from optimum_grail.evaluation.metrics import METRICS
 from optimum_grail.evaluation.metrics._metric import (
+    Measured,
     Metric,
     Readers,
     Result,
     batches,
     inference,
     model_dtype,
+    perturbed,
     positive,
     table,
     to_device,
 )
+from optimum_grail.evaluation.perturbations import IMAGES, TEXT, check_name, perturb_images, perturb_texts
 from optimum_grail.report.progress import Progress
 
 if TYPE_CHECKING:
@@ -47,12 +51,14 @@ class Retrieval(Metric):
         num_samples: use the first rows only; default, and most, ``max_rows``.
         batch_size: rows per forward pass.
         max_rows: most rows.
+        perturb: measure on damaged inputs, see :mod:`optimum_grail.evaluation.perturbations`.
 
     Raises:
-        ConfigError: a number below 1.
+        ConfigError: a number below 1, or no such perturbation.
     """
 
     headline: ClassVar[str] = "image_to_text_r10"
+    comparable: ClassVar[str] = "projection_dim"
 
     image_column: str | None = None
     text_column: str | None = None
@@ -60,9 +66,15 @@ class Retrieval(Metric):
     num_samples: int | None = None
     batch_size: int = 64
     max_rows: int = MAX_ROWS
+    perturb: str | None = None
 
     def __post_init__(self) -> None:
         positive(self, "seqlen", "num_samples", "batch_size", "max_rows")
+        check_name(self.perturb)
+
+    def perturbations(self, readers: Readers) -> tuple[str, ...]:
+        """See :class:`Metric`; of the images, and of the captions."""
+        return (*IMAGES, *TEXT)
 
     def check(self, readers: Readers, rows: Rows) -> None:
         """See :class:`Metric`."""
@@ -89,7 +101,7 @@ class Retrieval(Metric):
         images = read_images(data.select_columns([column]), column, range(self._count(data)))
         return frozenset(map(fingerprint_image, images))
 
-    def measure(self, model: nn.Module, readers: Readers, rows: Rows, progress: Progress | None) -> Result:
+    def measure(self, model: nn.Module, readers: Readers, rows: Rows, progress: Progress | None) -> Measured:
         """See :class:`Metric`. Keys: image_to_text_r1, …_r10, text_to_image_r1, …_r10, rows, protocol."""
         data = table(rows)
         count = self._count(data)
@@ -98,12 +110,15 @@ class Retrieval(Metric):
         similarity = images @ texts.T
         codes = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
         right = torch.tensor([codes[caption] for caption in captions])
-        result: dict[str, float | int | str] = {}
+        result: Result = {}
         for name, scores in (("image_to_text", similarity), ("text_to_image", similarity.T)):
             result[f"{name}_r1"], result[f"{name}_r10"] = (recall(scores, right, top) for top in (1, 10))
         result["rows"] = count
-        result["protocol"] = f"recall at 1 and 10 both ways among {count} rows, any row with an equal caption counts"
-        return result
+        damage = perturbed(self.perturb)
+        result["protocol"] = (
+            f"recall at 1 and 10 both ways among {count} rows, any row with an equal caption counts{damage}"
+        )
+        return Measured(result, Embeddings(torch.cat((images, texts))))
 
     def _embed(
         self, model: nn.Module, readers: Readers, rows: Dataset, captions: list[str], progress: Progress | None
@@ -118,8 +133,10 @@ class Retrieval(Metric):
         found: list[tuple[Tensor, Tensor]] = []
         with inference(model) as device:
             for chunk in batches(len(captions), self.batch_size, progress=progress, what="retrieval"):
-                seen = encode_images(list(read_images(pictures, column, chunk)), processor)
-                encoded = encode_rows([captions[index] for index in chunk], tokenizer, length, pad_to=length)
+                shown = perturb_images(self.perturb, read_images(pictures, column, chunk), chunk)
+                said = perturb_texts(self.perturb, captions[chunk.start : chunk.stop], chunk)
+                seen = encode_images(shown, processor)
+                encoded = encode_rows(said, tokenizer, length, pad_to=length)
                 read = collate(only_inputs(encoded, type(model)))
                 output = model(**to_device({**read, **seen}, device, model_dtype(model)))
                 found.append((output.image_embeds.float().cpu(), output.text_embeds.float().cpu()))

@@ -14,8 +14,20 @@ from optimum_grail.data.rows import Rows, only_inputs
 from optimum_grail.data.text import encode_rows, text_column
 from optimum_grail.data.text import require_column as _require
 from optimum_grail.errors import DataError
+from optimum_grail.evaluation.agreement import Embeddings
 from optimum_grail.evaluation.metrics import METRICS
-from optimum_grail.evaluation.metrics._metric import Metric, Readers, Result, batches, inference, positive, table
+from optimum_grail.evaluation.metrics._metric import (
+    Measured,
+    Metric,
+    Readers,
+    Result,
+    batches,
+    inference,
+    perturbed,
+    positive,
+    table,
+)
+from optimum_grail.evaluation.perturbations import TEXT, check_name, perturb_texts
 from optimum_grail.report.progress import Progress
 
 if TYPE_CHECKING:
@@ -41,12 +53,14 @@ class Spearman(Metric):
         seqlen: truncation; default 128, or the model's positions where they are fewer.
         num_samples: use the first rows only.
         batch_size: sentences per forward pass.
+        perturb: measure on mistyped sentences, see :mod:`optimum_grail.evaluation.perturbations`.
 
     Raises:
-        ConfigError: a number below 1.
+        ConfigError: a number below 1, or no such perturbation.
     """
 
     headline: ClassVar[str] = "spearman"
+    comparable: ClassVar[str] = "hidden_size"
 
     text_column: str = "sentence1"
     text_pair_column: str = "sentence2"
@@ -54,13 +68,20 @@ class Spearman(Metric):
     seqlen: int | None = None
     num_samples: int | None = None
     batch_size: int = 64
+    perturb: str | None = None
 
     def __post_init__(self) -> None:
         positive(self, "seqlen", "num_samples", "batch_size")
+        check_name(self.perturb)
+
+    def perturbations(self, readers: Readers) -> tuple[str, ...]:
+        """See :class:`Metric`."""
+        return tuple(TEXT)
 
     def check(self, readers: Readers, rows: Rows) -> None:
         """See :class:`Metric`."""
         data = table(rows)
+        self.check_perturbation(self.perturb, readers)
         _require(data, self.text_column, "--text-column")
         text_column(data, self.text_column)
         _require(data, self.text_pair_column, "--text-pair-column")
@@ -98,22 +119,24 @@ class Spearman(Metric):
             fingerprint_text(text or "") for name in (self.text_column, self.text_pair_column) for text in used[name]
         )
 
-    def measure(self, model: nn.Module, readers: Readers, rows: Rows, progress: Progress | None) -> Result:
+    def measure(self, model: nn.Module, readers: Readers, rows: Rows, progress: Progress | None) -> Measured:
         """See :class:`Metric`. Keys: spearman (nan where all similarities are equal), rows, protocol."""
         data = table(rows)
         scores = self._scores(data)
         used = data[: len(scores)]
         length = self._length(readers)
         texts = [text or "" for name in (self.text_column, self.text_pair_column) for text in used[name]]
+        texts = perturb_texts(self.perturb, texts, range(len(texts)))
         vectors = self._embed(model, readers.need_tokenizer(), texts, length, progress)
         first, second = vectors.split(len(scores))
         cosine = nn.functional.cosine_similarity(first, second).double().numpy()
-        return {
+        result: Result = {
             "spearman": spearman(cosine, scores),
             "rows": len(scores),
             "protocol": f"cosine of masked-mean embeddings, at most {length} tokens, against column "
-            f"{self.label_column!r}, {len(scores)} rows",
+            f"{self.label_column!r}, {len(scores)} rows{perturbed(self.perturb)}",
         }
+        return Measured(result, Embeddings(vectors))
 
     def _embed(
         self, model: nn.Module, tokenizer: Tokenizer, texts: list[str], length: int, progress: Progress | None

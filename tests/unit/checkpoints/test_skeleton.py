@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig
 
 from optimum_grail.architectures.bert import tiny_bert
 from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import tiny_llama, tiny_mistral
 from optimum_grail.architectures.resnet import tiny_basic
 from optimum_grail.architectures.vit import tiny_vit
+from optimum_grail.auto import GrailModelForCausalLM
 from optimum_grail.checkpoints import skeleton
 from optimum_grail.checkpoints.headers import Stored, stored_weights
 from optimum_grail.checkpoints.loading import load_config, load_model
@@ -56,6 +58,34 @@ def test_out_of_proportion_is_refused_before_it_is_made(
     with pytest.raises(CheckpointError, match=message):
         load_model(folder)
     assert time.perf_counter() - start < 20
+
+
+@pytest.mark.parametrize("name", OUT_OF_PROPORTION)
+@pytest.mark.parametrize("given", [{}, {"grail_config": {"preset": "magnitude"}}, {"subfolder": "inner"}], ids=str)
+def test_auto_classes_refuse_it_too(
+    name: str, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values, message = OUT_OF_PROPORTION[name]
+    edited(tmp_path / given.get("subfolder", ""), **values)
+    monkeypatch.setattr("transformers.LlamaForCausalLM.from_pretrained", lambda *_, **__: pytest.fail("was loaded"))
+    with pytest.raises(CheckpointError, match=message):
+        GrailModelForCausalLM.from_pretrained(tmp_path, **given)
+
+
+def test_a_configuration_of_ones_own_is_weighed_and_left_as_it_is(tmp_path: Path) -> None:
+    tiny_llama().save_pretrained(tmp_path)
+    config = LlamaConfig(vocab_size=20_000_000, hidden_size=32, dtype="float16")
+    before = config.to_dict()
+    with pytest.raises(CheckpointError, match="asks for"):
+        GrailModelForCausalLM.from_pretrained(tmp_path, config=config)
+    assert config.to_dict() == before
+
+
+def test_what_cannot_be_weighed_is_left_to_transformers(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "no such type"}', encoding="utf-8")
+    with pytest.raises(ValueError, match="no such type") as caught:
+        GrailModelForCausalLM.from_pretrained(tmp_path)
+    assert not isinstance(caught.value, CheckpointError)
 
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_mistral, tiny_bert, tiny_clip, tiny_vit, tiny_basic])

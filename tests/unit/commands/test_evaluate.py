@@ -7,14 +7,16 @@ import json
 
 import pytest
 
-from optimum_grail.commands.evaluate import COLUMNS, METRICS, SIZES
+from optimum_grail.commands.evaluate import COLUMNS, METRICS, PERTURBATIONS, SIZES
 from optimum_grail.evaluation.evaluate import evaluate_path
 from optimum_grail.evaluation.metrics import METRICS as REGISTRY
+from optimum_grail.evaluation.perturbations import IMAGES, TEXT
 from optimum_grail.report.progress import RichProgress
 
 
 def test_every_metric_is_named_in_the_help():
     assert sorted(METRICS.split("|")) == REGISTRY.names()
+    assert PERTURBATIONS.split("|") == [*TEXT, *IMAGES]
 
 
 def test_every_argument_of_the_function_is_a_flag(parse_words):
@@ -34,6 +36,7 @@ def test_passes_everything_on(cli, capsys, monkeypatch):
     monkeypatch.setattr("optimum_grail.evaluation.evaluate.evaluate_path", measure)
     words = "--text-column a --text-pair-column b --image-column c --label-column d --seqlen 8 --num-samples 9"
     words += " --max-tokens 10 --batch-size 11 --split s --dataset-config-name n --dtype float32 --device cpu"
+    words += " --perturb typos --reference z"
     assert cli("grail", "evaluate", "-m", "x", "--dataset", "y", "--metric", "spearman", *words.split()) == 0
     assert isinstance(seen.pop("progress"), RichProgress)
     assert seen == {
@@ -46,6 +49,8 @@ def test_passes_everything_on(cli, capsys, monkeypatch):
         "num_samples": 9,
         "max_tokens": 10,
         "batch_size": 11,
+        "perturb": "typos",
+        "reference": "z",
         "split": "s",
         "config_name": "n",
         "dtype": "float32",
@@ -63,6 +68,14 @@ def test_passes_everything_on(cli, capsys, monkeypatch):
         ("--metric perplexty --dataset x.txt", "Did you mean 'perplexity'"),
         ("--metric perplexity --dataset x.txt --label-column l", "no option 'label_column'"),
         ("--metric perplexity --dataset ./no/such/file.txt", "no/such/file.txt"),
+        ("--metric perplexity --dataset ./no/such/file.txt:split=test a/b", "no/such/file.txt"),
+        ("--metric perplexity --dataset a/b a/b", "'a/b' is named twice"),
+        ("--metric perplexity --dataset a/b:3", "weights belong to calibration data"),
+        ("--metric perplexity --dataset a/b:splitt=test", "Did you mean 'split'"),
+        ("--metric perplexity --dataset a/b --perturb typos", "no option 'perturb'"),
+        ("--metric spearman --dataset a/b --perturb typo", "Did you mean 'typos'"),
+        ("--tasks x --perturb typos", "--perturb is for a metric"),
+        ("--metric perplexity --dataset a/b c/d --add-to x", "--add-to notes one metric on one data set"),
     ],
 )
 def test_bad_input(cli, capsys, embedded_llama, words, message):

@@ -58,6 +58,16 @@ def test_command(llama, cli, capsys):
     assert "FFN channels" in shown and "unit" not in shown and "group" not in shown
 
 
+def test_says_whether_there_were_weights_to_compare_sizes_with(llama, cli, capsys):
+    folder, model = llama
+    for expected in (False, True):
+        assert cli("grail", "inspect", "-m", str(folder)) == 0
+        assert ("no weights were there" in " ".join(capsys.readouterr().out.split())) is not expected
+        assert cli("grail", "inspect", "-m", str(folder), "--json") == 0
+        assert json.loads(capsys.readouterr().out)["compared_with_weights"] is expected
+        model.save_pretrained(folder)
+
+
 def test_json(llama, cli, capsys):
     assert cli("grail", "inspect", "-m", str(llama[0]), "--json") == 0
     found = json.loads(capsys.readouterr().out)

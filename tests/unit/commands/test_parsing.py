@@ -23,7 +23,7 @@ def test_every_field_is_a_flag_with_dashes_and_nothing_else_looks_like_one(parse
     own = {"-h", "--help", "-m", "--model", "-o", "--output", "--overwrite", "--config", "--eval-dataset", "--dtype"}
     own |= {"--device", "--trust-remote-code", "--json", "--debug", "--no-affine", "--no-standalone"}
     own |= {"--no-drop-layers", "--allow-pickle", "--dry-run"}
-    own |= {"--base-model", "--include-modeling-code"}
+    own |= {"--base-model", "--include-modeling-code", "--robustness"}
     assert set(flags) - own == {option.flag for option in OPTIONS}
     assert {option.flag: flags[option.flag].dest for option in OPTIONS} == {o.flag: o.name for o in OPTIONS}
 
@@ -48,6 +48,10 @@ def test_flags_not_given_leave_no_trace(parse_words):
         ("--target-parameters 1.1B", {"target_parameters": 1_100_000_000}),
         ("--dataset self --dataset-config-name x --split train[:10]", None),
         ("--within-block joint --anchor zero --target dense", None),
+        ("--dataset corpus.txt", {"dataset": "corpus.txt"}),
+        ("--dataset self:starts=chat", {"dataset": "self:starts=chat"}),
+        ("--dataset self corpus.txt:2", {"dataset": {"corpus.txt": 2, "self": 1}}),
+        ("--dataset a:split=x,weight=3 C:/b.txt:0.5", {"dataset": {"a:split=x": 3, "C:/b.txt": 0.5}}),
     ],
 )
 def test_words_become_checked_values(parse_words, words, expected):
@@ -66,6 +70,9 @@ def test_words_become_checked_values(parse_words, words, expected):
         ("--target other", "expected self, dense or residual"),
         ("--preset grial", "Did you mean 'grail'"),
         ("--selector wanda:", "is not a method"),
+        ("--dataset a.txt:0 self", "weight of the source 'a.txt' is 0.0; expected a positive number"),
+        ("--dataset a.txt:1 a.txt:2", "'a.txt' is there 2 times"),
+        ("--dataset self:start=chat", "Did you mean 'starts'"),
         ("--dtype int8", "invalid choice"),
         ("--nonsense", "unrecognized arguments"),
         ("--sparsty .3", "unrecognized argument: --sparsty. Did you mean --sparsity?"),

@@ -8,15 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimum_grail.data.batches import (
+    MOST_SUBSETS,
     Batch,
     CalibrationData,
     collate,
     digest,
     fingerprint_text,
     fingerprint_tokens,
+    interleave,
     make_batches,
     overlap,
     splits_of,
+    subset_of,
 )
 from optimum_grail.errors import DataError
 
@@ -111,3 +114,25 @@ def test_overlap_counts_what_is_shared() -> None:
 def test_a_batch_knows_its_size() -> None:
     first, last = make_batches(tokens(3, 3, 3, 3), batch_size=3)
     assert (first.size, last.size, first.head().size) == (3, 1, 1)
+
+
+def test_sources_are_parts_where_there_are_several() -> None:
+    inputs = {"input_ids": torch.ones(1, 2, dtype=torch.int64)}
+    assert [subset_of(Batch(inputs, split), False) for split in ("fit", "held", "halves")] == [0, 1, None]
+    found = [subset_of(Batch(inputs, "held", source=source), True) for source in range(5)]
+    assert found[:MOST_SUBSETS] == list(range(MOST_SUBSETS)) and set(found) == set(range(MOST_SUBSETS))
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(1, 7))
+def test_sources_are_spread_evenly_and_what_is_held_comes_last(counts: list[int], size: int) -> None:
+    groups = [make_batches(tokens(*[3] * n), batch_size=size, source=i) for i, n in enumerate(counts)]
+    found = interleave(groups)
+    assert [batch.split == "held" for batch in found] == sorted(batch.split == "held" for batch in found)
+    for number, group in enumerate(groups):
+        assert [batch for batch in found if batch.source == number] == list(group)
+    for held in (False, True):
+        mine = [batch.source for batch in found if (batch.split == "held") == held]
+        for number in set(mine):
+            for length in range(len(mine)):
+                due = length * mine.count(number) / len(mine)
+                assert abs(mine[:length].count(number) - due) <= len(counts)

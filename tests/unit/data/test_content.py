@@ -58,6 +58,27 @@ def test_the_models_own_text_is_told_by_its_numbers_only() -> None:
     assert len({key("self"), key("self", seed=1), key("self", num_samples=1), key("self", seqlen=8)}) == 4
 
 
+def test_everything_of_a_mixture_decides(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("some text")
+    mixtures: list[Any] = [{str(path): 1, "self": 1}, {str(path): 2, "self": 1}, {str(path): 1}, {str(path): 1, "b": 1}]
+    mixtures += [{f"{path}:split=test": 1, "self": 1}, {str(path): 1, "self:temperature=0.9": 1}, {"self:top_p=0.9": 1}]
+    mixtures += [str(path), "self:starts=chat", "general", "general/code", {"general": 1, "general/code": 1}]
+    assert len({key(mixture) for mixture in mixtures}) == len(mixtures)
+    assert key({str(path): 1, "self": 2}) == key({"self": 2.0, str(path): 1})
+    assert key(mixtures[0]) != key(mixtures[0], text_column="x")
+    before = key(mixtures[0])
+    path.write_text("more text of it")
+    assert key(mixtures[0]) != before
+
+
+@pytest.mark.parametrize("mixture", ["general", "general/code", {"self:starts=general": 1, "a": 1}])
+def test_another_corpus_is_other_data(mixture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, plain = key(mixture), key({"self": 1, "a": 1})
+    monkeypatch.setattr("optimum_grail.data.content.corpus_digest", lambda: "another")
+    assert key(mixture) != before and key({"self": 1, "a": 1}) == plain
+
+
 def test_files_and_folders_count_by_size_and_time(tmp_path: Path) -> None:
     for path in (tmp_path / "a.txt", tmp_path / "folder" / "b.txt"):
         path.parent.mkdir(exist_ok=True)

@@ -150,6 +150,28 @@ def test_groups_behind_compressed_ones_are_refitted_only_where_the_target_is_the
         assert torch.equal(net.blocks[2].up.weight, before.blocks[2].up.weight)
 
 
+class Counting(Silent):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def update(self, advance: int, description: str) -> None:
+        self.seen += [description] * advance
+
+
+@pytest.mark.parametrize("dropped", [(), ("blocks.0",), ("blocks.2",)], ids=str)
+@pytest.mark.parametrize(
+    "methods", [PLUS, PAPER, Methods(Magnitude(), NoCompensation(), Uniform())], ids=["grail-plus", "grail", "no data"]
+)
+def test_every_group_counts_for_the_progress_once(methods: Methods, dropped: tuple[str, ...]) -> None:
+    """Also one that keeps everything, and one whose block is dropped."""
+    net, told = Net(), Counting()
+    layout = resolve(net, SPEC)
+    FitRun(net, layout, methods, {**layout.widths, "blocks.1.mlp": 6}, batches_of(40, 6), 0, told, dropped).run_()
+    assert sorted(told.seen) == [group.name for group in layout.groups]
+
+
 def texts(count: int = 10) -> tuple[Batch, ...]:
     draw = torch.Generator().manual_seed(1)
     samples = [{"input_ids": torch.randint(3, 90, (24,), generator=draw)} for _ in range(count)]

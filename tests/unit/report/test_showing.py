@@ -12,6 +12,7 @@ from rich.console import Console
 from optimum_grail.errors import ConfigError, DataError
 from optimum_grail.report.plots import plot_errors
 from optimum_grail.report.progress import RichProgress, Silent, span
+from optimum_grail.report.report import SourceRows
 from optimum_grail.report.table import change, number, percent, print_report
 
 
@@ -111,6 +112,14 @@ def test_says_what_the_size_cost_and_what_half_of_it_would(report):
 def test_images_have_no_tokens(report):
     data = dataclasses.replace(report.calibration, tokens=0, notes=())
     assert "calibrated on self: 128 samples\n" in shown(dataclasses.replace(report, calibration=data))
+
+
+def test_says_what_each_of_several_sources_gave(report):
+    sources = (SourceRows("a.txt", 2.0, 1000, 128000), SourceRows("self", 1.0, 5))
+    several = dataclasses.replace(report, calibration=dataclasses.replace(report.calibration, sources=sources))
+    assert "\n  a.txt: 1,000 samples, 128,000 tokens\n  self: 5 samples\n" in shown(several)
+    one = dataclasses.replace(report, calibration=dataclasses.replace(report.calibration, sources=sources[:1]))
+    assert "  a.txt:" not in shown(one)
 
 
 def test_says_what_free_widths_would_gain(report):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -101,7 +101,7 @@ def test_another_distribution_brings_both(monkeypatch: pytest.MonkeyPatch) -> No
         EntryPoint("loudness", f"{theirs.__name__}:Loudness", "optimum_grail.signals"),
         EntryPoint("quiet", f"{theirs.__name__}:Quietest", "optimum_grail.allocations"),
     ]
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point for point in points if point.group == group])
+    monkeypatch.setattr(registry, "installed_points", lambda group: EntryPoints(points).select(group=group))
     compressed("quiet")
     assert Loudness.calls
 

@@ -133,7 +133,7 @@ def test_statistics_are_sums_over_the_rows_of_the_consumer(name: str) -> None:
         for group in groups:
             collector = collector_for(model, group, held_out=False)
             record = probe.records[group.name]
-            collector.add(record, dense[group.name], None, "fit")
+            collector.add(record, dense[group.name], None, 0)
             problem = problem_of(model, group, collector.statistics(), 0)
             output = record.output.flatten(2).transpose(1, 2) if record.output.dim() == 4 else record.output
             rows = output.flatten(0, 1).double()
@@ -204,8 +204,8 @@ def test_the_drift_is_divided_by_a_factor_behind_the_consumer() -> None:
     assert dense.stream is not None
     torch.testing.assert_close(probe.records["0.mlp"].stream, dense.stream, rtol=1e-4, atol=1e-4)
     sums = collector_for(model, group, held_out=False)
-    sums.add(probe.records["0.mlp"], dense, None, "fit")
-    assert sums.statistics().fit.count == 2 * 3 * 5
+    sums.add(probe.records["0.mlp"], dense, None, 0)
+    assert sums.statistics().moments.count == 2 * 3 * 5
 
 
 def collector(held_out: bool = True) -> Collector:
@@ -214,21 +214,24 @@ def collector(held_out: bool = True) -> Collector:
     return Collector(group, model.get_submodule(group.consumer.module), None, "patch", held_out)
 
 
-def added(features: Tensor, mask: Any, split: Any, drift: Tensor | None = None, held_out: bool = True) -> Statistics:
+def added(
+    features: Tensor, mask: Any, part: int | None, drift: Tensor | None = None, held_out: bool = True
+) -> Statistics:
     found = collector(held_out)
     student = Record(features=features, output=torch.zeros(*features.shape[:2], 2))
     dense = None if drift is None else Record(output=drift)
-    found.add(student, dense, mask, split)
+    found.add(student, dense, mask, part)
     return found.statistics()
 
 
 def test_padding_is_left_out_and_splits_are_kept_apart() -> None:
     features, mask = torch.randn(2, 5, 3), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
-    found = added(features, mask, "fit")
+    found = added(features, mask, 0)
     expected = Moments.of(features[mask.bool()])
-    assert found.fit.count == 8 and found.held is None
-    torch.testing.assert_close(found.fit.gram, expected.gram)
-    assert added(features, mask, "held", held_out=False).fit.count == 8
+    (whole,) = found.subsets
+    assert whole.moments.count == 8
+    torch.testing.assert_close(whole.moments.gram, expected.gram)
+    assert added(features, mask, 1, held_out=False).moments.count == 8
 
 
 @pytest.mark.parametrize("padding", [0, 1, 7])
@@ -236,20 +239,22 @@ def test_halves_are_those_of_the_real_rows(padding: int) -> None:
     features, drift = torch.randn(2, 6 + padding, 3), torch.randn(2, 6 + padding, 2)
     mask = torch.zeros(2, 6 + padding)
     mask[0, :6] = mask[1, :3] = 1
-    found = added(features, mask, "halves", drift)
-    assert found.held is not None and found.fit_target is not None and found.held_target is not None
+    found = added(features, mask, None, drift)
+    one, two = found.subsets
+    assert one.target is not None and two.target is not None
     first = torch.cat([features[0, :3], features[1, :2]])
     second = torch.cat([features[0, 3:6], features[1, 2:3]])
-    torch.testing.assert_close(found.fit.gram, Moments.of(first).gram)
-    torch.testing.assert_close(found.held.gram, Moments.of(second).gram)
-    torch.testing.assert_close(found.held_target.total, torch.cat([drift[0, 3:6], drift[1, 2:3]]).double().sum(0))
-    whole = added(features, None, "halves")
-    assert whole.held is not None and whole.fit.count + whole.held.count == 2 * (6 + padding)
+    torch.testing.assert_close(one.moments.gram, Moments.of(first).gram)
+    torch.testing.assert_close(two.moments.gram, Moments.of(second).gram)
+    torch.testing.assert_close(two.target.total, torch.cat([drift[0, 3:6], drift[1, 2:3]]).double().sum(0))
+    whole = added(features, None, None)
+    assert len(whole.subsets) == 2 and whole.moments.count == 2 * (6 + padding)
 
 
 def test_samples_of_one_row_cannot_be_halved() -> None:
-    found = added(torch.randn(3, 1, 4), None, "halves", torch.randn(3, 1, 2))
-    assert found.fit.count == 3 and found.held is None and found.held_target is None and found.target is not None
+    found = added(torch.randn(3, 1, 4), None, None, torch.randn(3, 1, 2))
+    (whole,) = found.subsets
+    assert whole.moments.count == 3 and whole.target is not None
 
 
 def test_unusable_rows_name_the_group() -> None:
@@ -257,6 +262,6 @@ def test_unusable_rows_name_the_group() -> None:
     with pytest.raises(StatisticsError, match=r"model\.layers\.2\.mlp.*no calibration rows"):
         added(good, torch.zeros(1, 2), "fit")
     with pytest.raises(StatisticsError, match=r"model\.layers\.2\.mlp.*not finite"):
-        added(bad, None, "fit")
+        added(bad, None, 0)
     with pytest.raises(StatisticsError, match=r"stream behind group 'model\.layers\.2\.mlp'.*not finite"):
         added(good, None, "fit", torch.full((1, 2, 2), float("inf")))

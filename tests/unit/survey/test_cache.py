@@ -168,7 +168,8 @@ def test_everything_that_decides_is_told_apart() -> None:
 
     labelled = [{**row, LABELS: torch.tensor(index % 3)} for index, row in enumerate(ROWS)]
     others = [told(ROWS[:-1]), told(ROWS[::-1]), told(size=2), told(labelled), told(model=Net().double())]
-    assert len({told(), *others}) == 6 and told() == told([dict(row) for row in ROWS])
+    others.append(str(dependencies(net, layout, make_batches(ROWS, batch_size=3, source=1))))
+    assert len({told(), *others}) == 7 and told() == told([dict(row) for row in ROWS])
 
 
 def test_surveys_differ_by_their_signals_and_not_by_where_streams_are() -> None:

@@ -1,0 +1,230 @@
+"""How a compressed language model does on texts that it was not calibrated on: methods and calibration texts compared.
+
+Every row is one compression, measured on four texts: WikiText-2, classic books, tinystories and the documentation of
+Python. The same share of every feed-forward layer goes, so that nothing but selection and compensation differs. Rows
+are written to ``benchmarks/results/corpora-MODEL.json`` as soon as they are there; one that is there is not measured
+again. Models and data that are absent are passed over. Cells come in the order of their weight: a run that is cut off
+has the most useful ones.
+
+    python benchmarks/corpora.py [--only MODEL] [--method NAME ...] [--text NAME ...] [--size 30 ...] [--windows 64 ...]
+                                 [--draws N] [--table]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, threads that spin while waiting cost most
+
+import datasets
+import transformers
+from _common import EMBEDDED, data_folder, environment, read_results, write_results
+from _experiments import shared
+
+from optimum_grail import GrailCompressor
+from optimum_grail.checkpoints.loading import load_model
+from optimum_grail.checkpoints.processors import load_processors
+from optimum_grail.evaluation.evaluate import make_metric
+
+SMOL, BOOKS = "SmolLM2-135M-Instruct", "llama-books-3m"
+SEEDS = (0, 1)
+"""One calibration draw each."""
+UNIFORM: Mapping[str, Any] = {"allocation": "uniform"}
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "grail-plus": {"preset": "grail-plus", **UNIFORM},
+    "grail": {"preset": "grail", **UNIFORM},
+    "flap+grail": {"preset": "flap+grail", **UNIFORM},
+    "slimgpt+grail": {"preset": "slimgpt+grail", **UNIFORM},
+    "ziplm": {"preset": "ziplm", **UNIFORM},
+}
+"""Ours, the published method, and what else of the literature refits."""
+TEXTS: Mapping[str, str | None] = {
+    "default": None,
+    "wikitext-2": "wikitext-2/train.parquet",
+    "books": "classic-books/valid.parquet",
+}
+"""Calibration texts: the default of a causal language model, and files of the data folder."""
+SIZES, WINDOWS = (30, 20), (64, 256)
+"""Percent of every feed-forward layer that goes, and windows of calibration text."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A language model.
+
+    Args:
+        name: of the result file.
+        folder: where it is, or ``None`` where it is absent.
+        seqlen: tokens of a window, of calibration and of evaluation.
+    """
+
+    name: str
+    folder: Path | None
+    seqlen: int
+
+
+MODELS = (Model(SMOL, shared(SMOL), 512), Model(BOOKS, EMBEDDED, 256))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One compression to be measured.
+
+    Args:
+        model: what is compressed.
+        method: of :data:`METHODS`, or ``"dense"``.
+        text: of :data:`TEXTS`.
+        size: percent of every feed-forward layer that goes.
+        windows: of calibration text.
+        seed: of the draw.
+    """
+
+    model: Model
+    method: str
+    text: str
+    size: int
+    windows: int
+    seed: int
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells rows apart."""
+        return {name: value for name, value in vars(self).items() if name != "model"}
+
+
+def python_documentation() -> list[str]:
+    """Topics of the interpreter's own help."""
+    from pydoc_data.topics import topics
+
+    return ["\n\n".join(topics.values())]
+
+
+def evaluation_sets() -> Mapping[str, tuple[Any, int]]:
+    """Name to data and windows."""
+    data = data_folder()
+    return {
+        "wikitext-2": (str(data / "wikitext-2/test.parquet"), 30),
+        "books": (str(data / "classic-books/test.parquet"), 30),
+        "tinystories": (str(data / "tinystories-sample/sample.parquet"), 20),
+        "python-docs": (python_documentation(), 20),
+    }
+
+
+def perplexities(model: Any, tokenizer: Any, seqlen: int) -> dict[str, float]:
+    """Perplexity on every evaluation set."""
+    found = {}
+    for name, (data, count) in evaluation_sets().items():
+        metric = make_metric("perplexity", {"seqlen": seqlen, "num_samples": count})
+        found[name] = float(metric(model, tokenizer, None, metric.read(data))["perplexity"])
+    return found
+
+
+def measured(cell: Cell) -> dict[str, Any]:
+    """Compress and measure."""
+    folder = str(cell.model.folder)
+    tokenizer, _ = load_processors(folder, False)
+    start = time.perf_counter()
+    if cell.method == "dense":
+        model = load_model(folder, dtype="auto", device="cpu", trust_remote_code=False).float()
+        return {**cell.key, "perplexity": perplexities(model, tokenizer, cell.model.seqlen), **environment()}
+    settings = {"ffn_sparsity": cell.size / 100, "num_samples": cell.windows, "seqlen": cell.model.seqlen}
+    config = {**METHODS[cell.method], **settings, "seed": cell.seed}
+    compressor = GrailCompressor.from_pretrained(folder, config)
+    model = compressor.compress(calibration_dataset=calibration(cell.text)).float()
+    seconds = time.perf_counter() - start
+    report = compressor.report
+    return {
+        **cell.key,
+        "perplexity": perplexities(model, tokenizer, cell.model.seqlen),
+        "parameters": report.parameters_after,
+        "calibration": vars(report.calibration) if report.calibration else None,
+        "config": report.config,
+        "seconds": seconds,
+        **environment(),
+    }
+
+
+def calibration(text: str) -> Any:
+    """The calibration data of that name."""
+    path = TEXTS[text]
+    return None if path is None else str(data_folder() / path)
+
+
+def planned(options: argparse.Namespace) -> Iterator[Cell]:
+    """All cells, the weightiest first."""
+    models = [model for model in MODELS if options.only in (None, model.name)]
+    yield from (Cell(model, "dense", "", 0, 0, 0) for model in models)
+    sizes, windows = options.size or SIZES, options.windows or WINDOWS
+    for seed, count, size in product(SEEDS[: options.draws], windows, sizes):
+        for text, method in product(options.text or TEXTS, options.method or METHODS):
+            yield from (Cell(model, method, text, size, count, seed) for model in models)
+
+
+def table(name: str) -> Iterator[str]:
+    """The rows as lines of a table: perplexity, and the damage ``ln(compressed / dense)`` in brackets."""
+    rows: Sequence[dict[str, Any]] = read_results(f"corpora-{name}").get("rows", [])
+    dense = next((row["perplexity"] for row in rows if row["method"] == "dense"), None)
+    if dense is None:
+        return
+    names = list(dense)
+    yield f"{name}: dense " + " | ".join(f"{key} {dense[key]:.2f}" for key in names)
+    for row in sorted(rows, key=lambda row: (row["size"], row["windows"], row["text"], row["method"], row["seed"])):
+        if row["method"] == "dense":
+            continue
+        cells = [f"{row['perplexity'][key]:8.2f} ({damage(row['perplexity'][key], dense[key]):.3f})" for key in names]
+        mean = sum(damage(row["perplexity"][key], dense[key]) for key in names) / len(names)
+        head = f"{row['size']} % {row['windows']:4} windows, draw {row['seed']}  {row['text']:24} {row['method']:22}"
+        yield f"{head} " + " | ".join(cells) + f"  mean {mean:.3f}"
+
+
+def damage(compressed: float, dense: float) -> float:
+    """``ln(compressed / dense)``."""
+    return math.log(compressed / dense)
+
+
+@cache
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--only", metavar="MODEL", choices=[model.name for model in MODELS])
+    found.add_argument("--method", nargs="+", choices=list(METHODS), metavar="NAME")
+    found.add_argument("--text", nargs="+", choices=list(TEXTS), metavar="NAME")
+    found.add_argument("--size", nargs="+", type=int, metavar="PERCENT")
+    found.add_argument("--windows", nargs="+", type=int, metavar="N")
+    found.add_argument("--draws", type=int, default=len(SEEDS), metavar="N")
+    found.add_argument("--table", action="store_true", help="print what is there and measure nothing")
+    return found
+
+
+def main() -> None:
+    """Measure what is missing, and print the tables."""
+    options = parser().parse_args()
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    for cell in () if options.table else planned(options):
+        result = f"corpora-{cell.model.name}"
+        rows = read_results(result).get("rows", [])
+        if any(all(row[key] == value for key, value in cell.key.items()) for row in rows):
+            continue
+        if cell.model.folder is None:
+            print(f"{cell.model.name} is absent, passed over", file=sys.stderr)
+            continue
+        print(f"{cell.model.name}: {cell.key}", file=sys.stderr, flush=True)
+        row = measured(cell)
+        write_results(result, {"rows": [*read_results(result).get("rows", []), row]})
+    for model in MODELS:
+        print("\n".join(table(model.name)))
+
+
+if __name__ == "__main__":
+    main()

@@ -36,5 +36,5 @@ def package(repository: Path) -> list[Source]:
 
 @pytest.fixture(scope="session")
 def everything(repository: Path) -> list[Source]:
-    """All Python files that people maintain: package, tests, examples, benchmarks."""
-    return _sources(repository, "optimum_grail", "tests", "examples", "benchmarks")
+    """All Python files that people maintain: package, tests, examples, benchmarks, tools."""
+    return _sources(repository, "optimum_grail", "tests", "examples", "benchmarks", "tools")

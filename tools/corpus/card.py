@@ -5,55 +5,58 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from fetch import Package
 
 _HEAD = """# General text
 
-{documents:,} documents, {characters:,} characters, {bytes:,} bytes: the calibration corpus that `--dataset general` reads. It
-is meant for choosing what stays in a compressed language model and for refitting it, where no text of the model's own use is
-at hand. It is no training set and no benchmark.
+{documents:,} documents, {characters:,} characters, {bytes:,} bytes: the calibration corpus that `--dataset general`
+reads. It is meant for choosing what stays of a language model and for refitting what stays, where no text of the
+model's own use is at hand. It is no training set and no benchmark.
 
-Made by `tools/corpus/make.py` from public archives that are pinned by version and sha256; two runs give the same bytes, and
-`make.py --check` compares them with these files. Licence headers, menus, control characters, minified lines and encoded
-blobs are left out, so are paragraphs that occurred before and documents that share more than a fifth of their runs of eight
-words with earlier ones. Documents have 2,000 to 20,000 characters. Columns: `text`, `genre`, `source` (the keys below).
+Made by `tools/corpus/make.py` in the project's repository from public archives that are pinned by version and sha256;
+the same archives give the same bytes, and `make.py --check` compares them with these files. Which files of an archive
+are read and how is in `tools/corpus/sources.toml`. The texts are changed: cut into documents of 2,000 to 20,000
+characters, without licence headers, menus, control characters, minified lines, encoded blobs, mail addresses,
+paragraphs that occurred before, documents with slurs, and documents that share more than a fifth of their runs of eight
+words with earlier ones. Columns: `text`, `genre`, `source` (the keys below).
 
 - general.parquet: sha256 {sha256}
-- none of the text that the project's tests and benchmarks evaluate on is in it; a test holds that
-- each text stays under its own licence, named below; the credit is what that licence asks to be named. What is under
-  CC-BY-SA stays so: whoever passes these rows on in changed form does it under the same licence
+- nothing that the project's tests and benchmarks evaluate on is in it; a test compares runs of eight words
+- each text stays under its own licence, named below with the credit that it asks for. What is under CC-BY-SA stays so:
+  who passes it on changed does it under the same licence
 
 ## Genres
 
 | genre | documents | characters | share |
-|---|---:|---:|---:|
-"""
+|---|---:|---:|---:|"""
 
 _MIDDLE = """
 ## Sources
 
 | source | what | genre | licence | credit | archive | characters | share |
-|---|---|---|---|---|---|---:|---:|
-"""
+|---|---|---|---|---|---|---:|---:|"""
 
 _FILES = """
 ## Archives
 
 | archive | from | sha256 |
-|---|---|---|
-"""
+|---|---|---|"""
 
 _LIMITS = """
 ## Known limits
 
-- English prose before 1929, software manuals and the talk of American students weigh more than they do on the web; there are
-  no newspapers, no papers of the sciences and no web pages.
-- `news` is public affairs: addresses of presidents to Congress and short histories of countries, written up to 2021.
-- The conversations are as people typed them, with their errors and opinions; those with addresses, numbers or names
-  given in the usual phrases are left out.
-- Other languages than English are a sample, not a balance.
+- English prose before 1929, software manuals and the talk of American students weigh more than they do elsewhere; there
+  are no newspapers, no scientific papers and no web pages.
+- `news` is public affairs: addresses of presidents to Congress up to 2021, and short histories of countries, written
+  about 2015.
+- `instruction` is about programming: a book, exercises, explained solutions.
+- The fiction speaks of people as its time did.
+- The conversations are as people typed them, with their errors and opinions. Those with web or mail addresses,
+  telephone numbers or the usual phrases around names are left out; first names may occur.
+- Other languages than English are a sample: each has a few pages.
 """
 
 
@@ -96,8 +99,9 @@ def card(
         f"| {key} | {_origin(package)} | {package.sha256} |" for key, package in packages.items() if key in used
     ]
     archives += [f"| classic-books | data folder, classic-books/{file} | {sha256} |" for file, sha256 in books.items()]
-    parts = (head, "\n".join(genres), "\n", _MIDDLE, "\n".join(rows), "\n", _FILES, "\n".join(archives), "\n", _LIMITS)
-    return "".join(parts)
+    tables = (head, "\n".join(genres), _MIDDLE, "\n".join(rows), _FILES, "\n".join(archives), _LIMITS)
+    licences = (Path(__file__).resolve().parent / "licences.md").read_text(encoding="utf-8")
+    return "\n".join(part.rstrip("\n") for part in tables) + "\n" + licences
 
 
 def _source_row(key: str, source: dict[str, Any], size: int, total: int) -> str:

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 LEAST, MOST = 2_000, 20_000
 """Characters of a document."""
 
+# control characters and those for private use; spelled out, since what is assigned differs between Python versions
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ue000-\uf8ff\ufffe\uffff\U000f0000-\U0010ffff]")
 _BLOB = re.compile(r"\S{120,}")
+_ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", re.ASCII)
+_OFFENSIVE = re.compile(r"\bnigg|\bfuck|\bcunt|\bfaggot", re.IGNORECASE)
+_ENGLISH = re.compile(r"\b(?:the|of|and|is|to|that)\b")
 _LICENCE = re.compile(r"copyright|licen[cs]e|all rights reserved|SPDX", re.IGNORECASE)
 _COMMENT = re.compile(r"\A\s*(?:#![^\n]*\n)?\s*(/\*.*?\*/|<!--.*?-->|(?:(?://|#|--|;;|%)[^\n]*\n)+)", re.DOTALL)
+_SENTENCES = re.compile(r".{1500,}?[.!?]['\")]* |.+")
 _SHINGLE = 8
 _REPEATED = 0.2
 
 
 def normalize(text: str, *, code: bool = False) -> str:
-    """Unix line ends, no control characters, no trailing blanks, at most one blank line (two in code), no blobs."""
+    """Unix line ends, no control characters, no trailing blanks, at most one blank line (two in code), no blobs,
+    no mail addresses."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u00a0", " ").replace("\ufeff", "")
-    text = "".join(
-        char for char in text if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Co", "Cn", "Cs")
-    )
+    text = _ADDRESS.sub("user@example.org", _UNSEEN.sub("", text))
     lines = [line.rstrip() for line in text.split("\n")]
     if code:
         lines = [line for line in lines if len(line) <= 400]
     lines = [line for line in lines if not has_blob(line)]
-    blank = 3 if code else 2
-    return re.sub(r"\n{%d,}" % (blank + 1), "\n" * blank, "\n".join(lines)).strip("\n")
+    blank = "\n\n\n" if code else "\n\n"
+    return re.sub(rf"{blank}\n+", blank, "\n".join(lines)).strip("\n")
 
 
 def has_blob(line: str) -> bool:
-    """Whether a line holds a run of 120 characters of the ASCII range without a blank: base64, hashes, minified code."""
+    """Whether a line holds a run of 120 ASCII characters without a blank: base64, hashes, minified code."""
     return any(run.isascii() for run in _BLOB.findall(line))
 
 
@@ -44,35 +48,34 @@ def strip_licence(text: str) -> str:
 
 
 def pieces(text: str, size: int) -> list[str]:
-    """Cut a text where paragraphs end, into parts of about ``size`` characters and never above 20,000."""
-    size = min(size, MOST)
-    parts: list[list[str]] = [[]]
-    length = 0
-    for paragraph in _paragraphs(text):
-        if length + len(paragraph) > size and length >= LEAST:
-            parts.append([])
-            length = 0
-        parts[-1].append(paragraph)
-        length += len(paragraph) + 2
-    joined = ["\n\n".join(part) for part in parts if part]
-    return [part.strip("\n") for part in joined if len(part) <= MOST]
+    """Cut a text into parts of about ``size`` characters and never above 20,000.
 
-
-def _paragraphs(text: str) -> list[str]:
-    blocks: list[str] = []
-    for paragraph in re.split(r"\n\n", text):
-        if len(paragraph) <= LEAST * 2:
-            blocks.append(paragraph)
-        elif "\n" in paragraph:
-            blocks += paragraph.split("\n")
+    The cuts are where paragraphs end; inside paragraphs above 4,000 characters also where lines or sentences do.
+    """
+    parts: list[str] = []
+    for gap, block in _blocks(text):
+        if not parts or (len(parts[-1]) + len(block) > min(size, MOST) and len(parts[-1]) >= LEAST):
+            parts.append(block)
         else:
-            blocks += re.findall(r".{1500,}?[.!?]['\")]* |.+", paragraph)
-    return blocks
+            parts[-1] += gap + block
+    return [part.strip("\n") for part in parts if len(part) <= MOST]
 
 
-def without_paragraphs(text: str, known: frozenset[str]) -> str:
-    """``text`` without the paragraphs in ``known``, such as those that a translation left in the original language."""
-    return "\n\n".join(part for part in text.split("\n\n") if part not in known) if known else text
+def _blocks(text: str) -> Iterator[tuple[str, str]]:
+    """What is not cut, each with what stands between it and the one before."""
+    for paragraph in text.split("\n\n"):
+        gap = "\n\n"
+        for line in paragraph.split("\n") if len(paragraph) > 2 * LEAST else [paragraph]:
+            for sentences in _SENTENCES.findall(line) if len(line) > 2 * LEAST else [line]:
+                yield gap, sentences.strip() if gap == " " else sentences.rstrip()
+                gap = " "
+            gap = "\n"
+
+
+def translated(text: str, original: frozenset[str]) -> str:
+    """A translation without the paragraphs that it left in English: those of ``original``, and what reads like them."""
+    kept = (part for part in text.split("\n\n") if part not in original and len(_ENGLISH.findall(part)) < 5)
+    return "\n\n".join(kept)
 
 
 def join_short(texts: Iterable[str], size: int) -> list[str]:
@@ -95,7 +98,10 @@ class Seen:
         self._shingles: set[int] = set()
 
     def fresh(self, text: str, *, code: bool = False) -> str | None:
-        """``text`` without paragraphs that occurred before; ``None`` for a near duplicate or what became too short."""
+        """``text`` without paragraphs that occurred before; ``None`` for a near duplicate, for what became too
+        short, and where it has slurs."""
+        if _OFFENSIVE.search(text):
+            return None
         text = text if code else self._without_repeats(text)
         own = shingles(text)
         if len(text) < LEAST or not own or len(own & self._shingles) > _REPEATED * len(own):

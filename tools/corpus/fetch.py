@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Package:
             done = subprocess.run(self.command(folder), cwd=folder, capture_output=True, text=True, check=False)
             if not path.is_file():
                 raise SystemExit(
-                    f"{self.name} {self.version} cannot be fetched from {self.registry} ({done.stderr.strip()[-300:]}). "
+                    f"{self.name} {self.version} cannot be fetched from {self.registry}: {done.stderr.strip()[-300:]} "
                     f"Put {self.file} into {folder} yourself and run again; old Debian packages are kept at "
                     "snapshot.debian.org."
                 )
@@ -73,39 +73,41 @@ def check_sha256(path: Path, expected: str) -> None:
         raise SystemExit(f"{path} has the sha256 {found}, expected {expected}. Delete it and run again.")
 
 
-def members(archive: Path, patterns: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files of ``archive`` whose name matches a pattern, in order of their names.
+def members(archive: Path, asked: list[list[str]]) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files of ``archive`` that a list of patterns wants, in order of their names.
 
-    Gzipped members (``.gz``, ``.dz``) are unpacked; a pattern with ``!`` in front leaves files out.
+    Gzipped members (``.gz``, ``.dz``) are unpacked.
     """
-    found = dict(_all_members(archive, patterns))
+    found = dict(_all_members(archive, asked))
     for name in sorted(found):
         data = found[name]
         yield name, gzip.decompress(data) if name.endswith((".gz", ".dz")) else data
 
 
-def _all_members(archive: Path, patterns: list[str]) -> Iterator[tuple[str, bytes]]:
-    if archive.suffix in (".whl", ".zip"):
+def _all_members(archive: Path, asked: list[list[str]]) -> Iterator[tuple[str, bytes]]:
+    if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as opened:
             for name in opened.namelist():
-                if _wanted(name, patterns):
+                if any(wanted(name, patterns) for patterns in asked):
                     yield name, opened.read(name)
         return
     stream = io.BytesIO(_data_of_deb(archive.read_bytes())) if archive.suffix == ".deb" else archive.open("rb")
-    with stream, tarfile.open(fileobj=stream) as opened:
-        for member in opened:
+    with stream, tarfile.open(fileobj=stream) as tar:
+        for member in tar:
             name = member.name.removeprefix("./")
-            if member.isfile() and _wanted(name, patterns):
-                content = opened.extractfile(member)
-                if content is not None:
-                    yield name, content.read()
+            content = tar.extractfile(member) if any(wanted(name, patterns) for patterns in asked) else None
+            if content is not None:
+                yield name, content.read()
 
 
-def _wanted(name: str, patterns: list[str]) -> bool:
-    positive = [pattern for pattern in patterns if not pattern.startswith("!")]
-    negative = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
-    return any(fnmatchcase(name, pattern) for pattern in positive) and not any(
-        fnmatchcase(name, pattern) for pattern in negative
+def wanted(name: str, patterns: list[str]) -> bool:
+    """Whether a pattern matches the whole name, and none of those with ``!`` in front does."""
+    kept, left_out = (
+        [pattern for pattern in patterns if not pattern.startswith("!")],
+        [pattern[1:] for pattern in patterns if pattern.startswith("!")],
+    )
+    return any(fnmatchcase(name, pattern) for pattern in kept) and not any(
+        fnmatchcase(name, pattern) for pattern in left_out
     )
 
 
@@ -119,8 +121,3 @@ def _data_of_deb(deb: bytes) -> bytes:
             return deb[start : start + size]
         place = start + size + size % 2
     raise SystemExit("The .deb file holds no data archive. Delete it and run again.")
-
-
-def stem(name: str) -> str:
-    """Last part of a path without its endings."""
-    return PurePosixPath(name).name.partition(".")[0]

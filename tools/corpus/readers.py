@@ -46,7 +46,22 @@ _BLOCKS = frozenset(
 )
 _SKIPPED_TAGS = frozenset({"script", "style", "head", "nav", "svg", "button", "form", "noscript"})
 _SKIPPED = frozenset({"nosearch", "docnav", "producttitle", "boring", "title_page", "titlepage-legal", "fancy_toc"})
-_SKIPPED |= {"nav-chapters", "nav-wrapper", "buttons", "toc", "fancy-toc1", "keywords", "indexterm", "no_print", "rule"}
+_SKIPPED |= {
+    "menu-title",
+    "left-buttons",
+    "right-buttons",
+    "ebook",
+    "nav-chapters",
+    "nav-wrapper",
+    "buttons",
+    "toc",
+    "fancy-toc1",
+    "keywords",
+    "indexterm",
+    "no_print",
+    "rule",
+}
+_MENU = frozenset({"Download the ebook", "Small. Fast. Reliable.", "Choose any three."})
 _VOID = frozenset(
     ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"]
 )
@@ -121,14 +136,15 @@ def html(name: str, data: bytes) -> Iterator[str]:
     page.feed(_decode(data))
     page.close()
     lines = [line if line.startswith("  ") else line.strip() for line in "".join(page.parts).split("\n")]
-    joined = re.sub(r"\n-\n+(?=[^\n-])", "\n- ", "\n".join(lines))
+    lines = [line for line in lines if line not in _MENU]
+    joined = re.sub(r"^-\n+(?=[^\n-])", "- ", normalize("\n".join(lines)), flags=re.MULTILINE)
     yield normalize(re.sub(r"^-$", "", joined, flags=re.MULTILINE))
 
 
 _ROLE = re.compile(r":[a-zA-Z:_-]+:`~?\.?([^`<]*?)\s*(?:<[^`>]*>)?`")
 _DIRECTIVE = re.compile(
-    r"^(?P<indent> *)\.\. (?:toctree|currentmodule|automodule|autosummary|autoclass|autofunction|automethod|figure|image"
-    r"|only|index|module|plot|raw|include|contents|ipython|sectionauthor|testsetup|container|rst-class|py:|_|\|)[^\n]*\n"
+    r"^(?P<indent> *)\.\. (?:toctree|currentmodule|auto\w+|figure|image"
+    r"|only|index|module|role|default-role|meta|sectnum|plot|raw|include|contents|ipython|sectionauthor|testsetup|container|rst-class|py:|_|\|)[^\n]*\n"
     r"(?:(?:(?P=indent) +[^\n]*)?\n)*",
     re.MULTILINE,
 )
@@ -138,6 +154,7 @@ _DIRECTIVE = re.compile(
 def rst(name: str, data: bytes) -> Iterator[str]:
     """reStructuredText without labels, tables of contents and images; mathematics stays LaTeX."""
     source = re.sub(r":math:`([^`]*)`", r"$\1$", _decode(data))
+    source = re.sub(r"^:[A-Z][\w ]*: .*\n", "", source, flags=re.MULTILINE)  # author, date, copyright
     source = _DIRECTIVE.sub("\n", source + "\n")
     source = re.sub(r"^ *\.\. math::\s*$", "", source, flags=re.MULTILINE)
     source = re.sub(r"^( *)\.\. (\w+)::", r"\1\2:", source, flags=re.MULTILINE)
@@ -162,9 +179,7 @@ def snippets(name: str, data: bytes) -> Iterator[str]:
             yield normalize(re.split(r"^---$", part, flags=re.MULTILINE)[0])
 
 
-_PERSONAL = re.compile(
-    r"\S@\S|https?:|www\.|\d{3}[-. )]*\d{4}|instagram|snapchat|facebook|my name is|phone number", re.I
-)
+_PERSONAL = re.compile(r"@|https?:|www\.|\d{3}[-. )]*\d{4}|instagram|snapchat|facebook|my name is|phone number", re.I)
 
 
 @reader

@@ -59,9 +59,9 @@ class GrailConfig(QuantizationConfigMixin):
         affine: whether the consumer's bias is fitted too.
         within_block: ``"sequential"`` or ``"joint"``.
         round_to: widths are multiples of this whole number >= 1.
-        dataset: calibration data: a path, a Hub id, ``"general"``, ``"self"``, a list of texts or of tokenized dicts, or
-            a ``datasets.Dataset``; several sources as a mapping to their weights, ``{"general": 2, "self": 1}``. Live
-            objects are kept on the instance and described in :meth:`to_dict`.
+        dataset: calibration data: a path, a Hub id, ``"general"``, ``"self"``, a list of texts or of tokenized dicts,
+            or a ``datasets.Dataset``; several sources as a mapping to their weights, ``{"general": 2, "self": 1}``.
+            Live objects are kept on the instance and described in :meth:`to_dict`.
         dataset_config_name: configuration of a Hub data set.
         split: its split.
         text_column: column that holds the text.

@@ -47,8 +47,10 @@ class Method(ABC):
 class Selector(Method):
     """Chooses what stays of a group."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    """What the calibration has to gather."""
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the calibration has to gather; nothing by default."""
+        return frozenset()
 
     @property
     def tuning_rounds(self) -> int:

@@ -165,17 +165,17 @@ def make_batches(
 
 
 def interleave(groups: Sequence[Sequence[Batch]]) -> tuple[Batch, ...]:
-    """The batches of several sources in one order: split by split as in :func:`make_batches`, and within a split each
-    source's batches spread evenly, so that the first of them are a fair sample of all sources.
+    """The batches of several sources in one order: what is held out comes last, and each source's batches are spread
+    evenly over both parts, so that the first of them are a fair sample of all sources.
 
     Args:
         groups: batches of one source each, in the order of the sources.
     """
-    placed: list[tuple[int, float, Batch]] = []
+    placed: list[tuple[bool, float, Batch]] = []
     for group in groups:
-        for order, split in enumerate(_SPLITS):
+        for split in _SPLITS:
             own = [batch for batch in group if batch.split == split]
-            placed += [(order, (index + 0.5) / len(own), batch) for index, batch in enumerate(own)]
+            placed += [(split == "held", (index + 0.5) / len(own), batch) for index, batch in enumerate(own)]
     return tuple(batch for _, _, batch in sorted(placed, key=lambda item: item[:2]))
 
 

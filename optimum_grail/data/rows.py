@@ -175,7 +175,7 @@ def _read_memory(dataset: DataSource, strings: str) -> Rows:
     if isinstance(dataset, (Mapping, bytes)) or not isinstance(dataset, Iterable):
         raise DataError(
             f"A {type(dataset).__name__} is not a dataset: expected a list of strings, of rows or of tokenized dicts, "
-            "a datasets.Dataset, a path, a Hub id or 'self'."
+            "a datasets.Dataset, a path, a Hub id, 'self', or a mapping from sources to weights."
         )
     source = f"{type(dataset).__name__} in memory"
     if not isinstance(dataset, (list, tuple)):

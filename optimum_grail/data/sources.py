@@ -27,7 +27,7 @@ from optimum_grail.data.batches import (
 )
 from optimum_grail.data.genres import documents, read_genre
 from optimum_grail.data.labels import class_numbers
-from optimum_grail.data.parts import Part, parts_of
+from optimum_grail.data.parts import Part, check_sources, parts_of
 from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.rows import Rows, input_names, only_inputs, read_rows, ready_samples
 from optimum_grail.data.selfgen import generate_self_text
@@ -72,8 +72,12 @@ def load_calibration(
     """
     parts = parts_of(request)
     _check(recipient, request, parts)
-    samples = [_read(recipient, part, progress or Silent()) for part in parts]
-    return _finish(samples, parts, recipient, request, held_out)
+    progress, samples = progress or Silent(), {}
+    if not all(part.own for part in parts):
+        progress.message("Reading calibration data")
+    for number, part in sorted(enumerate(parts), key=lambda item: item[1].own):  # what takes longest comes last
+        samples[number] = _read(recipient, part, progress)
+    return _finish([samples[number] for number in range(len(parts))], parts, recipient, request, held_out)
 
 
 def _check(recipient: Recipient, request: DataRequest, parts: Sequence[Part]) -> None:
@@ -94,6 +98,7 @@ def _check(recipient: Recipient, request: DataRequest, parts: Sequence[Part]) ->
             f"dataset='self' needs a causal language model that can write text, and {recipient.name!r} is none. "
             "Name calibration data with --dataset."
         )
+    check_sources(request.dataset)
     if any(part.genre for part in parts) and recipient.main_input != "text":
         raise DataError(
             f"The general corpus holds text, and {recipient.name!r} needs a data set of {recipient.main_input}s. Name "
@@ -110,7 +115,6 @@ def _read(recipient: Recipient, part: Part, progress: Progress) -> _Samples:
         if part.own:
             samples = replace(_self_samples(recipient, part, progress), source=f"{SELF}, seed {request.seed}")
         else:
-            progress.message(f"Reading calibration data{part.name and f': {part.name}'}")
             rows = _rows(recipient, part)
             samples = replace(_row_samples(recipient, request, rows, shared=bool(part.name)), source=rows.source)
     except DataError as error:

@@ -13,7 +13,7 @@ from torch import nn
 
 from optimum_grail.checkpoints.identity import commit_of, hub_id
 from optimum_grail.config.config import GrailConfig
-from optimum_grail.config.source import parse_source
+from optimum_grail.config.source import is_general
 from optimum_grail.pipeline.run import Run
 from optimum_grail.report.environment import hardware, peak_memory, versions
 from optimum_grail.report.report import Calibration, GroupRow, Report
@@ -105,11 +105,9 @@ class Outcome:
         return tuple(rows)
 
     def _datasets(self) -> tuple[str, ...]:
-        """Hub ids of the data; now is when a path is told from an id."""
         parts = () if self.run.data is None else self.run.data.sources
-        own = [parse_source(part.name).name if len(parts) > 1 else part.name for part in parts]
-        sources = [*own, *(str(row.get("source") or row.get("dataset")) for row in self.evaluation)]
-        return tuple(dict.fromkeys(source for source in sources if hub_id(source)))
+        evaluated = (str(row.get("source") or row.get("dataset")) for row in self.evaluation)
+        return hub_data([*(part.name for part in parts), *evaluated])
 
     def _calibration(self) -> Calibration | None:
         data = self.run.data
@@ -126,6 +124,12 @@ class Outcome:
         """Share of the predicted damage that free widths per layer would save."""
         ours, free = self.run.widths.predicted, self.run.widths.predicted_free
         return None if ours is None or free is None or ours <= 0 else max(0.0, 1 - free / ours)
+
+
+def hub_data(sources: Sequence[str]) -> tuple[str, ...]:
+    """The data sets of the Hub among ``sources``, without their options; now is when a path is told from an id."""
+    names = (source.partition(":")[0] for source in sources if not is_general(source))
+    return tuple(dict.fromkeys(name for name in names if hub_id(name)))
 
 
 def _command() -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
 
 from optimum_grail.core import papers
 from optimum_grail.core.contracts import Selector
 from optimum_grail.core.elimination import damped_inverse_, eliminate
 from optimum_grail.core.group_elimination import block_costs, diagonal_blocks
 from optimum_grail.core.problem import GroupProblem, Need, Selection
+from optimum_grail.errors import ConfigError
 from optimum_grail.selectors import SELECTORS
 from optimum_grail.selectors._elimination import by_elimination, check_positive
 
@@ -26,26 +30,44 @@ class Obs(Selector):
         damping: ridge relative to each feature's second moment, positive and finite.
         greedy: update all costs after every removal; else score once and remove the cheapest together, which takes
             both of two units that stand in for each other.
+        across: how errors on several sources add up: ``"sum"`` over all rows, or ``"mean"`` of the errors relative to
+            each source's variance, so that a source of loud features counts no more than a quiet one.
 
     Raises:
-        ConfigError: ``damping`` is not a positive number.
+        ConfigError: ``damping`` is not a positive number, or another ``across``.
     """
 
     damping: float = 1e-3
     greedy: bool = True
-    needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+    across: Literal["sum", "mean"] = "sum"
     paper: ClassVar[str | None] = papers.ZIPLM
 
     def __post_init__(self) -> None:
         check_positive("obs", "damping", self.damping)
+        if self.across not in ("sum", "mean"):
+            raise ConfigError(f"obs across is {self.across!r}; expected 'sum' or 'mean'.")
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Second moments; by source, if their errors are to count alike."""
+        return frozenset({"gram"} if self.across == "sum" else {"gram", "held-out", "sources"})
 
     def __call__(self, problem: GroupProblem, keep: int) -> Selection:
         """Reduce ``problem`` to ``keep`` units."""
-        affine, remove = problem.owns_bias, problem.units - keep
+        remove = problem.units - keep
         if self.greedy:  # the sum over all rows has no name here: it is freed while the elimination runs
-            result = eliminate(
-                problem.weight, problem.measured.moments.covariance(affine), problem.units, remove, self.damping
-            )
+            result = eliminate(problem.weight, self._covariance(problem), problem.units, remove, self.damping)
             return by_elimination(problem.units, result)
-        inverse = damped_inverse_(problem.measured.moments.covariance(affine).clone(), self.damping)
+        inverse = damped_inverse_(self._covariance(problem).clone(), self.damping)
         return Selection.by_score(block_costs(problem.weight, diagonal_blocks(inverse, problem.units)), keep)
+
+    def _covariance(self, problem: GroupProblem) -> Tensor:
+        """What the error is measured with, float64 ``[F, F]``."""
+        affine, statistics = problem.owns_bias, problem.measured
+        if self.across == "sum" or not statistics.crossed:
+            return statistics.moments.covariance(affine)
+        total = torch.zeros_like(statistics.subsets[0].moments.gram)
+        for subset in statistics.subsets:
+            covariance = subset.moments.covariance(affine)
+            total += covariance / float(((problem.weight @ covariance) * problem.weight).sum().clamp(min=1e-300))
+        return total

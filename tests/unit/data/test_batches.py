@@ -124,15 +124,14 @@ def test_sources_are_parts_where_there_are_several() -> None:
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(1, 7))
-def test_sources_are_spread_evenly_within_every_split(counts: list[int], size: int) -> None:
+def test_sources_are_spread_evenly_and_what_is_held_comes_last(counts: list[int], size: int) -> None:
     groups = [make_batches(tokens(*[3] * n), batch_size=size, source=i) for i, n in enumerate(counts)]
     found = interleave(groups)
-    order = ["halves", "fit", "held"]
-    assert [order.index(batch.split) for batch in found] == sorted(order.index(batch.split) for batch in found)
+    assert [batch.split == "held" for batch in found] == sorted(batch.split == "held" for batch in found)
     for number, group in enumerate(groups):
         assert [batch for batch in found if batch.source == number] == list(group)
-    for split in order:
-        mine = [batch.source for batch in found if batch.split == split]
+    for held in (False, True):
+        mine = [batch.source for batch in found if (batch.split == "held") == held]
         for number in set(mine):
             for length in range(len(mine)):
                 due = length * mine.count(number) / len(mine)

@@ -16,7 +16,6 @@ from optimum_grail.hub import metadata as metadata_module
 from optimum_grail.hub.card import build_card, cell, write_card
 from optimum_grail.hub.citations import citations
 from optimum_grail.hub.metadata import inherited_from
-from optimum_grail.report.report import SourceRows
 
 FORWARD = {
     "inputs": {"input_ids": {"shape": [1, 256], "dtype": "torch.int64"}},
@@ -59,21 +58,6 @@ def test_paths_of_the_authors_disk_stay_private(report):
     assert "/home" not in text
     for words in ("# mine, compressed", '"dataset": "rows.txt"', "perplexity on test.txt", "compress -m mine -o out"):
         assert words in text
-
-
-def test_several_sources_are_a_table_without_their_folders(report):
-    name = "/home/someone/rows.txt"
-    sources = (SourceRows(name, 2.0, 10, 1280, "ab"), SourceRows("self", 1.0, 5, 640, "cd"))
-    data = dataclasses.replace(
-        report.calibration, source=f"{name}:2 + self:1", sources=sources, notes=(f"{name}: odd",)
-    )
-    text = str(build_card(dataclasses.replace(report, calibration=data, config={"dataset": {name: 2, "self": 1}})))
-    assert "/home" not in text
-    for words in ("Calibration data: rows.txt:2 + self:1, ", "| rows.txt | 2 | 10 | 1,280 |", "| self | 1 | 5 | 640 |"):
-        assert words in text
-    assert '"rows.txt": 2' in text and "- rows.txt: odd" in text
-    alone = dataclasses.replace(data, sources=sources[:1])
-    assert "| source |" not in str(build_card(dataclasses.replace(report, calibration=alone)))
 
 
 def test_tables_need_the_package(report):

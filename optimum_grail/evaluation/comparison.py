@@ -17,8 +17,7 @@ from optimum_grail.data.rows import Rows
 from optimum_grail.errors import DataError, StatisticsError
 from optimum_grail.evaluation.corpus import COMMONPLACE, relation
 from optimum_grail.evaluation.evaluate import default_metric, make_metric
-from optimum_grail.evaluation.metrics import Metric, Readers
-from optimum_grail.evaluation.metrics._metric import Measured
+from optimum_grail.evaluation.metrics import Measured, Metric, Readers
 from optimum_grail.evaluation.sets import columns_of, named_sets, reading_of
 from optimum_grail.report.progress import Progress
 

@@ -16,8 +16,7 @@ from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.data.rows import Rows
 from optimum_grail.errors import ConfigError, DataError, StatisticsError
 from optimum_grail.evaluation.corpus import relation
-from optimum_grail.evaluation.metrics import METRICS, Metric, Readers
-from optimum_grail.evaluation.metrics._metric import Measured
+from optimum_grail.evaluation.metrics import METRICS, Measured, Metric, Readers
 from optimum_grail.evaluation.sets import columns_of, named_sets, reading_of
 from optimum_grail.report.progress import Progress
 from optimum_grail.report.report import REPORT_FILE, Report

@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -35,6 +35,7 @@ from optimum_grail import GrailCompressor
 from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.evaluation.evaluate import make_metric
+from optimum_grail.hub.metadata import without_folders
 
 SMOL, BOOKS = "SmolLM2-135M-Instruct", "llama-books-3m"
 SEEDS = (0, 1)
@@ -160,8 +161,8 @@ def measured(cell: Cell) -> dict[str, Any]:
         **cell.key,
         "perplexity": perplexities(model, tokenizer, cell.model.seqlen),
         "parameters": report.parameters_after,
-        "calibration": vars(report.calibration) if report.calibration else None,
-        "config": report.config,
+        "calibration": report.calibration and without_folders(asdict(report.calibration)),
+        "config": without_folders(report.config),
         "seconds": seconds,
         **environment(),
     }

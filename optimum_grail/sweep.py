@@ -21,7 +21,7 @@ from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.data.batches import CalibrationData
 from optimum_grail.data.content import content_key
-from optimum_grail.data.request import DataRequest
+from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.errors import GrailError, OutputError
 from optimum_grail.models.intact import evaluating, refuse_half_compressed
 from optimum_grail.models.precision import float32_on_cpu
@@ -148,10 +148,11 @@ class Sweep:
         result = {**identity, "higher_is_better": self.higher_is_better, "versions": versions(), "rows": []}
         result["hardware"] = hardware(str(next(self.model.parameters()).device))
         result["dense"] = found.get("dense") or self._dense()
+        recipient = Recipient.of(self.model, resolve(self.model, self.spec), self.tokenizer, self.processor)
         for number, cell in enumerate(planned, start=1):
             config = GrailConfig(**cell.config).resolved()
             setup = Setup(config, self.spec, self.tokenizer, self.processor, self.progress, self._cache)
-            request = DataRequest.of(config, self.dataset)
+            request = DataRequest.of(config, self.dataset).filled(recipient)
             data = content_key(request) if setup.methods.needs_data else None
             head = {"method": cell.method, "size": cell.size, "config": _decisive(config), "data": data}
             if not {_key(head), _key({**head, "data": None})} & rows.keys():  # older files do not name the data

@@ -198,7 +198,7 @@ OPTIONS: tuple[Option, ...] = (
         "seqlen",
         "count",
         None,
-        "Tokens per sample; the model's positions, at most 2048, when not given.",
+        "Tokens per sample; the model's positions, at most 512, when not given.",
         "a whole number >= 1",
         _DATA,
     ),

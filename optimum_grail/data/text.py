@@ -33,13 +33,19 @@ _ROW_BLOCKS = 1024
 _CUT = re.compile(r"(?<=\S)(?=[^\S\n]*\n)")
 
 
-def default_seqlen(config: Config | None, tokenizer: PreTrainedTokenizerBase | None, seqlen: int | None = None) -> int:
-    """The length of a text sample: ``seqlen``, or min(2048, the model's positions, the tokenizer's limit).
+def default_seqlen(
+    config: Config | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    seqlen: int | None = None,
+    most: int = MAX_SEQLEN,
+) -> int:
+    """The length of a text sample: ``seqlen``, or the least of ``most``, the model's positions, the tokenizer's limit.
 
     Args:
         config: the model's configuration, or None for a module without one.
         tokenizer: its ``model_max_length`` counts where it is a real limit.
-        seqlen: an explicit choice; the tokenizer's limit does not bind it.
+        seqlen: an explicit choice; neither ``most`` nor the tokenizer's limit binds it.
+        most: longest length that is not asked for.
 
     Raises:
         DataError: ``seqlen`` is below 2 or above the model's positions.
@@ -54,7 +60,7 @@ def default_seqlen(config: Config | None, tokenizer: PreTrainedTokenizerBase | N
                 f"Choose --seqlen {positions} or less, or leave it out."
             )
         return seqlen
-    limits = [MAX_SEQLEN]
+    limits = [most]
     if positions is not None:
         limits.append(positions)
     if tokenizer is not None and 0 < tokenizer.model_max_length < _INSANE_LENGTH:

@@ -94,7 +94,7 @@ class Prepared:
             return None
         cast_(self.model, torch.float32)
         data = dataset if isinstance(dataset, CalibrationData) else None
-        request = DataRequest.of(self.setup.config, dataset)
+        request = self._request(dataset)
         outline = self._recipient.outline(request)
         if data is None and outline is None:
             data = self._read(dataset)
@@ -107,6 +107,9 @@ class Prepared:
             return Outlook(cost, data.samples, data.tokens, data)
         ids = batches[0].inputs["input_ids"]
         return Outlook(cost, len(ids), ids.numel())
+
+    def _request(self, dataset: DataSource | None) -> DataRequest:
+        return DataRequest.of(self.setup.config, dataset).filled(self._recipient)
 
     @property
     def _recipient(self) -> Recipient:
@@ -134,7 +137,7 @@ class Prepared:
         return data
 
     def _read(self, dataset: DataSource | None) -> CalibrationData:
-        request = DataRequest.of(self.setup.config, dataset)
+        request = self._request(dataset)
         with self.journal.timed("data"):
             data = load_calibration(self._recipient, request, progress=self.setup.progress)
             if request.label_column is not None:

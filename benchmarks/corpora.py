@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -35,6 +35,7 @@ from optimum_grail import GrailCompressor
 from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.evaluation.evaluate import make_metric
+from optimum_grail.hub.metadata import without_folders
 
 SMOL, BOOKS = "SmolLM2-135M-Instruct", "llama-books-3m"
 SEEDS = (0, 1)
@@ -42,18 +43,31 @@ SEEDS = (0, 1)
 UNIFORM: Mapping[str, Any] = {"allocation": "uniform"}
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "grail-plus": {"preset": "grail-plus", **UNIFORM},
+    "grail-plus, gate rows": {"preset": "grail-plus", "compensator": "grail-plus:gate=rows", **UNIFORM},
+    "grail-plus, target self": {"preset": "grail-plus", "target": "self", **UNIFORM},
+    "grail-plus, errors alike": {"preset": "grail-plus", "selector": "obs:across=mean", **UNIFORM},
     "grail": {"preset": "grail", **UNIFORM},
     "flap+grail": {"preset": "flap+grail", **UNIFORM},
     "slimgpt+grail": {"preset": "slimgpt+grail", **UNIFORM},
     "ziplm": {"preset": "ziplm", **UNIFORM},
 }
 """Ours, the published method, and what else of the literature refits."""
-TEXTS: Mapping[str, str | None] = {
-    "default": None,
-    "wikitext-2": "wikitext-2/train.parquet",
-    "books": "classic-books/valid.parquet",
+TEXTS: Mapping[str, Mapping[str, float]] = {
+    "general + self": {"general": 2, "self": 1},
+    "wikitext-2": {"wikitext-2/train.parquet": 1},
+    "general": {"general": 1},
+    "self": {"self": 1},
+    "self, starts general": {"self:starts=general": 1},
+    "self, starts frequent": {"self:starts=frequent": 1},
+    "self, starts chat": {"self:starts=chat": 1},
+    "self, no loops": {"self:loops=restart": 1},
+    "self, temperature 0.8": {"self:temperature=0.8": 1},
+    "self, nucleus 0.95": {"self:top_p=0.95": 1},
+    "wikitext-2 + books": {"wikitext-2/train.parquet": 1, "classic-books/valid.parquet": 1},
 }
-"""Calibration texts: the default of a causal language model, and files of the data folder."""
+"""Calibration texts: weights of their sources, which are files of the data folder where they look like such."""
+FULL = ("general + self", "wikitext-2")
+"""The texts that every method is measured with; the others only with ours."""
 SIZES, WINDOWS = (30, 20), (64, 256)
 """Percent of every feed-forward layer that goes, and windows of calibration text."""
 
@@ -147,8 +161,8 @@ def measured(cell: Cell) -> dict[str, Any]:
         **cell.key,
         "perplexity": perplexities(model, tokenizer, cell.model.seqlen),
         "parameters": report.parameters_after,
-        "calibration": vars(report.calibration) if report.calibration else None,
-        "config": report.config,
+        "calibration": report.calibration and without_folders(asdict(report.calibration)),
+        "config": without_folders(report.config),
         "seconds": seconds,
         **environment(),
     }
@@ -156,8 +170,8 @@ def measured(cell: Cell) -> dict[str, Any]:
 
 def calibration(text: str) -> Any:
     """The calibration data of that name."""
-    path = TEXTS[text]
-    return None if path is None else str(data_folder() / path)
+    sources = {str(data_folder() / name) if "/" in name else name: weight for name, weight in TEXTS[text].items()}
+    return sources if len(sources) > 1 else next(iter(sources))
 
 
 def planned(options: argparse.Namespace) -> Iterator[Cell]:
@@ -167,7 +181,8 @@ def planned(options: argparse.Namespace) -> Iterator[Cell]:
     sizes, windows = options.size or SIZES, options.windows or WINDOWS
     for seed, count, size in product(SEEDS[: options.draws], windows, sizes):
         for text, method in product(options.text or TEXTS, options.method or METHODS):
-            yield from (Cell(model, method, text, size, count, seed) for model in models)
+            if options.text or options.method or text in FULL or method == "grail-plus":
+                yield from (Cell(model, method, text, size, count, seed) for model in models)
 
 
 def table(name: str) -> Iterator[str]:

@@ -36,7 +36,7 @@ from optimum_grail.allocations.uniform import Uniform  # noqa: E402
 from optimum_grail.compensators.none import NoCompensation  # noqa: E402
 from optimum_grail.core.problem import GroupProblem, Need, Selection  # noqa: E402
 from optimum_grail.data.selfgen import generate_self_text  # noqa: E402
-from optimum_grail.evaluation.metrics import Readers  # noqa: E402
+from optimum_grail.evaluation.metrics import Measured, Readers  # noqa: E402
 from optimum_grail.evaluation.metrics.perplexity import Perplexity  # noqa: E402
 from optimum_grail.fit.fit import FitRun  # noqa: E402
 from optimum_grail.fit.methods import Methods  # noqa: E402
@@ -60,7 +60,7 @@ class Result:
 
     Args:
         perplexity: per token of the Python documentation.
-        kl: nats per token from the dense model, on text that the dense model wrote.
+        kl: nats per token from the dense model, at the first positions of text that the dense model wrote.
         parameters: of the whole model.
         bytes: of all parameters in the checkpoint's dtype.
         tokens_per_second: of forward passes over windows of text, in float32.
@@ -102,10 +102,16 @@ def plainly_pruned(dense: Any, plan: Plan, config: GrailConfig) -> Any:
     return model
 
 
+def measured(model: Any, windows: Tensor) -> Measured:
+    """Perplexity, and what the model answered."""
+    metric = Perplexity()
+    rows = metric.read([{"input_ids": row} for row in windows])
+    return metric.measure(model, Readers.of(model, None, None), rows, None)
+
+
 def loss(model: Any, windows: Tensor) -> float:
     """Cross-entropy in nats per token."""
-    rows = [{"input_ids": row} for row in windows]
-    return float(Perplexity()(model, None, None, rows)["loss"])
+    return float(measured(model, windows).result["loss"])
 
 
 @torch.inference_mode()
@@ -123,14 +129,15 @@ def speeds(models: Sequence[Any], windows: Tensor) -> list[float]:
 
 def measure(models: Mapping[str, Any], dtype: torch.dtype, texts: Mapping[str, Tensor]) -> dict[str, Result]:
     """Results of all models; the first one is the dense model."""
-    written = {name: loss(model, texts["sample"]) for name, model in models.items()}
+    written = {name: measured(model, texts["sample"]).answers for name, model in models.items()}
     dense = next(iter(written.values()))
     rates = speeds(list(models.values()), texts["documentation"])
     results = {}
     for (name, model), rate in zip(models.items(), rates, strict=True):
         parameters = sum(parameter.numel() for parameter in model.parameters())
         perplexity = math.exp(loss(model, texts["documentation"]))
-        results[name] = Result(perplexity, written[name] - dense, parameters, parameters * dtype.itemsize, rate)
+        divergence = written[name].agreement(dense)["kl"]
+        results[name] = Result(perplexity, divergence, parameters, parameters * dtype.itemsize, rate)
     return results
 
 

@@ -203,8 +203,8 @@ class GrailCompressor:
         Raises:
             GrailError: as :meth:`compress`.
         """
-        self._comparisons(eval_dataset, robustness)
-        return forecast(self.model, self._setup(progress), calibration_dataset)
+        watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), progress or Silent())
+        return forecast(self.model, self._setup(progress), calibration_dataset, watch)
 
     def _comparisons(self, dataset: EvaluationSets | None, robustness: bool) -> Comparisons:
         return Comparisons.prepare(self.model, dataset, self.tokenizer, self.processor, self._resolved, robustness)

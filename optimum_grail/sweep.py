@@ -28,8 +28,8 @@ from optimum_grail.models.precision import float32_on_cpu
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.size import Size
 from optimum_grail.models.stock import refuse_compressed
-from optimum_grail.pipeline.run import Unwatched, compress_
-from optimum_grail.pipeline.setup import Setup
+from optimum_grail.pipeline.run import compress_
+from optimum_grail.pipeline.setup import Setup, Unwatched
 from optimum_grail.report.environment import hardware, versions
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.survey.cache import StatisticsCache

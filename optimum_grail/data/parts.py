@@ -66,6 +66,11 @@ def parts_of(request: DataRequest) -> tuple[Part, ...]:
     return tuple(_part(request, source, count) for source, count in zip(sources, counts, strict=True))
 
 
+def written_samples(request: DataRequest) -> int:
+    """How many samples the model writes itself."""
+    return sum(part.request.num_samples for part in parts_of(request) if part.own)
+
+
 def expanded(mixture: Mixture) -> tuple[Source, ...]:
     """The sources of ``mixture``, the genres of the general corpus in its place.
 

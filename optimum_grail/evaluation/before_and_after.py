@@ -10,7 +10,7 @@ from torch import nn
 
 from optimum_grail.data.batches import CalibrationData
 from optimum_grail.evaluation.comparison import Comparisons
-from optimum_grail.evaluation.stopwatch import compare_forward, shape_of
+from optimum_grail.evaluation.stopwatch import compare_forward, shape_of, stopwatch_seconds
 from optimum_grail.report.progress import Progress
 
 
@@ -31,6 +31,10 @@ class BeforeAndAfter:
     results: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     forward: Mapping[str, Any] = field(default_factory=dict)
+
+    def seconds(self, model: nn.Module, sample: float) -> float:
+        """See :class:`optimum_grail.pipeline.run.Watch`."""
+        return 2 * self.comparisons.seconds(model) + stopwatch_seconds(sample)
 
     def dense(self, model: nn.Module, data: CalibrationData | None) -> None:
         """Measure what the compressed model is compared with."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
@@ -15,9 +16,8 @@ from optimum_grail.data.batches import CalibrationData, overlap
 from optimum_grail.data.rows import Rows
 from optimum_grail.errors import DataError, StatisticsError
 from optimum_grail.evaluation.corpus import COMMONPLACE, relation
-from optimum_grail.evaluation.evaluate import make_metric
-from optimum_grail.evaluation.metrics import Metric, Readers
-from optimum_grail.evaluation.metrics._metric import Measured
+from optimum_grail.evaluation.evaluate import default_metric, make_metric
+from optimum_grail.evaluation.metrics import Measured, Metric, Readers
 from optimum_grail.evaluation.sets import columns_of, named_sets, reading_of
 from optimum_grail.report.progress import Progress
 
@@ -25,25 +25,8 @@ if TYPE_CHECKING:
     from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
 
 
-def default_metric(model: nn.Module) -> str:
-    """The metric of a model's task, told from its class.
-
-    Raises:
-        DataError: the class has no task that a metric measures.
-    """
-    name = type(model).__name__
-    if name.endswith(("ForCausalLM", "LMHeadModel")):
-        return "perplexity"
-    if "ImageClassification" in name:
-        return "accuracy"
-    if name.endswith("CLIPModel"):
-        return "retrieval"
-    if name.endswith("Model"):
-        return "spearman"
-    raise DataError(
-        f"No metric is known for {name}, so --eval-dataset cannot be used with it. Leave it out and measure the saved "
-        "checkpoint with `optimum-cli grail evaluate --metric`."
-    )
+TRIED = 4
+"""Samples that are measured to know what all of them will take."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +136,22 @@ class Comparison:
         progress.message(f"Measuring the {what} model: {self.name}{damage} on {self.dataset}")
         return self.metric.measure(model, self.readers, self.rows, progress)
 
+    def seconds(self, model: nn.Module) -> float:
+        """What measuring ``model`` will take: a few samples are measured, and the time per sample holds on."""
+        count = self.metric.count(self.readers, self.rows)
+        few = min(TRIED, count)
+        while True:
+            metric = dataclasses.replace(cast(Any, self.metric), num_samples=few)
+            try:
+                metric.measure(model, self.readers, self.rows, None)  # a first pass does not count
+                start = time.perf_counter()
+                metric.measure(model, self.readers, self.rows, None)
+                return (time.perf_counter() - start) * count / few
+            except DataError:  # too few to make the metric out of, such as sentences that all score the same
+                if few == count:
+                    raise
+                few = min(TRIED * few, count)
+
     def row(self, dense: Measured, compressed: Measured, data: CalibrationData | None) -> dict[str, Any]:
         """The report's row, with how far the answers agree.
 
@@ -232,6 +231,10 @@ class Comparisons:
         sets = self.sets
         named = [(f"{item.dataset}: " if len(sets) > 1 else "", item.warnings(data)) for item in sets]
         return tuple(f"{name}{warning}" for name, found in named for warning in found)
+
+    def seconds(self, model: nn.Module) -> float:
+        """What measuring ``model`` on all of them will take, see :meth:`Comparison.seconds`."""
+        return sum(item.seconds(model) for item in self.items)
 
     def measure(self, model: nn.Module, what: str, progress: Progress) -> tuple[Measured, ...]:
         """What the metric finds out about ``model`` on every set; arguments as of :meth:`Comparison.measure`."""

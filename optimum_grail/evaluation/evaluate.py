@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from optimum_grail.checkpoints.loading import Loading, load_config, model_class
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.data.rows import Rows
-from optimum_grail.errors import ConfigError, StatisticsError
+from optimum_grail.errors import ConfigError, DataError, StatisticsError
 from optimum_grail.evaluation.corpus import relation
-from optimum_grail.evaluation.metrics import METRICS, Metric, Readers
-from optimum_grail.evaluation.metrics._metric import Measured
+from optimum_grail.evaluation.metrics import METRICS, Measured, Metric, Readers
 from optimum_grail.evaluation.sets import columns_of, named_sets, reading_of
 from optimum_grail.report.progress import Progress
 from optimum_grail.report.report import REPORT_FILE, Report
@@ -223,3 +223,24 @@ def make_metric(name: str, options: dict[str, Any]) -> Metric:
     if unknown:
         raise ConfigError(f"The metric {name!r} has no option {unknown[0]!r}. It takes {', '.join(accepted)}.")
     return kind(**given)
+
+
+def default_metric(model: nn.Module) -> str:
+    """The metric of a model's task, told from its class.
+
+    Raises:
+        DataError: the class has no task that a metric measures.
+    """
+    name = type(model).__name__
+    if name.endswith(("ForCausalLM", "LMHeadModel")):
+        return "perplexity"
+    if "ImageClassification" in name:
+        return "accuracy"
+    if name.endswith("CLIPModel"):
+        return "retrieval"
+    if name.endswith("Model"):
+        return "spearman"
+    raise DataError(
+        f"No metric is known for {name}, so --eval-dataset cannot be used with it. Leave it out and measure the saved "
+        "checkpoint with `optimum-cli grail evaluate --metric`."
+    )

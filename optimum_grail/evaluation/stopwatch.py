@@ -103,6 +103,15 @@ def compare_forward(dense: nn.Module | None, compressed: nn.Module, data: Calibr
     return found
 
 
+def stopwatch_seconds(sample: float) -> float:
+    """What :func:`compare_forward` takes where a pass of one sample takes ``sample`` seconds, for two models alike."""
+    total = 0.0
+    for size in BATCHES:
+        turn = 2 * size * sample
+        total += turn + max(LEAST * turn, min(ROUNDS * turn, PATIENCE))
+    return total
+
+
 def example_inputs(shapes: Mapping[str, Any], model: nn.Module, batch: int = 1) -> dict[str, Tensor]:
     """Inputs of ones, on the model's device.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -29,8 +29,8 @@ SOLVES = 14
 """Solves per group and fit: the elimination, and one per ridge on the rows fitted on and on all."""
 LOGITS = 4
 """Copies of a batch's logits that a loss makes."""
-STOPWATCH = 90
-"""Samples' passes that timing the dense and the compressed model at batches of 1 and 8 makes: five rounds."""
+WRITING = 1.5
+"""Passes of a sample that writing it, token by token, takes."""
 STEP_CALLS = 40
 """Operations on little data that an elimination makes for every unit that goes."""
 ROWS_PER_FEATURE = 4
@@ -44,13 +44,14 @@ class Estimate:
     """Cost of a run beyond the loaded model.
 
     Args:
-        seconds: expected wall time of survey and fit.
+        seconds: expected wall time of survey and fit, and of what :meth:`beside` adds.
         memory: bytes of streams (unless they are kept in files), one block's statistics and one block's copies.
         forward_flops: floating point operations of one pass over the calibration data through all blocks.
         gram_flops: of all Gram products, once.
         disk: bytes of streams that are kept in files.
         rows: calibration rows that the widest group sees.
         features: of that group.
+        sample: seconds of one sample's pass through the whole model.
     """
 
     seconds: float
@@ -60,6 +61,16 @@ class Estimate:
     disk: int = 0
     rows: int = 0
     features: int = 0
+    sample: float = 0.0
+
+    def beside(self, written: int, watched: float) -> Estimate:
+        """With what goes on before and after.
+
+        Args:
+            written: samples that the model writes itself.
+            watched: seconds of what is measured, see :class:`optimum_grail.pipeline.setup.Watch`.
+        """
+        return replace(self, seconds=self.seconds + WRITING * written * self.sample + watched)
 
     def few_rows(self) -> str | None:
         """What to say if there are too few rows for a fit to rest on; ``None`` if there are enough."""
@@ -76,7 +87,7 @@ class Estimate:
         data = f"{samples:,} samples" + (f", {tokens:,} tokens" if tokens else "")
         disk = f" and {_size(self.disk)} of disk" if self.disk else ""
         needs = f"{_span(self.seconds)} and about {_size(self.memory)} of memory beyond the model{disk}"
-        return f"Needs {needs} ({data}); measuring quality and speed comes on top."
+        return f"Needs {needs} ({data})."
 
     def check_disk(self) -> None:
         """Refuse to begin where the streams do not fit.
@@ -133,7 +144,6 @@ def estimate(
     methods: Methods,
     batches: Sequence[Batch],
     offload: bool = False,
-    measured: float = 0.0,
 ) -> Estimate:
     """Count one sample's operations with hooks, measure this machine's pace, multiply.
 
@@ -143,7 +153,6 @@ def estimate(
         methods: of the run.
         batches: calibration data, or an outline of it.
         offload: whether streams are kept in files.
-        measured: samples that are sent through the whole model before the run and again after it.
     """
     samples = sum(batch.size for batch in batches)
     with counting(model, layout) as counted:
@@ -167,12 +176,12 @@ def estimate(
         rehearsed = _fit_seconds(load, methods, pace, samples / REHEARSED_FRACTION)
         survey += (1 + len(methods.allocation.rivals())) * (rehearsed + (passes + work.rest) / REHEARSED_FRACTION)
     compared = 1 / REHEARSED_FRACTION if rehearses else any(signal.tail for signal in signals) / PROBE_FRACTION
-    whole = pace.blocks + pace.rest
     copies = 2 if methods.two_streams else 1
     streams = counted.stream * samples * 4 * copies
     logits = 4 * counted.logits * (compared * samples + LOGITS * pace.samples * bool(compared))
     return Estimate(
-        seconds=fitted + survey + (2 * measured + STOPWATCH) * whole,
+        seconds=fitted + survey,
+        sample=pace.blocks + pace.rest,
         memory=int(load.memory + logits + (0 if offload else 2 * streams)),
         forward_flops=counted.flops * samples,
         gram_flops=load.gram,

@@ -11,7 +11,7 @@ from torch import nn
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.models.intact import kept_intact_
 from optimum_grail.pipeline.estimate import Outlook
-from optimum_grail.pipeline.setup import Setup
+from optimum_grail.pipeline.setup import Setup, Unwatched, Watch
 from optimum_grail.pipeline.stages import Prepared, prepare_
 from optimum_grail.survey.findings import Findings
 from optimum_grail.widths.allocate import Widths
@@ -98,7 +98,7 @@ class Forecast:
         return {**sizes, "kinds": [asdict(kind) for kind in self.kinds], "needs": cost, "notes": list(self.notes)}
 
 
-def forecast(model: nn.Module, setup: Setup, dataset: DataSource | None = None) -> Forecast:
+def forecast(model: nn.Module, setup: Setup, dataset: DataSource | None = None, watch: Watch | None = None) -> Forecast:
     """Tell what :func:`optimum_grail.pipeline.run.compress_` would do with the same arguments, and leave it at that.
 
     Costs one forward pass of one sample. Data is read only where its size is not known before; no text is written.
@@ -108,7 +108,7 @@ def forecast(model: nn.Module, setup: Setup, dataset: DataSource | None = None) 
     """
     with kept_intact_(model, always=True) as undo:
         ready = prepare_(model, setup, undo)
-        outlook = ready.outlook_(dataset)
+        outlook = ready.outlook_(dataset, watch or Unwatched())
         measured = setup.methods.allocation.needs
         widths = None if measured else ready.allocate(None, Findings())
         least = {name: item.widths[0] for item in ready.classes for name in item.groups}

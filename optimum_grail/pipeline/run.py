@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -14,32 +14,12 @@ from optimum_grail.models.intact import kept_intact_
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import float32_on_cpu
 from optimum_grail.models.size import Size
-from optimum_grail.pipeline.setup import Setup
+from optimum_grail.pipeline.setup import Setup, Unwatched, Watch
 from optimum_grail.pipeline.stages import prepare_
 from optimum_grail.widths.allocate import Widths
 
 if TYPE_CHECKING:
     from optimum_grail.data.foreign import DataSource
-
-
-class Watch(Protocol):
-    """What is measured along the way. The model is in eval mode, on a CPU in float32, and may not be changed."""
-
-    def dense(self, model: nn.Module, data: CalibrationData | None) -> None:
-        """Measure the model as it came; ``data`` is what it will be calibrated on."""
-
-    def compressed(self, model: nn.Module, data: CalibrationData | None) -> None:
-        """Measure what became of it."""
-
-
-class Unwatched:
-    """Measures nothing."""
-
-    def dense(self, model: nn.Module, data: CalibrationData | None) -> None:
-        """Nothing."""
-
-    def compressed(self, model: nn.Module, data: CalibrationData | None) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +70,7 @@ def compress_(model: nn.Module, setup: Setup, dataset: DataSource | None = None,
     watch = watch or Unwatched()
     with kept_intact_(model) as undo:
         ready = prepare_(model, setup, undo)
-        data = ready.calibrate_(dataset)
+        data = ready.calibrate_(dataset, watch)
         with ready.journal.timed("evaluation"), float32_on_cpu(model):
             watch.dense(model, data)
         widths = ready.allocate(data, ready.survey(data))

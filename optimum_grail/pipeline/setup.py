@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from torch import nn
 
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.spec import ArchitectureSpec
+from optimum_grail.data.batches import CalibrationData
 from optimum_grail.fit.methods import Methods
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.survey.cache import StatisticsCache
@@ -65,3 +68,32 @@ class Journal:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+class Watch(Protocol):
+    """What is measured along the way. The model is in eval mode, on a CPU in float32, and may not be changed."""
+
+    def seconds(self, model: nn.Module, sample: float) -> float:
+        """What all measurements of a run will take together, where one calibration sample's pass takes ``sample``
+        seconds."""
+        raise NotImplementedError
+
+    def dense(self, model: nn.Module, data: CalibrationData | None) -> None:
+        """Measure the model as it came; ``data`` is what it will be calibrated on."""
+
+    def compressed(self, model: nn.Module, data: CalibrationData | None) -> None:
+        """Measure what became of it."""
+
+
+class Unwatched:
+    """Measures nothing."""
+
+    def seconds(self, model: nn.Module, sample: float) -> float:
+        """None."""
+        return 0.0
+
+    def dense(self, model: nn.Module, data: CalibrationData | None) -> None:
+        """Nothing."""
+
+    def compressed(self, model: nn.Module, data: CalibrationData | None) -> None:
+        """Nothing."""

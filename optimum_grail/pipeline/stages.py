@@ -16,6 +16,7 @@ from optimum_grail.core.budget import WidthClass
 from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.plan import Plan
 from optimum_grail.data.batches import CalibrationData
+from optimum_grail.data.parts import written_samples
 from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.sources import load_calibration
 from optimum_grail.fit.fit import FitRun
@@ -31,7 +32,7 @@ from optimum_grail.models.stock import current_widths, expressible_together, is_
 from optimum_grail.models.surgery import check_weights
 from optimum_grail.models.trial import try_widths
 from optimum_grail.pipeline.estimate import Outlook, choose_dtype_, estimate
-from optimum_grail.pipeline.setup import Journal, Setup
+from optimum_grail.pipeline.setup import Journal, Setup, Watch
 from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.gradients import check_labels, mask_gradients
 from optimum_grail.survey.cache import dependencies
@@ -77,13 +78,14 @@ class Prepared:
         request = Request.of(self.setup.config, self.layout, self.before.blocks)
         return request, self.setup.methods.allocation, partial(expressible_together, self.model, self.layout)
 
-    def outlook_(self, dataset: DataSource | None) -> Outlook | None:
+    def outlook_(self, dataset: DataSource | None, watch: Watch) -> Outlook | None:
         """What the run will need, told before the data is made where its size is known; ``None`` for data-free methods.
 
         The model computes in float32 from here on.
 
         Args:
             dataset: any form that calibration data takes, or data that an earlier run has read.
+            watch: what is measured before and after.
 
         Raises:
             OutputError: the streams shall go to files, and the disk has no room for them.
@@ -92,11 +94,14 @@ class Prepared:
             return None
         cast_(self.model, torch.float32)
         data = dataset if isinstance(dataset, CalibrationData) else None
-        outline = self._recipient.outline(DataRequest.of(self.setup.config, dataset))
+        request = DataRequest.of(self.setup.config, dataset)
+        outline = self._recipient.outline(request)
         if data is None and outline is None:
             data = self._read(dataset)
         batches = data.batches if data is not None else [outline] if outline is not None else []
+        written = 0 if data is not None else written_samples(request)
         cost = estimate(self.model, self.layout, self.setup.methods, batches, self.offload)
+        cost = cost.beside(written, watch.seconds(self.model, cost.sample))
         cost.check_disk()
         if data is not None:
             return Outlook(cost, data.samples, data.tokens, data)
@@ -107,14 +112,14 @@ class Prepared:
     def _recipient(self) -> Recipient:
         return Recipient.of(self.model, self.layout, self.setup.tokenizer, self.setup.processor)
 
-    def calibrate_(self, dataset: DataSource | None) -> CalibrationData | None:
+    def calibrate_(self, dataset: DataSource | None, watch: Watch) -> CalibrationData | None:
         """The data, after saying what the run will need and trying that the blocks run at other widths; ``None`` for
         data-free methods. Arguments and errors as of :meth:`outlook_`.
 
         Raises:
             ArchitectureError: the code of a block fails at another width.
         """
-        outlook = self.outlook_(dataset)
+        outlook = self.outlook_(dataset, watch)
         if outlook is None:
             return None
         self.setup.progress.message(outlook.line())
@@ -122,7 +127,7 @@ class Prepared:
         if data is None:
             data = self._read(dataset)
             if (data.samples, data.tokens) != (outlook.samples, outlook.tokens):  # ready-made samples of other lengths
-                outlook = self.outlook_(data) or outlook
+                outlook = self.outlook_(data, watch) or outlook
         try_widths(self.model, self.layout, on_device(self.model, data.batches[0].head()))
         told = (choose_dtype_(self.model, outlook.cost, self.precision), outlook.cost.few_rows())
         self.journal.notes.extend(note for note in told if note is not None)

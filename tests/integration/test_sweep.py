@@ -141,7 +141,7 @@ def test_a_sweep_gives_the_model_its_modes_back() -> None:
 def test_another_sweep_is_not_overwritten(tmp_path: Path) -> None:
     planned = cells(["magnitude"], [0.5], {})
     tiny_sweep().run(planned, tmp_path)
-    with pytest.raises(OutputError, match=r"another model or metric.*--overwrite"):
+    with pytest.raises(OutputError, match=r"another model, metric or evaluation set.*--overwrite"):
         tiny_sweep(headline="other", measure=lambda model: {"other": 1.0}).run(planned, tmp_path)
     (tmp_path / FILE).write_text("[]")
     with pytest.raises(OutputError, match="no sweep"):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from optimum_grail.evaluation.metrics._metric import Metric, Readers
+from optimum_grail.evaluation.metrics._metric import Measured, Metric, Readers
 from optimum_grail.registry import Registry
 
 METRICS: Registry[type[Metric]] = Registry("metric", __name__)
 
-__all__ = ["Readers", "METRICS", "Metric"]
+__all__ = ["METRICS", "Measured", "Metric", "Readers"]

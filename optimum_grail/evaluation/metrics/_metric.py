@@ -111,6 +111,7 @@ class Metric(ABC):
         headline: key of the most telling number in the result.
         higher_is_better: whether a larger headline is a better model.
         documents: whether a ``.txt`` file is running text rather than one row per line.
+        num_samples: use the first samples only, for an option of that name.
         comparable: field of the configuration in which two models must be equal for their answers to be compared.
     """
 
@@ -118,6 +119,7 @@ class Metric(ABC):
     higher_is_better: ClassVar[bool] = True
     documents: ClassVar[bool] = False
     comparable: ClassVar[str]
+    num_samples: int | None
 
     def read(self, dataset: DataSource, *, config_name: str | None = None, split: str | None = None) -> Rows:
         """Read evaluation data of any form that calibration takes, preferring the test split.
@@ -146,6 +148,10 @@ class Metric(ABC):
         Raises:
             DataError: columns, tokenizer or processor are missing, or the model is of another kind.
         """
+
+    def count(self, readers: Readers, rows: Rows) -> int:
+        """How many samples are measured; arguments as of :meth:`check`."""
+        return min(len(rows.data), self.num_samples or len(rows.data))
 
     @abstractmethod
     def fingerprints(self, readers: Readers, rows: Rows) -> frozenset[str]:

@@ -91,6 +91,10 @@ class Perplexity(Metric):
             )
         return ids[: count * seqlen].view(count, seqlen)
 
+    def count(self, readers: Readers, rows: Rows) -> int:
+        """Windows."""
+        return len(self.windows(readers, rows))
+
     def _ready(self, rows: Rows) -> Tensor:
         samples = [
             sample["input_ids"] for sample in ready_samples(rows.data, ("input_ids",), self.num_samples or 2**31)

@@ -91,6 +91,10 @@ class Retrieval(Metric):
         readers.length(self.seqlen)
         readers.need_image_processor()
 
+    def count(self, readers: Readers, rows: Rows) -> int:
+        """See :class:`Metric`."""
+        return self._count(rows.data)
+
     def _count(self, rows: Dataset) -> int:
         return min(len(rows), self.num_samples or self.max_rows, self.max_rows)
 

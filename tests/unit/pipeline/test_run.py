@@ -17,8 +17,8 @@ from optimum_grail.config.config import GrailConfig
 from optimum_grail.data.batches import CalibrationData
 from optimum_grail.errors import BudgetError, CheckpointError, DataError
 from optimum_grail.pipeline import stages
-from optimum_grail.pipeline.run import Run, Unwatched, compress_
-from optimum_grail.pipeline.setup import Setup
+from optimum_grail.pipeline.run import Run, compress_
+from optimum_grail.pipeline.setup import Setup, Unwatched
 from optimum_grail.report.progress import Silent
 from optimum_grail.selectors.obs import Obs
 from optimum_grail.sweep import Sweep

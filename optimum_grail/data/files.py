@@ -1,9 +1,11 @@
-"""Which reader of ``datasets`` fits a local file or folder, and which files of a folder belong to which split."""
+"""Which reader of ``datasets`` fits a local file or folder, which of its files belong to which split, and which split
+is read."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,25 @@ def split_of(path: Path) -> str | None:
         if name in _SPLITS:
             return name
     return None
+
+
+def pick_split(splits: Mapping[str, Any], split: str | None, prefer: tuple[str, ...], what: str) -> Any:
+    """The split asked for, else the first of ``prefer`` that exists, else the only one.
+
+    Raises:
+        DataError: no such split, or several and none preferred; the message lists them.
+    """
+    if split is not None:
+        for name in (split, SPLIT_ALIASES.get(split, split)):
+            if name in splits:
+                return splits[name]
+        raise DataError(f"{what} has no split {split!r}, only {sorted(splits)}. Choose one with --split.")
+    for name in prefer:
+        if name in splits:
+            return splits[name]
+    if len(splits) == 1:
+        return next(iter(splits.values()))
+    raise DataError(f"{what} has the splits {sorted(splits)}. Choose one with --split.")
 
 
 def _declares_configs(readme: Path) -> bool:

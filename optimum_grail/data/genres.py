@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from optimum_grail.config.source import GENERAL
-from optimum_grail.errors import UnknownNameError
+from optimum_grail.errors import DataError, UnknownNameError
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -47,10 +47,29 @@ def genres_of(name: str) -> dict[str, float]:
 
 
 def read_genre(name: str) -> Dataset:
-    """The documents of the genre ``name`` (``general/GENRE``), with the columns text, genre and source."""
-    genre = name.removeprefix(f"{GENERAL}/")
+    """The documents of the corpus (``general``) or of one genre (``general/GENRE``): columns text, genre and source.
+
+    Raises:
+        UnknownNameError: no such genre.
+    """
+    asked = {part.removeprefix(f"{GENERAL}/") for part in genres_of(name)}
     rows = _rows()
-    return rows.select([index for index, found in enumerate(rows["genre"]) if found == genre])
+    return rows.select([index for index, found in enumerate(rows["genre"]) if found in asked])
+
+
+def read_general(name: str, config_name: str | None = None, split: str | None = None) -> Dataset:
+    """What :func:`read_genre` gives, of a name that may have been meant for something with parts.
+
+    Raises:
+        DataError: a configuration or a split is asked for.
+        UnknownNameError: no such genre.
+    """
+    if config_name is not None or split is not None:
+        raise DataError(
+            f"{name!r} is the corpus that comes with the package, and has neither splits nor configurations, but "
+            f"{split or config_name!r} is asked for. Leave it out, or name a folder {name!r} as './{name}'."
+        )
+    return read_genre(name)
 
 
 def documents() -> list[str]:

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from optimum_grail.config.source import is_general
 from optimum_grail.data.batches import LABELS
-from optimum_grail.data.files import LOADERS, SPLIT_ALIASES, local_arguments
+from optimum_grail.data.files import LOADERS, local_arguments, pick_split
+from optimum_grail.data.genres import read_general
 from optimum_grail.errors import DataError, shorten
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def read_rows(
         dataset: list of strings, of row dicts or of model inputs; ``datasets.Dataset`` or ``DatasetDict``, streaming
             ones too (the first 131,072 rows); DataLoader or other iterable of dicts; path of a ``.txt``, ``.json``,
             ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` file, of a folder of those or of images, or of a folder
-            written by ``save_to_disk``; or the id of a dataset on the Hub.
+            written by ``save_to_disk``; the id of a dataset on the Hub; or ``"general"`` or ``"general/GENRE"``.
         config_name: configuration of a Hub dataset.
         split: by default the first of ``prefer`` that exists, else the only one. Slices such as ``train[:1000]`` work
             for paths and Hub ids.
@@ -67,10 +69,13 @@ def read_rows(
 
     Raises:
         DataError: not found, out of reach, unreadable, empty, or of no known form.
+        UnknownNameError: no such genre.
     """
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-    if isinstance(dataset, (str, Path)):
+    if isinstance(dataset, str) and is_general(dataset):
+        rows = Rows(read_general(dataset, config_name, split), dataset)
+    elif isinstance(dataset, (str, Path)):
         rows = _read_path_or_hub(str(dataset), config_name, split, documents, prefer)
     elif isinstance(dataset, (DatasetDict, IterableDatasetDict)):
         rows = Rows(pick_split(dataset, split, prefer, "the DatasetDict"), f"{type(dataset).__name__} in memory")
@@ -84,25 +89,6 @@ def read_rows(
     if len(data) == 0:
         raise DataError(f"{rows.source} is empty. Choose a dataset with rows, or another split.")
     return Rows(data, rows.source, ready=any(name in data.features for name in _INPUT_KEYS))
-
-
-def pick_split(splits: Mapping[str, Any], split: str | None, prefer: tuple[str, ...], what: str) -> Any:
-    """The split asked for, else the first of ``prefer`` that exists, else the only one.
-
-    Raises:
-        DataError: no such split, or several and none preferred; the message lists them.
-    """
-    if split is not None:
-        for name in (split, SPLIT_ALIASES.get(split, split)):
-            if name in splits:
-                return splits[name]
-        raise DataError(f"{what} has no split {split!r}, only {sorted(splits)}. Choose one with --split.")
-    for name in prefer:
-        if name in splits:
-            return splits[name]
-    if len(splits) == 1:
-        return next(iter(splits.values()))
-    raise DataError(f"{what} has the splits {sorted(splits)}. Choose one with --split.")
 
 
 def _read_path_or_hub(

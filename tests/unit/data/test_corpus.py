@@ -16,6 +16,10 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
+from optimum_grail.data.genres import GENRES
+from optimum_grail.data.rows import read_rows
+from optimum_grail.errors import DataError, UnknownNameError
+
 LICENCES = {
     "Public domain",
     "CC0-1.0",
@@ -111,6 +115,23 @@ def test_documents_are_clean_and_differ(rows: list[dict[str, str]]) -> None:
     assert len(set(texts)) == len(texts)
     assert all(2_000 <= len(text) <= 20_000 for text in texts)
     assert not any(re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]| \n|\n{5}", text) for text in texts)
+
+
+def test_the_corpus_is_read_by_its_name(rows: list[dict[str, str]], tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "general").mkdir()
+    monkeypatch.chdir(tmp_path)  # a folder of that name loses
+    found = read_rows("general")
+    assert (found.source, found.data.to_list()) == ("general", rows)
+    assert {genre: len(read_rows(f"general/{genre}").data) for genre in GENRES} == Counter(row["genre"] for row in rows)
+    with pytest.raises(DataError, match="no dataset files"):
+        read_rows("./general")
+
+
+def test_the_corpus_has_no_splits_and_no_other_genres() -> None:
+    with pytest.raises(DataError, match="neither splits nor configurations"):
+        read_rows("general", split="test")
+    with pytest.raises(UnknownNameError, match="fiction"):
+        read_rows("general/fictoin")
 
 
 def words(text: str) -> list[str]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
   optimum-cli grail compress -m meta-llama/Llama-3.2-1B -o small
-      a fifth of the blocks' parameters; the model writes its own calibration text
+      a fifth of the blocks' parameters; calibrated on general text and on the model's own
   optimum-cli grail compress -m MODEL -o small --sparsity 0.3 --dataset corpus.txt --eval-dataset test.txt
       calibrate on your own text, print perplexity before and after
   optimum-cli grail compress -m MODEL -o small --dataset general:2 self:1 corpus.txt:1

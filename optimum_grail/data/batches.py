@@ -60,10 +60,10 @@ class Batch:
         """Number of samples."""
         return len(next(iter(self.inputs.values())))
 
-    def head(self) -> Batch:
-        """A batch of the first sample alone, for checks that need no more."""
-        labels = None if self.labels is None else self.labels[:1]
-        return Batch({name: tensor[:1] for name, tensor in self.inputs.items()}, self.split, labels, self.source)
+    def head(self, count: int = 1) -> Batch:
+        """A batch of the first sample alone, or the first ``count``, for checks that need no more."""
+        labels = None if self.labels is None else self.labels[:count]
+        return Batch({name: tensor[:count] for name, tensor in self.inputs.items()}, self.split, labels, self.source)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from optimum_grail.data.batches import PROBE_FRACTION, Batch, CalibrationData
 from optimum_grail.errors import OutputError
 from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.rehearsal import REHEARSED_FRACTION
 from optimum_grail.models.layout import Layout
-from optimum_grail.models.matrix import feature_axis
 from optimum_grail.models.precision import Precision
 from optimum_grail.signals import Work
 from optimum_grail.streams.calls import on_device
-from optimum_grail.streams.hooks import first, hooked
 from optimum_grail.streams.memory import available_memory
+from optimum_grail.streams.pace import Counted, Pace, counting, pace_of
 from optimum_grail.streams.problems import view_of
 from optimum_grail.survey.survey import cost_of, signals_of
 
 STUDENT_PASSES = 2.5
 """Student forwards per block: half of one for the attention's statistics, one for the FFN's, one to move on."""
-RATE_SIZE = 768
+SOLVES = 14
+"""Solves per group and fit: the elimination, and one per ridge on the rows fitted on and on all."""
+LOGITS = 4
+"""Copies of a batch's logits that a loss makes."""
+STOPWATCH = 90
+"""Samples' passes that timing the dense and the compressed model at batches of 1 and 8 makes: five rounds."""
+STEP_CALLS = 40
+"""Operations on little data that an elimination makes for every unit that goes."""
 ROWS_PER_FEATURE = 4
 """Calibration rows that a fit wants for every feature."""
 HEADROOM = 0.8
@@ -125,53 +128,115 @@ def _size(count: int) -> str:
 
 @torch.no_grad()
 def estimate(
-    model: nn.Module, layout: Layout, methods: Methods, batches: Sequence[Batch], offload: bool = False
+    model: nn.Module,
+    layout: Layout,
+    methods: Methods,
+    batches: Sequence[Batch],
+    offload: bool = False,
+    measured: float = 0.0,
 ) -> Estimate:
-    """Count one sample's operations with hooks, measure this machine's matrix-product rate, multiply."""
+    """Count one sample's operations with hooks, measure this machine's pace, multiply.
+
+    Args:
+        model: in eval mode, in the dtype that it will compute in.
+        layout: its stacks and groups.
+        methods: of the run.
+        batches: calibration data, or an outline of it.
+        offload: whether streams are kept in files.
+        measured: samples that are sent through the whole model before the run and again after it.
+    """
     samples = sum(batch.size for batch in batches)
-    with _counting(model, layout) as counted:
+    with counting(model, layout) as counted:
         model(**on_device(model, batches[0].head()))
-    forward = counted.flops * samples
-    rows = {name: count * samples for name, count in counted.rows.items()}
-    widths = {group.name: _features(model, layout, group.name) for group in layout.groups}
-    gram = sum(2.0 * rows.get(name, 0) * width**2 for name, width in widths.items())
-    target = sum(
-        2.0 * rows.get(g.name, 0) * widths[g.name] * layout.weights[g.consumer.module].rows for g in layout.groups
-    )
-    solve = sum(4.0 * width**3 for width in widths.values())
-    fit = forward * (STUDENT_PASSES + methods.two_streams) + gram + target * methods.two_streams + 4 * solve
+    pace = pace_of(model, layout, batches[0])
+    load = _Load.of(model, layout, counted, samples)
+    passes, fitted = pace.blocks * samples, _fit_seconds(load, methods, pace, samples)
     signals = signals_of(methods.allocation.needs).values()
-    paths = [path for stack in layout.stacks for path in stack.blocks]
-    parts = max(len(batches), PROBE_FRACTION)  # an outline is one batch, whatever the data will be cut into
-    survey = cost_of(signals, Work(forward, gram, solve, len(layout.groups), len(paths), parts))
-    if any(signal.finds == "curves" for signal in signals) and methods.allocation.rivals():
-        survey += (1 + len(methods.allocation.rivals())) * fit / REHEARSED_FRACTION
+    work = Work(
+        forward=passes,
+        gram=load.gram / pace.products,
+        solve=load.solve / pace.solves + load.steps * pace.call,
+        groups=len(layout.groups),
+        blocks=len(load.paths),
+        batches=max(len(batches), PROBE_FRACTION),  # an outline is one batch, whatever the data will be cut into
+        rest=pace.rest * samples,
+    )
+    rehearses = any(signal.finds == "curves" for signal in signals) and bool(methods.allocation.rivals())
+    survey = cost_of(signals, work)
+    if rehearses:
+        rehearsed = _fit_seconds(load, methods, pace, samples / REHEARSED_FRACTION)
+        survey += (1 + len(methods.allocation.rivals())) * (rehearsed + (passes + work.rest) / REHEARSED_FRACTION)
+    compared = 1 / REHEARSED_FRACTION if rehearses else any(signal.tail for signal in signals) / PROBE_FRACTION
+    whole = pace.blocks + pace.rest
     copies = 2 if methods.two_streams else 1
-    statistics = max((sum(32 * widths[g.name] ** 2 for g in layout.of_block(path)) for path in paths), default=0)
-    block = max((_bytes(model.get_submodule(path)) for path in paths), default=0)
     streams = counted.stream * samples * 4 * copies
-    memory = statistics + block + (0 if offload else 2 * streams)
-    widest = max(widths, key=lambda name: widths[name])
+    logits = 4 * counted.logits * (compared * samples + LOGITS * pace.samples * bool(compared))
     return Estimate(
-        seconds=(fit + survey) / matmul_rate(next(model.parameters()).device),
-        memory=int(memory),
-        forward_flops=forward,
-        gram_flops=gram,
+        seconds=fitted + survey + (2 * measured + STOPWATCH) * whole,
+        memory=int(load.memory + logits + (0 if offload else 2 * streams)),
+        forward_flops=counted.flops * samples,
+        gram_flops=load.gram,
         disk=int(streams) if offload else 0,
-        rows=rows.get(widest, 0),
-        features=widths[widest],
+        rows=load.rows,
+        features=load.features,
     )
 
 
-def matmul_rate(device: torch.device | str = "cpu", repeats: int = 4) -> float:
-    """Floating point operations per second of a float32 matrix product on ``device``, measured now."""
-    matrix = torch.ones(RATE_SIZE, RATE_SIZE, device=device)
-    best = 0.0
-    for _ in range(repeats):
-        start = time.perf_counter()
-        float((matrix @ matrix)[0, 0])
-        best = max(best, 2.0 * RATE_SIZE**3 / (time.perf_counter() - start))
-    return best
+@dataclass(frozen=True)
+class _Load:
+    """What all groups ask for together.
+
+    Args:
+        gram: operations of their Gram products.
+        target: of the products with their targets.
+        solve: of one solve each.
+        steps: operations on next to no data of one elimination each.
+        memory: bytes of one block and its statistics, the most of any.
+        paths: the blocks.
+        samples: that all of this is of.
+        rows: of the widest group.
+        features: of that group.
+    """
+
+    gram: float
+    target: float
+    solve: float
+    steps: float
+    memory: int
+    paths: Sequence[str]
+    samples: int
+    rows: int
+    features: int
+
+    @classmethod
+    def of(cls, model: nn.Module, layout: Layout, counted: Counted, samples: int) -> _Load:
+        """Of a model's groups on so many samples."""
+        widths = {group.name: _features(model, layout, group.name) for group in layout.groups}
+        outputs = {group.name: layout.weights[group.consumer.module].rows for group in layout.groups}
+        rows = {name: counted.rows.get(name, 0) * samples for name in widths}
+        paths = [path for stack in layout.stacks for path in stack.blocks]
+        statistics = [sum(32 * widths[group.name] ** 2 for group in layout.of_block(path)) for path in paths]
+        block = max((_bytes(model.get_submodule(path)) for path in paths), default=0)
+        widest = max(widths, key=lambda name: widths[name])
+        return cls(
+            gram=sum(2.0 * rows[name] * width**2 for name, width in widths.items()),
+            target=sum(2.0 * rows[name] * width * outputs[name] for name, width in widths.items()),
+            solve=sum(width**3 / 3 + 4.0 * outputs[name] * width**2 for name, width in widths.items()),
+            steps=STEP_CALLS * float(sum(group.units for group in layout.groups)),
+            memory=max(statistics, default=0) + block,
+            paths=paths,
+            samples=samples,
+            rows=rows[widest],
+            features=widths[widest],
+        )
+
+
+def _fit_seconds(load: _Load, methods: Methods, pace: Pace, samples: float) -> float:
+    """Seconds of one fit on so many samples of all those that ``load`` is of."""
+    share = samples / max(load.samples, 1)
+    passes = pace.blocks * samples * (STUDENT_PASSES + methods.two_streams)
+    products = share * (load.gram + load.target * methods.two_streams) / pace.products
+    return passes + products + SOLVES * load.solve / pace.solves + load.steps * pace.call
 
 
 def choose_dtype_(model: nn.Module, cost: Estimate, native: Precision) -> str | None:
@@ -198,42 +263,3 @@ def _features(model: nn.Module, layout: Layout, name: str) -> int:
 
 def _bytes(module: nn.Module) -> int:
     return sum(parameter.numel() * 4 for parameter in module.parameters())
-
-
-@dataclass
-class _Counted:
-    """Counts of one sample: operations in blocks, rows per group, elements of the widest hidden state."""
-
-    flops: float
-    rows: dict[str, int]
-    stream: int
-
-
-@contextmanager
-def _counting(model: nn.Module, layout: Layout) -> Iterator[_Counted]:
-    counted = _Counted(0.0, {}, 0)
-
-    def layer(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        """Count the operations of a linear layer or a convolution."""
-        weight = module.get_parameter("weight")
-        counted.flops += 2.0 * output.numel() * weight.shape[1:].numel()
-
-    def consumer(name: str) -> Callable[..., None]:
-        """A hook that counts the rows of a group's consumer."""
-
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            """Count output rows."""
-            counted.rows[name] = output.numel() // output.shape[feature_axis(module)]
-
-        return hook
-
-    def block(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Note the largest hidden state."""
-        counted.stream = max(counted.stream, first(output).numel())
-
-    blocks = [model.get_submodule(path) for stack in layout.stacks for path in stack.blocks]
-    linears = [module for each in blocks for module in each.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    hooks = [*((each, block) for each in blocks), *((module, layer) for module in linears)]
-    hooks += [(model.get_submodule(group.consumer.module), consumer(group.name)) for group in layout.groups]
-    with hooked(after=hooks):
-        yield counted

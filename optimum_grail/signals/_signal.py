@@ -115,7 +115,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class Work:
-    """What signals cost is counted in, in floating point operations.
+    """What signals cost is counted in; seconds.
 
     Args:
         forward: one pass over all calibration data through all blocks.
@@ -124,6 +124,7 @@ class Work:
         groups: how many there are.
         blocks: the same of blocks.
         batches: of calibration batches.
+        rest: one pass over all calibration data through what is no block: embeddings and head.
     """
 
     forward: float
@@ -132,11 +133,17 @@ class Work:
     groups: int
     blocks: int
     batches: int
+    rest: float = 0.0
 
     @property
     def probe(self) -> float:
-        """One pass of the few batches that short forward passes take."""
+        """One pass of the few batches that short forward passes take, through all blocks."""
         return self.forward / PROBE_FRACTION
+
+    @property
+    def outputs(self) -> float:
+        """What becomes of the few batches after the blocks, once: every loss asks for it."""
+        return self.rest / PROBE_FRACTION
 
 
 @dataclass(frozen=True)
@@ -186,5 +193,5 @@ class Signal:
         return found
 
     def cost(self, work: Work) -> float:
-        """Floating point operations beyond the walk itself, its moments and its tail; none by default."""
+        """Seconds beyond the walk itself, its moments and its tail; none by default."""
         return 0.0

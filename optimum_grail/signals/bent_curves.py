@@ -31,7 +31,7 @@ class BentCurves(CurveSignal):
 
     def cost(self, work: Work) -> float:
         """Half the model on the few batches for every group and bend."""
-        return super().cost(work) + len(BENDS) * work.probe * work.groups / 2
+        return super().cost(work) + len(BENDS) * work.groups * (work.probe / 2 + work.outputs)
 
 
 def bent(errors: Tensor, points: Sequence[tuple[float, float]]) -> Tensor:

@@ -28,4 +28,4 @@ class Curves(CurveSignal):
 
     def cost(self, work: Work) -> float:
         """Half the model on the few batches for every group."""
-        return super().cost(work) + work.probe * work.groups / 2
+        return super().cost(work) + work.groups * (work.probe / 2 + work.outputs)

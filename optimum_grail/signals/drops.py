@@ -26,4 +26,4 @@ class Drops(Signal):
 
     def cost(self, work: Work) -> float:
         """Half the model on the few batches for every block."""
-        return work.probe * work.blocks / 2
+        return work.blocks * (work.probe / 2 + work.outputs)

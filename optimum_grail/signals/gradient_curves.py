@@ -48,7 +48,7 @@ class GradientCurves(CurveSignal):
 
     def cost(self, work: Work) -> float:
         """A forward and a backward pass of the few batches."""
-        return super().cost(work) + PASSES * work.probe
+        return super().cost(work) + PASSES * (work.probe + work.outputs)
 
 
 def curvatures(model: nn.Module, layout: Layout, batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:

@@ -30,4 +30,4 @@ class Information(Signal):
 
     def cost(self, work: Work) -> float:
         """A forward and a backward pass over all data."""
-        return PASSES * work.forward
+        return PASSES * (work.forward + work.rest)

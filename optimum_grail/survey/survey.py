@@ -52,12 +52,12 @@ def signals_of(needs: Iterable[Need]) -> dict[str, Signal]:
 
 
 def cost_of(signals: Iterable[Signal], work: Work) -> float:
-    """Floating point operations of a survey: the walk, the moments, the tail, and what each signal does besides."""
+    """Seconds of a survey: the walk, the moments, the tail, and what each signal does besides."""
     signals = list(signals)
     cost = sum(signal.cost(work) for signal in signals)
     cost += work.forward * any(signal.wanted is not None for signal in signals)
     cost += work.gram * any(signal.moments for signal in signals)
-    return cost + work.probe * any(signal.tail for signal in signals)
+    return cost + (work.probe + work.outputs) * any(signal.tail for signal in signals)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from optimum_grail.selectors.wanda import Wanda
 from optimum_grail.signals import SIGNALS, Seen, Signal, Work
 from optimum_grail.signals.drops import Drops
 from optimum_grail.signals.influence import Influence
+from optimum_grail.streams.pace import Pace
 from optimum_grail.survey import survey as module
 from optimum_grail.survey.findings import Findings
 from optimum_grail.survey.survey import Survey, cost_of, few_of, signals_of
@@ -123,7 +124,7 @@ class Dear(Signal):
 
 
 def test_the_estimate_asks_the_signals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimum_grail.pipeline.estimate.matmul_rate", lambda device: 1e9)
+    monkeypatch.setattr("optimum_grail.pipeline.estimate.pace_of", lambda *args: Pace(1e-3, 1e-4, 1e9, 1e9, 1e-6, 4))
     model = tiny_llama()
     layout, batches = resolve(model), batches_of(model)
 

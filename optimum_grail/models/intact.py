@@ -1,4 +1,4 @@
-"""Restore a model after a run: every submodule's mode, and after a failure its weights, or mark it as half compressed."""
+"""Restore a model after a run: every submodule's mode; after a failure its weights, or mark it as half compressed."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What knows the structure of modules: maps resolved, weights changed, checkpoints loaded."""
+"""How models are built: maps are resolved to groups here, and weights changed."""

@@ -1,4 +1,4 @@
-"""Whether a map tells the truth about its model: the laws that every map has to keep, tried on its tiny example."""
+"""Check a map of a model family: the laws that every map has to keep, tried on its tiny example model."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def _check_loading(model: nn.Module, layout: Layout, inputs: Mapping[str, Tensor
 
 
 def _free(model: nn.Module, layout: Layout, group: ChannelGroup, place: int) -> int:
-    """A width for the group at this place: another one than its neighbours', unless all layers need the same."""
+    """A width for the group at this index, different from its neighbours' unless all layers need the same."""
     if group.uniform:
         return _half(model, layout, group) or group.units
     return max(1, group.units - 1 - place % (group.units - 1))
@@ -257,7 +257,7 @@ def _reloaded(small: nn.Module, dense: nn.Module, layout: Layout, widths: Mappin
 
 
 def _half(model: nn.Module, layout: Layout, group: ChannelGroup) -> int:
-    """The widest width, up to half, that the stock config can say; 0: none."""
+    """The largest width up to half of the units that the stock config can express; 0 if there is none."""
     return next((n for n in range(group.units // 2, 0, -1) if expressible(model, layout, group, n)), 0)
 
 

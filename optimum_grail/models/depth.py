@@ -94,7 +94,7 @@ def kept_runs(blocks: Sequence[str], dropped: Sequence[str]) -> list[tuple[str |
 
 
 def _home(stack: Stack) -> str:
-    """Path of the list that the blocks are in."""
+    """Path of the ``ModuleList`` that holds the blocks."""
     return stack.blocks[0].rpartition(".")[0]
 
 
@@ -143,7 +143,7 @@ def _swap(path: str, block: str, moves: Mapping[str, str]) -> str:
 
 
 def _moved(group: ChannelGroup, moves: Mapping[str, str], layers: Mapping[str, str]) -> ChannelGroup:
-    """The group where its block is now."""
+    """The group with the paths of the place to which its block has moved."""
     block = group.block
     return replace(
         group,

@@ -33,7 +33,7 @@ def weights_of(model: nn.Module, path: str) -> Weights:
 
 
 class GroupBuilder:
-    """Turns one declaration into a :class:`ChannelGroup` of one block, checking every width on the way."""
+    """Turns one declaration of a map into a :class:`ChannelGroup` of one block, and checks every width it reads."""
 
     def __init__(self, model: nn.Module, owner: str, block: str, layer: str) -> None:
         self.model, self.owner, self.block, self.layer = model, owner, block, layer

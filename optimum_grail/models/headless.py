@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Headless(nn.Module):
-    """Mixed into the class of an attention module in front of it."""
+    """Mixin that goes before the class of an attention module without heads."""
 
     headless_out: str
     """The consumer inside this module, ``""`` if it lies after it."""

@@ -93,7 +93,7 @@ class _PatchOnImport(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Answer for the one module that is to be patched, once."""
+        """Give the spec of :data:`TARGET` a loader that patches it, the first time it is imported."""
         if fullname != TARGET:
             return None
         sys.meta_path.remove(self)
@@ -110,7 +110,7 @@ class _PatchingLoader(Loader):
         self.loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """As without the patch."""
+        """Leave this to the real loader."""
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:

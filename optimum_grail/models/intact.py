@@ -1,4 +1,4 @@
-"""What a run owes a model: every submodule's mode; after a failure the model as it was, or a mark that it is not."""
+"""Restore a model after a run: every submodule's mode; after a failure its weights, or mark it as half compressed."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 HOW_TO_LOAD = "pip install optimum-grail, then `import optimum_grail` before from_pretrained: widths differ per layer"
-"""Noted where the widths are, for who meets transformers' complaint about sizes that do not match."""
+"""Written beside the widths in ``config.json``, for readers who met transformers' error about mismatched sizes."""
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def _check_values(module: nn.Module, path: str) -> None:
 
 
 def _validate(model: nn.Module, item: GroupPlan, sizes: dict[tuple[str, str], int]) -> None:
-    """Check one group against the sizes that the groups before it leave behind, and update these."""
+    """Check one group against the sizes of the modules after the groups before it, and update these sizes."""
     group, reduction = item.group, item.reduction
     if len(reduction.assignment) != group.units or not group.fewest <= reduction.slots <= group.units:
         raise ArchitectureError(

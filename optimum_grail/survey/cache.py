@@ -1,4 +1,4 @@
-"""What does not depend on the sparsity, measured once: in memory for one process, in a folder for the next."""
+"""Cache of measurements that do not depend on the sparsity: in memory, and in a folder for later processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _config(model: nn.Module) -> Any:
-    """Where the model came from is no part of it; how it attends is."""
+    """The config as JSON values without the model's path, but with its attention implementation."""
     if not isinstance(model, PreTrainedModel):
         return None
     values = {key: value for key, value in model.config.to_dict().items() if key != "_name_or_path"}

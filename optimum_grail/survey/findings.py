@@ -1,4 +1,4 @@
-"""What a survey found out about a dense model: a value that depends on no sparsity and can be kept."""
+"""Results of a survey of a dense model; they do not depend on the sparsity, so they can be cached."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Curve:
         return self.sensitivity * float(self.errors[len(self.errors) - 1 - width])
 
     def damages(self, widths: Tensor) -> Tensor:
-        """The same for many widths, int64, at once."""
+        """Predicted rise of the calibration loss at each of many ``widths`` (int64)."""
         return self.sensitivity * self.errors[len(self.errors) - 1 - widths]
 
 
@@ -63,7 +63,7 @@ class Findings:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Findings:
-        """What :meth:`to_tensors` wrote."""
+        """The findings that :meth:`to_tensors` wrote."""
         parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
         signals: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, value in tensors.items():

@@ -1,4 +1,4 @@
-"""Hashes by which two values are told apart wherever they would act differently, in this process and the next."""
+"""Hashes of values, code included, that stay the same between processes and differ where behaviour could differ."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def signature(value: object) -> str:
 
 
 class _Described:
-    """JSON of values; what was described once is only named when it comes again."""
+    """Turns values into JSON; an object that occurs again is written by its name or type only."""
 
     def __init__(self) -> None:
         self._known: set[int] = set()

@@ -89,7 +89,7 @@ class Survey:
 
     @cached_property
     def _walking(self) -> dict[str, Signal]:
-        """Those that look at blocks."""
+        """The signals that need the walk through the blocks."""
         return {name: signal for name, signal in self.signals.items() if signal.wanted is not None}
 
     @property
@@ -133,7 +133,7 @@ class Survey:
         return found
 
     def _walk(self, dense: Dense, stack: Stack, captured: Captured, found: Found) -> None:
-        """Through one stack, block by block; adds to ``found``."""
+        """Run one stack block by block and add what its signals measure to ``found``."""
         for position, path in enumerate(stack.blocks):
             groups = [group for group in self.layout.of_block(path) if group.units]  # of others nothing is left
             inputs = [captured.hidden[index] for index in dense.few]

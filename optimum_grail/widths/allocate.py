@@ -19,9 +19,9 @@ from optimum_grail.widths.resources import Removed, resource_of
 BISECTIONS = 12
 """How often a budget is narrowed down where costs do not add up."""
 SHORTER = 4
-"""At most so many candidates with dropped blocks are rehearsed,"""
+"""Most candidates with dropped blocks that are rehearsed."""
 SAME_DEPTH = 2
-"""and so many of one number of blocks."""
+"""Most of them that drop the same number of blocks."""
 PAYS = 1.05
 """Every dropped block has to pay: with few samples to fit on, fewer layers look better than they are."""
 Judge = Callable[[Mapping[str, int], Sequence[str]], float]
@@ -158,7 +158,7 @@ def _varied(shorter: Sequence[Widths]) -> list[Widths]:
 
 
 def _widths(sharing: Sharing, share: Share, dropped: tuple[str, ...] = (), notes: list[str] | None = None) -> Widths:
-    """What one way to share leads to, if the blocks and groups ``dropped`` go altogether; with the damage predicted."""
+    """The widths of one candidate, which drops the blocks and groups ``dropped``, and the damage predicted for it."""
     findings = sharing.findings
     kept = {name: 0 if name in dropped else units for name, units in sharing.layout.widths.items()}
     for classes, budget in sharing.shares(dropped, notes):

@@ -42,7 +42,7 @@ class Sharing:
 
     @cached_property
     def places(self) -> dict[str, tuple[int, int]]:
-        """Of every block its position in its stack, and the number of blocks there."""
+        """Position in its stack, and number of blocks of that stack, by the block's path."""
         return {
             path: (index, len(stack.blocks)) for stack in self.layout.stacks for index, path in enumerate(stack.blocks)
         }
@@ -99,7 +99,7 @@ class Sharing:
         ]
 
     def _bond(self, group: ChannelGroup, tied: bool) -> tuple[str, bool]:
-        """Groups of equal bonds get one width."""
+        """A key per group: groups with the same key get the same width."""
         if group.uniform:
             return group.uniform, False
         kept = group.name in self.protected

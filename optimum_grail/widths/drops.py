@@ -7,7 +7,7 @@ from itertools import combinations
 from optimum_grail.widths.classes import Sharing
 
 CANDIDATES = 6
-"""So many blocks, those of least damage, are tried alone and in pairs."""
+"""Number of blocks, those of least damage, that are tried alone and in pairs."""
 
 
 def drop_sets(sharing: Sharing) -> list[tuple[str, ...]]:

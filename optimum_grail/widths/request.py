@@ -64,7 +64,7 @@ class Request:
         return f"{self.size[0]}={self.size[1]:,} (a sparsity of {self.sparsity:.4f})"
 
     def outside(self, layout: Layout) -> int | None:
-        """What lies outside the blocks of ``layout``, where a size of the whole model was asked for."""
+        """Parameters or bytes outside the blocks, where a size of the whole model was asked for; else ``None``."""
         if self.size is None:
             return None
         counted = self.size[0] == "target_bytes"

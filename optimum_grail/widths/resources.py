@@ -38,7 +38,7 @@ class Resource:
     removed: Removed
 
     def whole(self, place: str) -> float:
-        """What the block at a path costs, or all units of the group of a name."""
+        """Cost of a whole block, given its path, or of all units of a group, given its name."""
         return self.blocks[place] if place in self.blocks else self.removed({place: 0})
 
     def fraction(self, kept: Mapping[str, int], dropped: Sequence[str]) -> float:
@@ -83,7 +83,7 @@ def _bytes(layout: Layout, request: Request, findings: Findings) -> Resource:
     times = {path: size.itemsize for path, size in layout.weights.items()}
 
     def removed(widths: Mapping[str, int]) -> float:
-        """Bytes that go with widths."""
+        """Bytes removed when groups have these widths."""
         return layout.removed_parameters(widths, times)
 
     mean = layout.block_bytes / max(layout.block_parameters, 1)
@@ -104,7 +104,7 @@ def _flops(layout: Layout, request: Request, findings: Findings) -> Resource:
     scores = {g.name: 4 * uses[g.consumer.module][0] ** 2 * g.consumer.span for g in layout.groups if g.kind == "heads"}
 
     def removed(widths: Mapping[str, int]) -> float:
-        """Operations that go with widths."""
+        """Operations removed when groups have these widths."""
         lost = {name: layout.group(name).units - kept for name, kept in widths.items()}
         return layout.removed_parameters(widths, times) + sum(scores.get(name, 0) * gone for name, gone in lost.items())
 
@@ -150,12 +150,12 @@ def _measured(
 
 def _summed(layout: Layout, costs: Mapping[str, int | tuple[int, ...]]) -> Removed:
     def price(group: ChannelGroup, width: int) -> int:
-        """What a width of a group costs."""
+        """Cost of a group at a width."""
         cost = costs[group.name]
         return cost * width if isinstance(cost, int) else cost[width]
 
     def removed(widths: Mapping[str, int]) -> float:
-        """What goes with widths."""
+        """How much of the resource is removed when groups have these widths."""
         groups = [layout.group(name) for name in widths]
         return sum(price(group, group.units) - price(group, widths[group.name]) for group in groups)
 

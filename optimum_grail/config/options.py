@@ -170,9 +170,9 @@ OPTIONS: tuple[Option, ...] = (
         "data",
         None,
         "Calibration data: a .txt, .jsonl, .csv or .parquet file, an image folder, a Hub id, 'general' (text of many "
-        "genres that comes with the package), or 'self' (a causal language model writes its own). Without any, a causal "
-        "language model is calibrated on general:2 self:1. "
-        "Several sources share the samples by weight: general:2 self:1. A source's options: corpus.txt:split=test or "
+        "genres that comes with the package), or 'self' (a causal language model writes its own). Without any, a "
+        "causal language model is calibrated on general:2 self:1. Several sources share the samples by weight: "
+        "general:2 self:1. A source's options: corpus.txt:split=test or "
         "self:temperature=0.9,top_p=0.95,starts=random|frequent|general|chat,loops=restart.",
         "a source's name or path, a mapping from sources to weights, a list of texts, or a datasets.Dataset",
         _DATA,

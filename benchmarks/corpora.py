@@ -1,7 +1,7 @@
-"""How a compressed language model does on texts that it was not calibrated on: methods and calibration texts compared.
+"""How a compressed model does on texts that it was not calibrated on: methods and calibration texts compared.
 
-Every row is one compression, measured on four texts: WikiText-2, classic books, tinystories and the documentation of
-Python. The same share of every feed-forward layer goes, so that nothing but selection and compensation differs. Rows
+Every row is one compression. A language model is measured on four texts: WikiText-2, classic books, tinystories and the
+documentation of Python; a model of embeddings on STS-B, calibrated on its sentences and on others. The same share of every feed-forward layer goes, so that nothing but selection and compensation differs. Rows
 are written to ``benchmarks/results/corpora-MODEL.json`` as soon as they are there; one that is there is not measured
 again. Models and data that are absent are passed over. Cells come in the order of their weight: a run that is cut off
 has the most useful ones.
@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, t
 import datasets
 import transformers
 from _common import EMBEDDED, data_folder, environment, read_results, write_results
-from _experiments import shared
+from _experiments import minilm, shared
 
 from optimum_grail import GrailCompressor
 from optimum_grail.checkpoints.loading import load_model
@@ -37,7 +37,7 @@ from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.evaluation.evaluate import make_metric
 from optimum_grail.hub.metadata import without_folders
 
-SMOL, BOOKS = "SmolLM2-135M-Instruct", "llama-books-3m"
+SMOL, BOOKS, MINILM = "SmolLM2-135M-Instruct", "llama-books-3m", "all-MiniLM-L6-v2"
 SEEDS = (0, 1)
 """One calibration draw each."""
 UNIFORM: Mapping[str, Any] = {"allocation": "uniform"}
@@ -55,6 +55,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 TEXTS: Mapping[str, Mapping[str, float]] = {
     "general + self": {"general": 2, "self": 1},
     "wikitext-2": {"wikitext-2/train.parquet": 1},
+    "STS-B": {"stsb/train.csv": 1},
     "general": {"general": 1},
     "self": {"self": 1},
     "self, starts general": {"self:starts=general": 1},
@@ -74,20 +75,30 @@ SIZES, WINDOWS = (30, 20), (64, 256)
 
 @dataclass(frozen=True)
 class Model:
-    """A language model.
+    """A model and what it is measured by.
 
     Args:
         name: of the result file.
         folder: where it is, or ``None`` where it is absent.
-        seqlen: tokens of a window, of calibration and of evaluation.
+        seqlen: tokens of a window, of calibration and of evaluation; of a row at most.
+        metric: as ``optimum-cli grail evaluate --metric``.
+        texts: names of :data:`TEXTS` that suit it; all but STS-B.
+        rows: calibration rows per window of a language model.
     """
 
     name: str
     folder: Path | None
     seqlen: int
+    metric: str = "perplexity"
+    texts: tuple[str, ...] = tuple(name for name in TEXTS if name != "STS-B")
+    rows: int = 1
 
 
-MODELS = (Model(SMOL, shared(SMOL), 512), Model(BOOKS, EMBEDDED, 256))
+MODELS = (
+    Model(SMOL, shared(SMOL), 512),
+    Model(BOOKS, EMBEDDED, 256),
+    Model(MINILM, minilm(), 128, "spearman", ("general", "STS-B", "wikitext-2"), rows=16),
+)
 
 
 @dataclass(frozen=True)
@@ -123,9 +134,11 @@ def python_documentation() -> list[str]:
     return ["\n\n".join(topics.values())]
 
 
-def evaluation_sets() -> Mapping[str, tuple[Any, int]]:
-    """Name to data and windows."""
+def evaluation_sets(metric: str) -> Mapping[str, tuple[Any, int | None]]:
+    """Name to data and windows; ``None``: all rows."""
     data = data_folder()
+    if metric == "spearman":
+        return {"STS-B": (str(data / "stsb/dev.csv"), None)}
     return {
         "wikitext-2": (str(data / "wikitext-2/test.parquet"), 30),
         "books": (str(data / "classic-books/test.parquet"), 30),
@@ -134,12 +147,12 @@ def evaluation_sets() -> Mapping[str, tuple[Any, int]]:
     }
 
 
-def perplexities(model: Any, tokenizer: Any, seqlen: int) -> dict[str, float]:
-    """Perplexity on every evaluation set."""
+def scores(model: Any, tokenizer: Any, kind: Model) -> dict[str, float]:
+    """The metric on every evaluation set."""
     found = {}
-    for name, (data, count) in evaluation_sets().items():
-        metric = make_metric("perplexity", {"seqlen": seqlen, "num_samples": count})
-        found[name] = float(metric(model, tokenizer, None, metric.read(data))["perplexity"])
+    for name, (data, count) in evaluation_sets(kind.metric).items():
+        metric = make_metric(kind.metric, {"seqlen": kind.seqlen, "num_samples": count})
+        found[name] = float(metric(model, tokenizer, None, metric.read(data))[metric.headline])
     return found
 
 
@@ -150,8 +163,12 @@ def measured(cell: Cell) -> dict[str, Any]:
     start = time.perf_counter()
     if cell.method == "dense":
         model = load_model(folder, dtype="auto", device="cpu", trust_remote_code=False).float()
-        return {**cell.key, "perplexity": perplexities(model, tokenizer, cell.model.seqlen), **environment()}
-    settings = {"ffn_sparsity": cell.size / 100, "num_samples": cell.windows, "seqlen": cell.model.seqlen}
+        return {**cell.key, "scores": scores(model, tokenizer, cell.model), **environment()}
+    settings = {
+        "ffn_sparsity": cell.size / 100,
+        "num_samples": cell.windows * cell.model.rows,
+        "seqlen": cell.model.seqlen,
+    }
     config = {**METHODS[cell.method], **settings, "seed": cell.seed}
     compressor = GrailCompressor.from_pretrained(folder, config)
     model = compressor.compress(calibration_dataset=calibration(cell.text)).float()
@@ -159,7 +176,7 @@ def measured(cell: Cell) -> dict[str, Any]:
     report = compressor.report
     return {
         **cell.key,
-        "perplexity": perplexities(model, tokenizer, cell.model.seqlen),
+        "scores": scores(model, tokenizer, cell.model),
         "parameters": report.parameters_after,
         "calibration": report.calibration and without_folders(asdict(report.calibration)),
         "config": without_folders(report.config),
@@ -182,13 +199,14 @@ def planned(options: argparse.Namespace) -> Iterator[Cell]:
     for seed, count, size in product(SEEDS[: options.draws], windows, sizes):
         for text, method in product(options.text or TEXTS, options.method or METHODS):
             if options.text or options.method or text in FULL or method == "grail-plus":
-                yield from (Cell(model, method, text, size, count, seed) for model in models)
+                yield from (Cell(m, method, text, size, count, seed) for m in models if text in m.texts)
 
 
 def table(name: str) -> Iterator[str]:
-    """The rows as lines of a table: perplexity, and the damage ``ln(compressed / dense)`` in brackets."""
+    """The rows as lines of a table: the metric, and in brackets the damage, ``ln(compressed / dense)`` of a perplexity,
+    ``ln(dense / compressed)`` of what is better the higher."""
     rows: Sequence[dict[str, Any]] = read_results(f"corpora-{name}").get("rows", [])
-    dense = next((row["perplexity"] for row in rows if row["method"] == "dense"), None)
+    dense = next((row["scores"] for row in rows if row["method"] == "dense"), None)
     if dense is None:
         return
     names = list(dense)
@@ -196,15 +214,16 @@ def table(name: str) -> Iterator[str]:
     for row in sorted(rows, key=lambda row: (row["size"], row["windows"], row["text"], row["method"], row["seed"])):
         if row["method"] == "dense":
             continue
-        cells = [f"{row['perplexity'][key]:8.2f} ({damage(row['perplexity'][key], dense[key]):.3f})" for key in names]
-        mean = sum(damage(row["perplexity"][key], dense[key]) for key in names) / len(names)
-        head = f"{row['size']} % {row['windows']:4} windows, draw {row['seed']}  {row['text']:24} {row['method']:22}"
-        yield f"{head} " + " | ".join(cells) + f"  mean {mean:.3f}"
+        found = {key: damage(row["scores"][key], dense[key], name) for key in names}
+        cells = [f"{row['scores'][key]:8.3f} ({found[key]:.3f})" for key in names]
+        head = f"{row['size']} % {row['windows']:4} windows, draw {row['seed']}  {row['text']:24} {row['method']:26}"
+        yield f"{head} " + " | ".join(cells) + f"  mean {sum(found.values()) / len(names):.3f}"
 
 
-def damage(compressed: float, dense: float) -> float:
-    """``ln(compressed / dense)``."""
-    return math.log(compressed / dense)
+def damage(compressed: float, dense: float, name: str) -> float:
+    """See :func:`table`."""
+    metric = next(model.metric for model in MODELS if model.name == name)
+    return math.log(compressed / dense) * (1 if metric == "perplexity" else -1)
 
 
 @cache

@@ -1,10 +1,11 @@
 """How a compressed model does on texts that it was not calibrated on: methods and calibration texts compared.
 
 Every row is one compression. A language model is measured on four texts: WikiText-2, classic books, tinystories and the
-documentation of Python; a model of embeddings on STS-B, calibrated on its sentences and on others. The same share of every feed-forward layer goes, so that nothing but selection and compensation differs. Rows
-are written to ``benchmarks/results/corpora-MODEL.json`` as soon as they are there; one that is there is not measured
-again. Models and data that are absent are passed over. Cells come in the order of their weight: a run that is cut off
-has the most useful ones.
+documentation of Python; a model of embeddings on STS-B, calibrated on its sentences and on others. The same share of
+every feed-forward layer goes, so that nothing but selection and compensation differs. Rows are written to
+``benchmarks/results/corpora-MODEL.json`` as soon as they are there; one that is there is not measured again. Models and
+data that are absent are passed over. Cells come in the order of their weight: a run that is cut off has the most useful
+ones.
 
     python benchmarks/corpora.py [--only MODEL] [--method NAME ...] [--text NAME ...] [--size 30 ...] [--windows 64 ...]
                                  [--draws N] [--table]

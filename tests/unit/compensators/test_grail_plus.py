@@ -16,6 +16,7 @@ from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.solve import NormalEquations
+from optimum_grail.errors import ConfigError
 
 UNITS, OUTPUTS = 6, 3
 KEEP = Reduction.prune(UNITS, torch.tensor([0, 2, 3]))
@@ -108,7 +109,10 @@ def test_numbers_given_are_used_as_they_are(anchor: Any) -> None:
     ],
 )
 def test_it_asks_for_what_its_target_needs(target: Any, needs: set[str]) -> None:
-    assert GrailPlus(target=target).needs == needs
+    assert GrailPlus(target=target).needs == needs | {"sources"}
+    assert GrailPlus(target=target, gate="rows").needs == needs
+    with pytest.raises(ConfigError, match="'sources' or 'rows'"):
+        GrailPlus(gate="words")  # type: ignore[arg-type]
 
 
 def test_batch_norm_may_be_reestimated_where_that_helps() -> None:

@@ -98,8 +98,9 @@ class GrailPlus(Compensator):
         ridge: ``"auto"`` or a positive number, relative to each kept feature's second moment.
         tau: drift strength in [0, 1], or ``"auto"``.
         affine: fit a bias; ``None``: where the consumer owns one.
-        gate: what ridge, ``τ`` and plain pruning are judged on: ``"sources"``: where the calibration data has several,
-            each of them by what is fitted on the others; ``"rows"``: always held-out rows of the same sources.
+        gate: what ridge, ``τ`` and plain pruning are judged on: ``"rows"``: held-out rows of all sources;
+            ``"sources"``: where the calibration data has several, each of them by what is fitted on the others. On a
+            broad mixture that costs more and gains nothing (docs/adr/0011).
 
     Raises:
         ConfigError: a value outside its range.
@@ -110,7 +111,7 @@ class GrailPlus(Compensator):
     ridge: float | Literal["auto"] = "auto"
     tau: float | Literal["auto"] = "auto"
     affine: bool | None = None
-    gate: Literal["sources", "rows"] = "sources"
+    gate: Literal["sources", "rows"] = "rows"
     refits_whole_groups: ClassVar[bool] = True
     paper: ClassVar[str | None] = papers.LIAR
     presets: ClassVar[tuple[Preset, ...]] = (

@@ -25,8 +25,8 @@ from optimum_grail.survey.survey import cost_of, signals_of
 
 STUDENT_PASSES = 2.5
 """Student forwards per block: half of one for the attention's statistics, one for the FFN's, one to move on."""
-SOLVES = 14
-"""Solves per group and fit: the elimination, and one per ridge on the rows fitted on and on all."""
+ELIMINATION, CONTEST = 3, 11
+"""Solves that an elimination is worth; and those of a fit that tries ridges on held-out rows, losses included."""
 LOGITS = 4
 """Copies of a batch's logits that a loss makes."""
 WRITING = 1.5
@@ -45,13 +45,14 @@ class Estimate:
 
     Args:
         seconds: expected wall time of survey and fit, and of what :meth:`beside` adds.
-        memory: bytes of streams (unless they are kept in files), one block's statistics and one block's copies.
+        memory: bytes of streams (unless they are kept in files), one block's statistics and copies, and logits.
         forward_flops: floating point operations of one pass over the calibration data through all blocks.
         gram_flops: of all Gram products, once.
         disk: bytes of streams that are kept in files.
         rows: calibration rows that the widest group sees.
         features: of that group.
         sample: seconds of one sample's pass through the whole model.
+        logits: bytes of ``memory`` that are logits, in float32 whatever the model computes in.
     """
 
     seconds: float
@@ -62,6 +63,7 @@ class Estimate:
     rows: int = 0
     features: int = 0
     sample: float = 0.0
+    logits: int = 0
 
     def beside(self, written: int, watched: float) -> Estimate:
         """With what goes on before and after.
@@ -182,6 +184,7 @@ def estimate(
     return Estimate(
         seconds=fitted + survey,
         sample=pace.blocks + pace.rest,
+        logits=int(logits),
         memory=int(load.memory + logits + (0 if offload else 2 * streams)),
         forward_flops=counted.flops * samples,
         gram_flops=load.gram,
@@ -245,7 +248,8 @@ def _fit_seconds(load: _Load, methods: Methods, pace: Pace, samples: float) -> f
     share = samples / max(load.samples, 1)
     passes = pace.blocks * samples * (STUDENT_PASSES + methods.two_streams)
     products = share * (load.gram + load.target * methods.two_streams) / pace.products
-    return passes + products + SOLVES * load.solve / pace.solves + load.steps * pace.call
+    solves = (CONTEST if "held-out" in methods.compensator.needs else 1) + ELIMINATION
+    return passes + products + solves * load.solve / pace.solves + load.steps * pace.call
 
 
 def choose_dtype_(model: nn.Module, cost: Estimate, native: Precision) -> str | None:
@@ -254,11 +258,12 @@ def choose_dtype_(model: nn.Module, cost: Estimate, native: Precision) -> str | 
     The drift of the residual stream is a small difference of large numbers: bfloat16 would drown it.
     """
     free = available_memory(next(model.parameters()).device)
-    if free is None or cost.memory < HEADROOM * free or native.main == torch.float32:
+    needed = cost.memory - cost.logits
+    if free is None or needed < HEADROOM * free or native.main == torch.float32:
         return None
     native.restore_(model)
     return (
-        f"Hidden states in float32 need {cost.memory / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: computed in "
+        f"Hidden states in float32 need {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: computed in "
         f"{native.main} instead. Fewer samples (--num-samples) or tokens (--seqlen) would fit."
     )
 

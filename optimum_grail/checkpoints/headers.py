@@ -38,8 +38,9 @@ def stored_weights(path: str | Path, revision: str | None = None, token: str | b
     Returns:
         ``None`` where it is not known: nothing is in reach, or a header is damaged (loading says what is wrong).
     """
-    if os.path.isdir(path):  # where a pathlib.Path would stumble over a name that is too long
-        return _of_folder(Path(path))
+    folder = os.path.expanduser(path)
+    if os.path.isdir(folder):  # where a pathlib.Path would stumble over a name that is too long
+        return _of_folder(Path(folder))
     cached = try_to_load_from_cache(str(path), "config.json", revision=revision)
     found = _of_folder(Path(cached).parent) if isinstance(cached, str) else None
     return found or _of_hub(str(path), revision, token)
@@ -47,7 +48,7 @@ def stored_weights(path: str | Path, revision: str | None = None, token: str | b
 
 def local_weights(path: str | Path) -> Stored | None:
     """The weights of a folder as of :func:`stored_weights`; ``None`` for a model of the Hub, which is not asked."""
-    return stored_weights(path) if os.path.isdir(path) else None
+    return stored_weights(path) if os.path.isdir(os.path.expanduser(path)) else None
 
 
 def refuse_pickles(stored: Stored | None, path: str | Path, allowed: bool) -> None:

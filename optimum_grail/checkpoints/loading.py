@@ -32,13 +32,15 @@ def load_config(
         CheckpointError: missing, out of reach or unreadable.
     """
     folder = _folder(path)
-    stored = stored_weights(path, revision, token) if os.path.isdir(folder) else None
+    local = os.path.isdir(folder)
+    path = folder if local else path  # others do not know what a tilde stands for
+    stored = stored_weights(path) if local else None
     try:
         return _read_config(path, stored, trust_remote_code, revision=revision or "main", token=token)
     except (GrailError, MemoryError):
         raise
     except Exception as error:  # every configuration class has its own ways to fail on wrong values
-        if os.path.isdir(folder):
+        if local:
             raise CheckpointError(
                 f"config.json in {str(path)!r} cannot be used ({_reason(error)}). Restore the file, or update "
                 "transformers if the model is newer."

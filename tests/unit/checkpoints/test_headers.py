@@ -15,8 +15,8 @@ import torch
 from optimum_grail.adapters import convert_adapter
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.auto import GrailModelForCausalLM
-from optimum_grail.checkpoints.headers import Stored, refuse_pickles, stored_weights
-from optimum_grail.checkpoints.loading import load_model
+from optimum_grail.checkpoints.headers import Stored, local_weights, refuse_pickles, stored_weights
+from optimum_grail.checkpoints.loading import load_config, load_model
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.errors import CheckpointError
 
@@ -82,3 +82,10 @@ def test_what_is_not_known_is_not_refused(tmp_path: Path) -> None:
     assert stored_weights("nobody/no-such-model") is None
     refuse_pickles(None, "x", allowed=False)
     refuse_pickles(Stored({"a": (1,)}, 4), "x", allowed=False)
+
+
+def test_a_tilde_stands_for_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_llama().save_pretrained(tmp_path / "model")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert stored_weights("~/model") == local_weights("~/model") == stored_weights(tmp_path / "model") is not None
+    assert load_config("~/model").model_type == "llama"

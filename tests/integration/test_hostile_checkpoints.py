@@ -210,7 +210,7 @@ LONG, LOOP = "x" * 5000, "loop"
 
 
 @pytest.mark.parametrize(
-    "place", [LONG, f"/tmp/{LONG}", f"a/{LONG}", "loop", "loop/inside", "a\x01b", "~nobody/x", " "]
+    "place", [LONG, f"/tmp/{LONG}", f"a/{LONG}", "loop", "loop/inside", "a\x01b", "~no-such-user/x", " "]
 )
 @pytest.mark.parametrize(
     "words",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from optimum_grail.data.foreign import DataSource, Processor, Tokenizer
 
 
-TRIED = 4
-"""Samples that are measured to know what all of them will take."""
+TRIED, TRIAL_SECONDS = 4, 1.0
+"""Samples that are measured first to know what all of them will take, and how long the second measurement may be."""
 
 
 @dataclass(frozen=True)
@@ -137,20 +138,21 @@ class Comparison:
         return self.metric.measure(model, self.readers, self.rows, progress)
 
     def seconds(self, model: nn.Module) -> float:
-        """What measuring ``model`` will take: a few samples are measured, and the time per sample holds on."""
+        """What measuring ``model`` will take: as many samples as a second allows are measured, and the time per sample
+        holds on."""
         count = self.metric.count(self.readers, self.rows)
         few = min(TRIED, count)
-        while True:
-            metric = dataclasses.replace(cast(Any, self.metric), num_samples=few)
-            try:
-                metric.measure(model, self.readers, self.rows, None)  # a first pass does not count
-                start = time.perf_counter()
-                metric.measure(model, self.readers, self.rows, None)
-                return (time.perf_counter() - start) * count / few
-            except DataError:  # too few to make the metric out of, such as sentences that all score the same
-                if few == count:
-                    raise
-                few = min(TRIED * few, count)
+        self._timed(model, few)  # a first pass does not count
+        more = min(count, max(few, int(few * TRIAL_SECONDS / self._timed(model, few))))
+        return self._timed(model, more) * count / more
+
+    def _timed(self, model: nn.Module, samples: int) -> float:
+        """Seconds of measuring the first ``samples`` samples."""
+        metric = dataclasses.replace(cast(Any, self.metric), num_samples=samples)
+        start = time.perf_counter()
+        with contextlib.suppress(DataError):  # too few to make the metric out of: the next time there are more
+            metric.measure(model, self.readers, self.rows, None)
+        return time.perf_counter() - start
 
     def row(self, dense: Measured, compressed: Measured, data: CalibrationData | None) -> dict[str, Any]:
         """The report's row, with how far the answers agree.

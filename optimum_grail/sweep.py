@@ -213,9 +213,9 @@ def damage(result: Mapping[str, Any], row: Mapping[str, Any]) -> float:
 
 
 def _decisive(config: GrailConfig) -> dict[str, Any]:
-    """What of a resolved configuration decides a cell's outcome: where streams are kept does not."""
-    fields = config.to_dict()
-    return {key: value for key, value in fields.items() if value is not None and key != "offload_streams"}
+    """What of a resolved configuration decides a cell's outcome: where weights and streams are kept does not."""
+    aside = ("low_memory", "offload_streams")
+    return {key: value for key, value in config.to_dict().items() if value is not None and key not in aside}
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, str, str, str | None]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from optimum_grail.errors import StatisticsError
+from optimum_grail.models.residence import device_of, no_gradients
 from optimum_grail.streams.hooks import hooked
 from optimum_grail.streams.tail import divergences
 
@@ -155,7 +156,6 @@ class Listener:
         return NextTokens(self.model, hidden, _logits(self.model, hidden[:_PROBE]))
 
 
-@torch.inference_mode()
 def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """The logits that ``model`` makes of ``[N, features]``: float32 ``[N, vocabulary]``, on the CPU.
 
@@ -167,7 +167,7 @@ def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
         """Other hidden states for the head."""
         return (hidden[None].to(args[0]), *args[1:]), kwargs
 
-    token = torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device)
-    with hooked(before=[(head, replace)]):
+    token = torch.zeros(1, 1, dtype=torch.int64, device=device_of(model))
+    with no_gradients(model), hooked(before=[(head, replace)]):
         logits: Tensor = model(input_ids=token, use_cache=False).logits
     return logits[0].float().cpu()

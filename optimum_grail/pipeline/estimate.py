@@ -16,9 +16,10 @@ from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.rehearsal import REHEARSED_FRACTION
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import Precision
+from optimum_grail.models.residence import device_of
+from optimum_grail.report.environment import available_memory
 from optimum_grail.signals import Work
 from optimum_grail.streams.calls import on_device
-from optimum_grail.streams.memory import available_memory
 from optimum_grail.streams.pace import Counted, Pace, counting, pace_of
 from optimum_grail.streams.problems import view_of
 from optimum_grail.survey.survey import cost_of, signals_of
@@ -257,7 +258,7 @@ def choose_dtype_(model: nn.Module, cost: Estimate, native: Precision) -> str | 
 
     The drift of the residual stream is a small difference of large numbers: bfloat16 would drown it.
     """
-    free = available_memory(next(model.parameters()).device)
+    free = available_memory(str(device_of(model)))
     needed = cost.memory - cost.logits
     if free is None or needed < HEADROOM * free or native.main == torch.float32:
         return None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from optimum_grail.checkpoints.spool import Spool
+from optimum_grail.config.source import GENERAL
 from optimum_grail.core.budget import WidthClass
 from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.plan import Plan
@@ -26,6 +28,7 @@ from optimum_grail.models.depth import drop_blocks_
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.matrix import owns_bias
 from optimum_grail.models.precision import Precision, cast_
+from optimum_grail.models.residence import is_offloaded, resident
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.size import Size
 from optimum_grail.models.stock import current_widths, expressible_together, is_standalone, write_config_
@@ -43,6 +46,12 @@ from optimum_grail.widths.request import Expressible, Request
 
 if TYPE_CHECKING:
     from optimum_grail.data.foreign import DataSource
+
+NO_OWN_TEXT = (
+    "Calibrated on the general corpus alone: with its weights on disk the model would be read once for every token of "
+    "its own text. --dataset general:2 self:1 asks for it all the same."
+)
+"""Said where the default data is another because of low memory."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,17 @@ class Prepared:
     precision: Precision
     journal: Journal
     classes: tuple[WidthClass, ...] = ()
+
+    @cached_property
+    def spool(self) -> Spool | None:
+        """Takes the weights of blocks that are compressed; ``None`` where the model is in memory."""
+        if not is_offloaded(self.model):
+            return None
+        return Spool(self.precision.dtypes, self.precision.main, exact=len(self.layout.stacks) > 1)
+
+    def _resident(self, path: str) -> AbstractContextManager[Any]:
+        """The block at ``path`` in memory, and its weights in files afterwards."""
+        return resident(self.model, path, None if self.spool is None else self.spool.keep)
 
     @property
     def offload(self) -> bool:
@@ -132,7 +152,9 @@ class Prepared:
             if (data.samples, data.tokens) != (outlook.samples, outlook.tokens):  # ready-made samples of other lengths
                 outlook = self.outlook_(data, watch) or outlook
         try_widths(self.model, self.layout, on_device(self.model, data.batches[0].head()))
-        told = (choose_dtype_(self.model, outlook.cost, self.precision), outlook.cost.few_rows())
+        told = [choose_dtype_(self.model, outlook.cost, self.precision), outlook.cost.few_rows()]
+        if self.spool is not None and self._request(dataset).dataset == GENERAL != self.setup.config.dataset:
+            told.append(NO_OWN_TEXT)
         self.journal.notes.extend(note for note in told if note is not None)
         return data
 
@@ -205,6 +227,7 @@ class Prepared:
                 widths.dropped,
                 gradients,
                 self.offload,
+                self._resident,
             )
             plan = run.run_()
             self.setup.progress.finish()
@@ -245,6 +268,8 @@ class Prepared:
                     f"{updates[0].doubt}. Its widths are read once optimum_grail is imported."
                 )
         self.precision.restore_(self.model)
+        if self.spool is not None:
+            self.spool.settle_()
         return left, standalone
 
 

@@ -1,15 +1,12 @@
-"""How much memory is free, and handing freed memory back to the system, where the C library would keep it (glibc)."""
+"""Handing freed memory back to the system, where the C library would keep it (glibc)."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-
-import torch
 
 MMAP_THRESHOLD = -3
 """``M_MMAP_THRESHOLD`` of ``mallopt(3)``."""
@@ -17,16 +14,6 @@ SMALL = 2**20
 """Bytes below which a tensor may stay with the C library while memory is short."""
 LARGE = 2**25
 """The threshold that glibc reaches by itself once large tensors were freed (``DEFAULT_MMAP_THRESHOLD_MAX``)."""
-
-
-def available_memory(device: torch.device) -> int | None:
-    """Free bytes on ``device``; ``None`` where the system does not tell."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 @functools.cache

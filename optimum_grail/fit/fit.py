@@ -140,7 +140,7 @@ class FitRun:
         """Compress one stack; ``left`` is told the streams that leave it."""
         kept = [path for path in stack.blocks if path not in self.dropped]
         if student is None or dense is None:
-            return [self._group_(group, group, None) for path in kept for group in self._touched(path, False)]
+            return [plan for path in kept for plan in self._unseen_(path)]
         batches = Batches.of(self.batches, stack.spec.mask, "sources" in self.methods.needs)
         streams = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
         left[stack.name] = streams
@@ -160,6 +160,11 @@ class FitRun:
                 drifted = drifted or bool(groups)
             drifted = drifted or bool(beyond)
         return plans
+
+    def _unseen_(self, path: str) -> list[GroupPlan]:
+        """Compress a block by its weights alone."""
+        with self.around(path):
+            return [self._group_(group, group, None) for group in self._touched(path, False)]
 
     def _touched(self, path: str, drifted: bool, cut: bool = False) -> list[ChannelGroup]:
         """The groups of a block about which anything is to be done: units go, or the consumer is refitted because what

@@ -9,7 +9,7 @@ from torch import nn
 
 from optimum_grail.errors import CheckpointError
 from optimum_grail.models.precision import Precision
-from optimum_grail.models.residence import Holdings
+from optimum_grail.models.residence import Holdings, retie_
 
 MARK = "_grail_half_compressed"
 """Attribute of a model that a failed run has changed; only this file reads and writes it. Copies have it too."""
@@ -67,6 +67,7 @@ def kept_intact_(model: nn.Module, *, always: bool = False) -> Iterator[ExitStac
             raise
         if always:
             _give_back_(model, weights, precision, undo)
+        retie_(model)
 
 
 def _give_back_(model: nn.Module, weights: Holdings, precision: Precision, undo: ExitStack) -> None:

@@ -93,6 +93,17 @@ def parameters_of(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for name, parameter in model.named_parameters() if name not in tied]
 
 
+def retie_(model: nn.Module) -> None:
+    """Let empty tensors that stand for one tied weight be one again: hooks leave several, and each would be saved."""
+    tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {}) if is_offloaded(model) else {}
+    for name, source in tied.items():
+        one, (home, _, local) = model.get_parameter(source), name.rpartition(".")
+        owner = model.get_submodule(home)
+        other = owner._parameters.get(local)
+        if other is not None and one.device.type == other.device.type == "meta":
+            owner._parameters[local] = one
+
+
 def give_(module: nn.Module, name: str, value: Tensor) -> None:
     """Tell the hook of an offloaded module, if it is one, the value of a tensor that it did not have before."""
     hook = hook_of(module)

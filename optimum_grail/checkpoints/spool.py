@@ -37,7 +37,8 @@ def weights_folder() -> WorkFolder:
 class Spool:
     """Takes the weights of modules as they are compressed, in the dtypes of the checkpoint.
 
-    The folder disappears with the spool and all that read from it.
+    Weights that were in memory stay there; the others go to files of a temporary folder, which disappears with the
+    spool and all that read from it.
 
     Args:
         dtypes: of the checkpoint's tensors, by name.
@@ -49,25 +50,43 @@ class Spool:
         self._dtypes, self._main, self._exact = dtypes, main, exact
         self._folder: WorkFolder | None = None
         self._kept: list[tuple[dict[str, str], torch.dtype]] = []
+        self._held: list[tuple[dict[str, Tensor], str, torch.dtype]] = []
 
-    def keep(self, path: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Write the tensors of the module at ``path``, and return what reads them again.
+    def keep(self, path: str, tensors: Mapping[str, Tensor], in_memory: bool) -> Mapping[str, Tensor]:
+        """Take the tensors of the module at ``path``.
+
+        Args:
+            path: of the module.
+            tensors: by their names in it, on any device.
+            in_memory: leave them in the CPU's memory.
+
+        Returns:
+            what finds them again.
 
         Raises:
             OutputError: the temporary folder cannot be written to, or is full.
         """
+        dtypes = {name: self._dtype(f"{path}.{name}", tensor) for name, tensor in tensors.items()}
+        now = {name: tensor.dtype if self._exact else dtypes[name] for name, tensor in tensors.items()}
+        given = {name: tensor.detach().to("cpu", now[name]).contiguous() for name, tensor in tensors.items()}
+        if not in_memory:
+            return self._written(given, dtypes)
+        self._held += [(given, name, dtypes[name]) for name in given]
+        return given
+
+    def _dtype(self, name: str, tensor: Tensor) -> torch.dtype:
+        return self._dtypes.get(name, self._main) if tensor.is_floating_point() else tensor.dtype
+
+    def _written(self, tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> Mapping[str, Tensor]:
         self._folder = self._folder or weights_folder()
         file = self._folder.path / f"{next(_NUMBERS)}.safetensors"
-        index: dict[str, dict[str, str]] = {}
-        written: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            final = self._dtypes.get(f"{path}.{name}", self._main) if tensor.is_floating_point() else tensor.dtype
-            now = tensor.dtype if self._exact else final
-            written[name] = tensor.detach().to("cpu", now).contiguous()
-            index[name] = {"safetensors_file": str(file), "weight_name": name, "dtype": _word(now)}
-            self._kept.append((index[name], final))
+        index = {
+            name: {"safetensors_file": str(file), "weight_name": name, "dtype": _word(tensor.dtype)}
+            for name, tensor in tensors.items()
+        }
+        self._kept += [(index[name], dtypes[name]) for name in index]
         try:
-            save_file(written, file)
+            save_file(dict(tensors), file)
         except (OSError, SafetensorError) as error:
             raise _unwritable(file.parent, error) from error
         return _Spooled(index, self._folder)
@@ -76,6 +95,8 @@ class Spool:
         """From now on every tensor is read in the dtype of the checkpoint."""
         for entry, dtype in self._kept:
             entry["dtype"] = _word(dtype)
+        for tensors, name, dtype in self._held:
+            tensors[name] = tensors[name].to(dtype)
 
 
 class _Spooled(OffloadedWeightsLoader):

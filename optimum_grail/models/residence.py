@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import weakref
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from accelerate.hooks import AlignDevicesHook, SequentialHook, add_hook_to_module, remove_hook_from_module
-from accelerate.utils import named_module_tensors, set_module_tensor_to_device
+from accelerate.utils import OffloadedWeightsLoader, PrefixedDataset, named_module_tensors, set_module_tensor_to_device
 from torch import Tensor, nn
 
 from optimum_grail.errors import ArchitectureError
 
 Values = Mapping[str, Tensor]
 """Tensors of one module by their names in it; they may be read from a file whenever they are looked up."""
-Keep = Callable[[str, Values], Values]
-"""Puts the tensors of the module at a path somewhere and returns what finds them there again."""
+Keep = Callable[[str, Values, bool], Values]
+"""Takes the tensors of the module at a path, told whether the old ones were in memory or in files, and returns what
+finds the new ones again."""
 _HOOK = "_hf_hook"
 """Attribute of a module that holds accelerate's hook; accelerate has no function that tells it."""
 
@@ -220,7 +221,7 @@ def _resident(module: nn.Module, hook: AlignDevicesHook, path: str, keep: Keep |
             execution_device=hook.execution_device,
             offload=True,
             io_same_device=hook.io_same_device,
-            weights_map=keep(path, {name: _tensor(module, name).detach() for name in now}),
+            weights_map=keep(path, {name: _tensor(module, name).detach() for name in now}, _forgotten(hook, names)),
             offload_buffers=hook.offload_buffers,
             place_submodules=hook.place_submodules,
             skip_keys=hook.skip_keys,
@@ -228,6 +229,19 @@ def _resident(module: nn.Module, hook: AlignDevicesHook, path: str, keep: Keep |
         chain = whole.hooks if isinstance(whole, SequentialHook) else (whole,)
         rest = [fresh if part is hook else part for part in chain]
         _leave(module, SequentialHook(*rest) if len(rest) > 1 else fresh)
+
+
+def _forgotten(hook: AlignDevicesHook, names: Iterable[str]) -> bool:
+    """Let go of a module's old weights if they are in memory; whether they were."""
+    found, prefix = hook.weights_map, ""
+    while isinstance(found, (ChainMap, PrefixedDataset)):
+        prefix += found.prefix if isinstance(found, PrefixedDataset) else ""
+        found = found.dataset if isinstance(found, PrefixedDataset) else found.maps[-1]
+    held = found.state_dict if isinstance(found, OffloadedWeightsLoader) else found
+    keys = [key for key in (f"{prefix}{name}" for name in names) if isinstance(held, dict) and key in held]
+    for key in keys:
+        del held[key]
+    return bool(keys)
 
 
 def _leave(module: nn.Module, hook: AlignDevicesHook | SequentialHook) -> None:

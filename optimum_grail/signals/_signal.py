@@ -21,6 +21,7 @@ from optimum_grail.data.batches import PROBE_FRACTION, Batch
 from optimum_grail.errors import StatisticsError
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.streams.calls import Call
+from optimum_grail.streams.capture import Order
 from optimum_grail.streams.probe import Record, Wanted
 from optimum_grail.streams.tail import Tail
 
@@ -38,6 +39,8 @@ class Dense:
         batches: calibration batches.
         few: indices of the batches that short forward passes take.
         seed: of draws.
+        order: how the stacks follow each other.
+        offload: keep hidden states in files of a temporary folder instead of in memory.
         tail: the dense outputs on the batches ``few``; ``None`` if no signal asked for it.
     """
 
@@ -46,6 +49,8 @@ class Dense:
     batches: Sequence[Batch]
     few: Sequence[int]
     seed: int
+    order: Order
+    offload: bool = False
     tail: Tail | None = None
 
 

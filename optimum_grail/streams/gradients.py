@@ -20,9 +20,9 @@ from optimum_grail.streams.blocks import BlockRun
 from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.capture import never_called
 from optimum_grail.streams.hooks import first, hooked
+from optimum_grail.streams.outputs import Outputs, outputs_of
 from optimum_grail.streams.probe import features_of, fits, rows_of
 from optimum_grail.streams.problems import view_of
-from optimum_grail.streams.tail import Outputs, outputs_of
 
 
 def mask_gradients(

@@ -124,7 +124,7 @@ class Survey:
         tail = None
         if any(signal.tail for signal in self.signals.values()):
             tail = Tail.of(self.model, self.layout, [self.batches[index] for index in few], order)
-        dense = Dense(self.model, self.layout, self.batches, few, self.seed, tail)
+        dense = Dense(self.model, self.layout, self.batches, few, self.seed, order, self.offload, tail)
         found = {name: dict(signal.before(dense)) for name, signal in self.signals.items()}
         if self._walking:
             captured = capture(self.model, self.layout.blocks, self.batches, offload=self.offload, order=order)

@@ -120,7 +120,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class Work:
-    """What signals cost is counted in; seconds.
+    """What signals cost is counted in: seconds, and bytes of what they keep.
 
     Args:
         forward: one pass over all calibration data through all blocks.
@@ -130,6 +130,9 @@ class Work:
         blocks: the same of blocks.
         batches: of calibration batches.
         rest: one pass over all calibration data through what is no block: embeddings and head.
+        stream: bytes of the hidden states of all calibration data between two blocks.
+        put_out: features that all consumers together put out for a row.
+        rows: calibration rows of the widest group.
     """
 
     forward: float
@@ -139,6 +142,9 @@ class Work:
     blocks: int
     batches: int
     rest: float = 0.0
+    stream: float = 0.0
+    put_out: int = 0
+    rows: int = 0
 
     @property
     def probe(self) -> float:
@@ -199,4 +205,8 @@ class Signal:
 
     def cost(self, work: Work) -> float:
         """Seconds beyond the walk itself, its moments and its tail; none by default."""
+        return 0.0
+
+    def memory(self, work: Work) -> float:
+        """Bytes that are kept while the walk goes on, beyond the statistics of a block; none by default."""
         return 0.0

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.problem import GroupProblem
+from optimum_grail.data.batches import PROBE_FRACTION
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.matrix import feature_axis
 from optimum_grail.signals import SIGNALS, Dense, Tensors, Visit, Work
@@ -97,6 +98,11 @@ class GradientCurves(CurveSignal):
     def cost(self, work: Work) -> float:
         """Forward and backward passes of the few batches."""
         return super().cost(work) + PASSES * work.probe + 3 * work.outputs
+
+    def memory(self, work: Work) -> float:
+        """The few batches' states between all blocks, or later the rows of gradients."""
+        rows = min(work.rows / PROBE_FRACTION, max(FEWEST_ROWS, GRADIENT_BYTES / (2 * max(work.put_out, 1))))
+        return max(work.stream * work.blocks / PROBE_FRACTION, 2 * rows * work.put_out)
 
 
 _PARTS = ("gradients", "rows", "shares")

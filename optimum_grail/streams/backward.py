@@ -23,7 +23,7 @@ from optimum_grail.streams.calls import Call, on_device
 from optimum_grail.streams.capture import Captured, Order, capture
 from optimum_grail.streams.gradients import frozen
 from optimum_grail.streams.hooks import given, hooked
-from optimum_grail.streams.outputs import Outputs, Slopes
+from optimum_grail.streams.outputs import Outputs, Slopes, pull
 from optimum_grail.streams.states import States
 from optimum_grail.streams.tail import Tail, leaving
 
@@ -119,7 +119,7 @@ class Backward:
 
         pulled: dict[str, list[Tensor]] = {name: [] for name in left}
         for _, start in self._starts(outputs):
-            for name, gradient in zip(sources, _pull(start, list(sources.values())), strict=True):
+            for name, gradient in zip(sources, pull(start, list(sources.values())), strict=True):
                 pulled[name].append(gradient)
         return pulled
 
@@ -134,7 +134,7 @@ class Backward:
             hidden = entered[index].detach().requires_grad_()
             with hooked(after=self._keepers(groups, seen)), torch.enable_grad():
                 start = Slopes((call.run(self.model.get_submodule(path), hidden.clone()),), (pulled[index],), 1.0)
-            *gradients, pulled[index] = _pull(start, [*(output for _, output in seen.values()), hidden])
+            *gradients, pulled[index] = pull(start, [*(output for _, output in seen.values()), hidden])
             for (name, (features, _)), gradient in zip(seen.items(), gradients, strict=True):
                 slopes[name].append(Slope(features, gradient))
         yield from ((group, slopes.pop(group.name)) for group in groups)
@@ -151,7 +151,7 @@ class Backward:
                 return self._tail.outlet.outputs(on_device(self.model, self.batches[index]))
 
         for _, start in self._starts(outputs):
-            gradients = _pull(start, [output for _, output in seen.values()])
+            gradients = pull(start, [output for _, output in seen.values()])
             for (name, (features, _)), gradient in zip(seen.items(), gradients, strict=True):
                 slopes[name].append(Slope(features, gradient))
         yield from ((group, slopes.pop(group.name)) for group in groups)
@@ -160,11 +160,6 @@ class Backward:
         self, groups: Sequence[ChannelGroup], seen: dict[str, tuple[Tensor, Tensor]]
     ) -> list[tuple[nn.Module, Callable[..., Any]]]:
         return [(self.model.get_submodule(group.consumer.module), _keeper(seen, group.name)) for group in groups]
-
-
-def _pull(start: Slopes, sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Gradients by ``sources``; zero where the outputs do not depend on them."""
-    return torch.autograd.grad(start.outputs, sources, start.gradients, allow_unused=True, materialize_grads=True)
 
 
 def _keeper(seen: dict[str, tuple[Tensor, Tensor]], name: str) -> Callable[..., Tensor]:

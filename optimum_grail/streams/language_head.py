@@ -14,8 +14,10 @@ from transformers import PreTrainedModel
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.streams.hooks import Reached, given, hooked, patched_forward
 
-LOGITS_BYTES = 2**25
-"""Most bytes of one model's logits (float32) at once: 170 rows of 49,152 tokens, 32 of 262,144."""
+LOGITS_BYTES = 2**24
+"""Most bytes of one model's logits (float32) at once: 85 rows of 49,152 tokens, 16 of 262,144."""
+COPIES = 8
+"""Tensors of that size that a loss and its gradient make."""
 PROBED = 4
 """Rows at which it is checked that the head, asked by itself, says what the model says."""
 
@@ -121,3 +123,26 @@ class LanguageHead:
 def alike(logits: Tensor, expected: Tensor) -> bool:
     """Whether two heads say the same, but for rounding in the precision that they compute in."""
     return torch.allclose(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def short(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs that are text and nothing else, cut to the first tokens of one sample: enough to find a head with,
+    whatever its vocabulary. Others as they are."""
+    ids = inputs.get("input_ids")
+    tensors = [value for value in inputs.values() if isinstance(value, Tensor)]
+    if ids is None or any(tensor.shape != ids.shape for tensor in tensors):
+        return dict(inputs)
+    others = {name: value for name, value in inputs.items() if not isinstance(value, Tensor)}
+    return {"input_ids": ids[:1, :PROBED], **others}
+
+
+def run_blocks(model: nn.Module, inputs: Mapping[str, Any]) -> None:
+    """A pass for the sake of what happens in the blocks: it ends where a language model would make logits."""
+    module = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+
+    def stop(*_: object) -> None:
+        """End the pass."""
+        raise Reached
+
+    with suppress(Reached), hooked(before=[] if module is None else [(module, stop)]):
+        model(**inputs)

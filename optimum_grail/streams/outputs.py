@@ -113,6 +113,11 @@ class Slopes:
     scale: float
 
 
+def pull(start: Slopes, sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients by ``sources``; zero where the outputs do not depend on them."""
+    return torch.autograd.grad(start.outputs, sources, start.gradients, allow_unused=True, materialize_grads=True)
+
+
 def _likelihood(logits: Tensor, draw: torch.Generator) -> Tensor:
     """Log-likelihood ``[N]`` of labels drawn from ``logits`` ``[N, C]`` themselves."""
     labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=draw).to(logits.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.streams.calls import Call, on_device
 from optimum_grail.streams.capture import Order, order_of
 from optimum_grail.streams.hooks import first, given, hooked, patched_forward
-from optimum_grail.streams.language_head import PROBED, LanguageHead
+from optimum_grail.streams.language_head import LanguageHead, short
 from optimum_grail.streams.outputs import Outlet, Outputs
 
 UNCHANGED = 1e-4
@@ -69,7 +69,7 @@ class Tail:
             """A hook that keeps what leaves the stack ``name``."""
             return lambda module, args, output: last[name].append(first(output).clone())
 
-        sample = on_device(model, _short(batches[0].head()))
+        sample = short(on_device(model, batches[0].head()))
         outlet = Outlet(model, LanguageHead.of(model, sample, [path for paths in stacks.values() for path in paths]))
         with hooked(after=[(model.get_submodule(paths[-1]), keeper(name)) for name, paths in stacks.items()]):
             reference = [outlet.outputs(on_device(model, batch)) for batch in batches]
@@ -124,14 +124,6 @@ class Tail:
         """The model as it is, but for blocks that put out something given."""
         with patched_forward(self.model, {path: _constant(value) for path, value in constants.items()}):
             return self.outlet.outputs(on_device(self.model, self.batches[index]))
-
-
-def _short(sample: Batch) -> Batch:
-    """The first tokens of a sample that is text and nothing else: enough to find a head, whatever its vocabulary."""
-    ids = sample.inputs.get("input_ids")
-    if ids is None or any(tensor.shape != ids.shape for tensor in sample.inputs.values()):
-        return sample
-    return replace(sample, inputs={"input_ids": ids[:, :PROBED]}, labels=None)
 
 
 def _constant(value: Tensor) -> Callable[..., Tensor]:

@@ -127,9 +127,9 @@ class GrailCompressor:
             model, source = model_or_path, None
         else:
             source = str(model_or_path)
-            trusted = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
-            rest: dict[str, Any] = {**trusted, "offload": choice_of(config.low_memory)}
-            model = load_model(source, dtype=dtype, device=device, revision=revision, token=token, **rest)
+            place: dict[str, Any] = {"device": device, "offload": choice_of(config.low_memory)}
+            place |= {"trust_remote_code": trust_remote_code, "revision": revision, "token": token}
+            model = load_model(source, dtype=dtype, allow_pickle=allow_pickle, **place)
             if tokenizer is None and processor is None:
                 tokenizer, processor = load_processors(source, trust_remote_code, revision=revision, token=token)
         named: dict[str, Any] = {"tokenizer": tokenizer, "processor": processor, "revision": revision}
@@ -292,12 +292,5 @@ class GrailCompressor:
         """
         if self._folder is None:
             raise GrailError("An adapter names the model that it belongs to. Call save_pretrained() first.")
-        convert_adapter(
-            adapter,
-            output,
-            self._folder,
-            base_model=base_model or self.source,
-            dataset=dataset,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        given: dict[str, Any] = {"dataset": dataset, "overwrite": overwrite, "progress": progress}
+        convert_adapter(adapter, output, self._folder, base_model=base_model or self.source, **given)

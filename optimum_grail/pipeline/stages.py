@@ -34,7 +34,8 @@ from optimum_grail.models.size import Size
 from optimum_grail.models.stock import current_widths, expressible_together, is_standalone, write_config_
 from optimum_grail.models.surgery import check_weights
 from optimum_grail.models.trial import try_widths
-from optimum_grail.pipeline.estimate import Outlook, choose_dtype_, estimate
+from optimum_grail.pipeline.estimate import Outlook, estimate
+from optimum_grail.pipeline.placement import check_disk, choose_dtype_, streams_go_to_files
 from optimum_grail.pipeline.setup import Journal, Setup, Watch
 from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.gradients import check_labels, mask_gradients
@@ -89,8 +90,8 @@ class Prepared:
 
     @property
     def offload(self) -> bool:
-        """Whether the streams are kept in files."""
-        return bool(self.setup.config.offload_streams)
+        """Whether the streams are kept in files; known once the run's cost is."""
+        return self.journal.offload
 
     @property
     def request(self) -> tuple[Request, Allocation, Expressible]:
@@ -120,9 +121,11 @@ class Prepared:
             data = self._read(dataset)
         batches = data.batches if data is not None else [outline] if outline is not None else []
         written = 0 if data is not None else written_samples(request)
-        cost = estimate(self.model, self.layout, self.setup.methods, batches, self.offload)
+        cost = estimate(self.model, self.layout, self.setup.methods, batches)
         cost = cost.beside(written, watch.seconds(self.model, cost.sample))
-        cost.check_disk()
+        self.journal.offload = streams_go_to_files(cost, self.setup.config.offload_streams, self.model)
+        cost = cost.in_files() if self.offload else cost
+        check_disk(cost)
         if data is not None:
             return Outlook(cost, data.samples, data.tokens, data)
         ids = batches[0].inputs["input_ids"]

@@ -29,10 +29,12 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 BAD_INPUT, FAILURE = 2, 1
 NOISE: Mapping[str, str] = {
     "torchao": "Failed to load ",
+    "accelerate.big_modeling": "Some parameters are on the meta device",
     "torch.utils._pytree": "%s is an Enum subclass and is now natively supported",
 }
 """How messages begin that libraries log while they are imported, by the name of their logger. transformers imports
-torchao wherever it is installed; neither what it lacks nor how it uses torch concerns a user of these commands."""
+torchao wherever it is installed; neither what it lacks nor how it uses torch concerns a user, nor where weights
+are until they are needed."""
 BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 """What Hugging Face's libraries read, once, when they are imported: a bar is for a terminal, not for a log."""
 

@@ -49,6 +49,7 @@ class Estimate:
         logits: bytes of ``memory`` that are logits, in float32 whatever the model computes in.
         streams: bytes of disk that the streams would take.
         movable: bytes of ``memory`` that would be saved by that.
+        offloaded: whether weights stay on disk.
     """
 
     seconds: float
@@ -62,6 +63,7 @@ class Estimate:
     logits: int = 0
     streams: int = 0
     movable: int = 0
+    offloaded: bool = False
 
     def beside(self, written: int, watched: float) -> Estimate:
         """With what goes on before and after.
@@ -86,7 +88,8 @@ class Estimate:
         """One line for people."""
         data = f"{samples:,} samples" + (f", {tokens:,} tokens" if tokens else "")
         disk = f" and {size_of(self.disk)} of disk" if self.disk else ""
-        needs = f"{_span(self.seconds)} and about {size_of(self.memory)} of memory beyond the model{disk}"
+        memory = f"about {size_of(self.memory)} of memory" + ("" if self.offloaded else " beyond the model")
+        needs = f"{_span(self.seconds)} and {memory}{disk}" + (", weights stay on disk" if self.offloaded else "")
         return f"Needs {needs} ({data})."
 
     def in_files(self) -> Estimate:
@@ -170,19 +173,19 @@ def estimate(
     streams = work.stream * (2 if methods.two_streams else 1)
     moving, filed = (_moving(work, signals, streams, rehearses, kept) for kept in (True, False))
     offloaded = is_offloaded(model)
-    visiting = _visiting(model, layout) if offloaded else 0
     return Estimate(
         seconds=fitted + survey,
         sample=pace.blocks + pace.rest,
         logits=int(logits),
-        memory=int(load.memory + logits + moving + visiting),
+        memory=int(load.memory + logits + moving + offloaded * _visiting(model, layout)),
         forward_flops=counted.flops * samples,
         gram_flops=load.gram,
-        disk=layout.block_bytes if offloaded else 0,
+        disk=offloaded * layout.block_bytes,
         rows=load.rows,
         features=load.features,
         streams=int(streams),
         movable=int(moving - filed),
+        offloaded=offloaded,
     )
 
 

@@ -14,6 +14,8 @@ SMALL = 2**20
 """Bytes below which a tensor may stay with the C library while memory is short."""
 LARGE = 2**25
 """The threshold that glibc reaches by itself once large tensors were freed (``DEFAULT_MMAP_THRESHOLD_MAX``)."""
+_inside: list[int] = []
+"""One entry for every :func:`released_at_once` that is under way."""
 
 
 @functools.cache
@@ -40,14 +42,17 @@ def released_at_once(wanted: bool = True) -> Iterator[None]:
     """Inside, tensors above 1 MiB go back to the system as soon as they are freed, if ``wanted``.
 
     glibc keeps what it thinks will be needed again, and a run is a sequence of tensors of ever other sizes: the gaps
-    between them add to the peak of a fit. Asking the system for every tensor costs time instead.
+    between them add to the peak of a fit. Asking the system for every tensor costs time instead. Of several that are
+    nested the outermost counts.
     """
     tune = _glibc("mallopt") if wanted else None
     if tune is None:
         yield
         return
-    tune(MMAP_THRESHOLD, SMALL)
+    _inside.append(tune(MMAP_THRESHOLD, SMALL))
     try:
         yield
     finally:
-        tune(MMAP_THRESHOLD, LARGE)
+        _inside.pop()
+        if not _inside:
+            tune(MMAP_THRESHOLD, LARGE)

@@ -213,7 +213,7 @@ def measure(shape: Shape, preset: str) -> dict[str, Any]:
         if process.returncode:
             raise SystemExit(f"{preset}, {shape}: the run failed.")
         found = json.loads((folder / "stdout").read_text(encoding="utf-8"))
-    peak = max((point["rss"] for point in curve), default=0)
+    peak = max((point["peak"] for point in curve), default=0)
     layers = shape.layers
     return {
         "name": _name(shape, preset),
@@ -235,17 +235,19 @@ def measure(shape: Shape, preset: str) -> dict[str, Any]:
 
 
 def _watched(process: subprocess.Popen[bytes]) -> list[dict[str, float]]:
-    """Resident memory of a process until it ends: all of it, and what is no file."""
+    """Resident memory of a process until it ends: now, at its highest so far, and what no file backs."""
     start, curve = time.perf_counter(), []
     while process.poll() is None:
         try:
             lines = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines()
         except OSError:
             break
-        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS", "Rss"))}
+        fields = (line.split() for line in lines if line.startswith(("VmRSS", "VmHWM", "RssAnon")))
+        sizes = {name: int(size) * 1024 for name, size, _ in fields}
         if sizes:
             seconds = time.perf_counter() - start
-            curve.append({"seconds": seconds, "rss": sizes["VmRSS"], "anonymous": sizes["RssAnon"]})
+            point = {"rss": sizes["VmRSS:"], "peak": sizes["VmHWM:"], "anonymous": sizes["RssAnon:"]}
+            curve.append({"seconds": seconds, **point})
         time.sleep(PERIOD)
     process.wait()
     return curve

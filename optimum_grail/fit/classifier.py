@@ -15,7 +15,7 @@ from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch
 from optimum_grail.fit.methods import Methods
 from optimum_grail.models.layout import Layout
-from optimum_grail.models.residence import resident
+from optimum_grail.models.residence import resident, tied_weights
 from optimum_grail.models.surgery import apply_
 from optimum_grail.streams.blocks import Batches, Streams
 from optimum_grail.streams.calls import on_device
@@ -31,7 +31,7 @@ def classifiers_of(model: nn.Module, layout: Layout) -> list[ChannelGroup]:
 
     One whose weight lives elsewhere too (tied) is left alone.
     """
-    tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})  # offloaded weights do not show it
+    tied = tied_weights(model)  # offloaded weights do not show it
     elsewhere = {*tied, *tied.values()}
     homes: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):

@@ -90,14 +90,19 @@ def parameters_of(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of ``model``, tied ones once; hooks leave tied parameters behind as several empty ones."""
     if not is_offloaded(model):
         return list(model.parameters())
-    tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})
+    tied = tied_weights(model)
     return [parameter for name, parameter in model.named_parameters() if name not in tied]
+
+
+def tied_weights(model: nn.Module) -> Mapping[str, str]:
+    """Names of parameters that are others by another name, and those others; known of transformers' models only."""
+    found: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})
+    return found
 
 
 def retie_(model: nn.Module) -> None:
     """Let empty tensors that stand for one tied weight be one again: hooks leave several, and each would be saved."""
-    tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {}) if is_offloaded(model) else {}
-    for name, source in tied.items():
+    for name, source in tied_weights(model).items() if is_offloaded(model) else ():
         one, (home, _, local) = model.get_parameter(source), name.rpartition(".")
         owner = model.get_submodule(home)
         other = owner._parameters.get(local)

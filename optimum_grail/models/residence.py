@@ -9,6 +9,7 @@ would go on computing with tensors that have no values, and torch does not alway
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -110,6 +111,13 @@ def retie_(model: nn.Module) -> None:
             owner._parameters[local] = one
 
 
+def forget_copies(model: nn.Module) -> None:
+    """Free copies of an offloaded model's modules that nobody needs any more: the forward that accelerate puts into a
+    module holds the module, so a copy stays until Python looks for such circles."""
+    if is_offloaded(model):
+        gc.collect()
+
+
 def give_(module: nn.Module, name: str, value: Tensor) -> None:
     """Tell the hook of an offloaded module, if it is one, the value of a tensor that it did not have before."""
     hook = hook_of(module)
@@ -209,8 +217,7 @@ def _resident(module: nn.Module, hook: AlignDevicesHook, path: str, keep: Keep |
     names = offloaded_names(module, hook)
     remove_hook_from_module(module)
     for name in names:
-        value = hook.weights_map[name]
-        set_module_tensor_to_device(module, name, hook.execution_device, value=_own(value, _tensor(module, name)))
+        _fetch(module, hook, name)
     before = {name: _stamp(module, name) for name in names}
     try:
         yield
@@ -258,9 +265,11 @@ def _leave(module: nn.Module, hook: AlignDevicesHook | SequentialHook) -> None:
     add_hook_to_module(module, hook)
 
 
-def _own(value: Tensor, like: Tensor) -> Tensor:
-    """``value`` in the dtype of ``like``, in memory of its own: a file that it is mapped from can be closed."""
-    return value.to(like.dtype, copy=True)
+def _fetch(module: nn.Module, hook: AlignDevicesHook, name: str) -> None:
+    """Load one tensor in the dtype of the empty one, into memory of its own: the file that it is mapped from is closed
+    when this returns."""
+    value = hook.weights_map[name].to(_tensor(module, name).dtype, copy=True)
+    set_module_tensor_to_device(module, name, hook.execution_device, value=value)
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:

@@ -18,7 +18,7 @@ from optimum_grail.data.batches import Batch
 from optimum_grail.models.depth import without
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.matrix import from_matrix
-from optimum_grail.models.residence import resident
+from optimum_grail.models.residence import forget_copies, resident
 from optimum_grail.streams.capture import Captured, capture
 from optimum_grail.streams.problems import norm_of, to_patches
 
@@ -35,6 +35,8 @@ def spare(model: nn.Module, path: str) -> Iterator[nn.Module]:
         yield twin
     finally:
         home._modules[name] = original
+        del twin
+        forget_copies(model)
 
 
 def capture_fed(

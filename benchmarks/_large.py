@@ -17,18 +17,19 @@ from torch import Tensor
 
 SEED = 42
 SPARSITY = 0.5
-SAMPLES, TOKENS = 16, 512
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A LLaMA's sizes."""
+    """A LLaMA's sizes, and those of its calibration data."""
 
     hidden: int
     ffn: int
     heads: int
     vocabulary: int
     layers: int
+    samples: int
+    tokens: int
 
     def config(self) -> transformers.LlamaConfig:
         """As transformers has it."""
@@ -38,7 +39,7 @@ class Shape:
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
             vocab_size=self.vocabulary,
-            max_position_embeddings=TOKENS,
+            max_position_embeddings=self.tokens,
             architectures=["LlamaForCausalLM"],
             dtype="bfloat16",
         )
@@ -155,7 +156,9 @@ def work(folder: Path, preset: str, shape: Shape) -> None:
     seen = Eliminations(shape.ffn)
     obs.eliminate = curves.eliminate = seen.watched(obs.eliminate)
     draw = torch.Generator().manual_seed(SEED)
-    ids = [{"input_ids": torch.randint(shape.vocabulary, (TOKENS,), generator=draw)} for _ in range(SAMPLES)]
+    ids = [
+        {"input_ids": torch.randint(shape.vocabulary, (shape.tokens,), generator=draw)} for _ in range(shape.samples)
+    ]
     config = {"preset": preset, "sparsity": SPARSITY, "low_memory": True, "batch_size": 1, "seed": SEED}
     clock, start = Clock(), time.perf_counter()
     compressor = GrailCompressor.from_pretrained(folder, config)

@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, t
 
 import transformers
 from _common import environment, read_results, write_results
-from _large import SAMPLES, SEED, TOKENS, Shape, work, write_model
+from _large import SEED, Shape, work, write_model
 from rich.console import Console
 from rich.table import Table
 
@@ -54,8 +54,6 @@ def measure(shape: Shape, preset: str) -> dict[str, Any]:
         "name": _name(shape, preset),
         "preset": preset,
         **asdict(shape),
-        "samples": SAMPLES,
-        "tokens": TOKENS,
         "seed": SEED,
         "peak_bytes": peak,
         "peak_anonymous_bytes": max((point["anonymous"] for point in curve), default=0),
@@ -101,7 +99,10 @@ def _spelled(shape: Shape) -> list[str]:
 
 
 def _name(shape: Shape, preset: str) -> str:
-    return f"{preset}, hidden {shape.hidden}, FFN {shape.ffn}, {shape.layers} layers"
+    return (
+        f"{preset}, hidden {shape.hidden}, FFN {shape.ffn}, {shape.layers} layers, "
+        f"{shape.samples} x {shape.tokens} tokens"
+    )
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -137,18 +138,20 @@ def main() -> None:
     parser.add_argument("--ffn", type=int, default=11008)
     parser.add_argument("--heads", type=int, default=32)
     parser.add_argument("--vocabulary", type=int, default=32000)
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--again", action="store_true", help="measure rows that are there already, too")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
-    sizes = (options.hidden, options.ffn, options.heads, options.vocabulary)
+    sizes = {name: getattr(options, name) for name in ("hidden", "ffn", "heads", "vocabulary", "samples", "tokens")}
     if options.work is not None:
-        work(options.work, options.presets[0], Shape(*sizes, options.layers[0]))
+        work(options.work, options.presets[0], Shape(**sizes, layers=options.layers[0]))
         return
     rows = {row["name"]: row for row in read_results("large").get("rows", [])}
     for preset in options.presets:
         for layers in options.layers:
-            shape = Shape(*sizes, layers)
+            shape = Shape(**sizes, layers=layers)
             if options.again or _name(shape, preset) not in rows:
                 row = measure(shape, preset)
                 rows[row["name"]] = row

@@ -146,7 +146,7 @@ class FitRun:
         """Compress one stack; ``left`` is told the streams that leave it."""
         kept = [path for path in stack.blocks if path not in self.dropped]
         if student is None or dense is None:
-            return [plan for path in kept for plan in self._unseen_(path)]
+            return [plan for path in kept for plan in self._by_weights_(path)]
         batches = Batches.of(self.batches, stack.spec.mask, "sources" in self.methods.needs)
         streams = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
         left[stack.name] = streams
@@ -167,8 +167,7 @@ class FitRun:
             drifted = drifted or bool(beyond)
         return plans
 
-    def _unseen_(self, path: str) -> list[GroupPlan]:
-        """Compress a block by its weights alone."""
+    def _by_weights_(self, path: str) -> list[GroupPlan]:
         with self.around(path):
             return [self._group_(group, group, None) for group in self._touched(path, False)]
 

@@ -21,6 +21,7 @@ from optimum_grail.models.matrix import (
     taps,
     to_matrix,
 )
+from optimum_grail.models.residence import is_offloaded
 from optimum_grail.streams.collect import Collector, norm_scale
 
 PATCH_BYTES = 2 << 30
@@ -43,7 +44,7 @@ def norm_of(model: nn.Module, group: ChannelGroup) -> nn.BatchNorm2d | None:
 def collector_for(model: nn.Module, group: ChannelGroup, held_out: bool) -> Collector:
     """An empty collector for ``group``."""
     consumer = model.get_submodule(group.consumer.module)
-    return Collector(group, consumer, scale_behind(model, group), view_of(model, group), held_out)
+    return Collector(group, consumer, scale_behind(model, group), view_of(model, group), held_out, is_offloaded(model))
 
 
 def scale_behind(model: nn.Module, group: ChannelGroup) -> Tensor | None:

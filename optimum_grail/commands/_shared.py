@@ -64,13 +64,13 @@ def session(args: Namespace) -> Iterator[Session]:
 def _guarded(args: Namespace, interrupted: Callable[[], bool]) -> Iterator[Session]:
     stdout = sys.stdout
     try:
-        with quiet(), warnings.catch_warnings(), redirect_stdout(sys.stderr if args.json else stdout):
+        with quiet(), warnings.catch_warnings(), redirect_stdout(sys.stderr if args.json is True else stdout):
             warnings.showwarning = _one_line(warnings.showwarning)
             from rich.console import Console  # costs more than every other import of a plain --help
 
             current = Session(Console())
             yield current
-        if args.json:
+        if args.json is True:  # and not a file that the command has written
             stdout.write(json.dumps(current.result, indent=2, allow_nan=False) + "\n")
     except GrailError as error:
         _fail(args, str(error), BAD_INPUT)
@@ -184,9 +184,14 @@ def add_trust_flag(parser: ArgumentParser) -> None:
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that the model's repository brings.")
 
 
-def add_output_flags(parser: ArgumentParser) -> None:
-    """``--json`` and ``--debug``."""
-    parser.add_argument("--json", action="store_true", help="Print one JSON object and nothing else on stdout.")
+def add_output_flags(parser: ArgumentParser, file: str = "") -> None:
+    """``--json`` and ``--debug``; ``file``: what the help calls the file that ``--json`` may name here."""
+    printed = "Print one JSON object and nothing else on stdout."
+    if file:
+        text = f"Write everything to this file; without one: {printed[0].lower()}{printed[1:]}"
+        parser.add_argument("--json", nargs="?", const=True, default=False, metavar=file, help=text)
+    else:
+        parser.add_argument("--json", action="store_true", help=printed)
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
 
 

@@ -47,6 +47,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "grail-plus, gate sources": {"preset": "grail-plus", "compensator": "grail-plus:gate=sources", **UNIFORM},
     "grail-plus, target self": {"preset": "grail-plus", "target": "self", **UNIFORM},
     "grail-plus, errors alike": {"preset": "grail-plus", "selector": "obs:across=mean", **UNIFORM},
+    "grail-plus, worst source": {"preset": "grail-plus", "selector": "obs:across=max", **UNIFORM},
     "grail": {"preset": "grail", **UNIFORM},
     "flap+grail": {"preset": "flap+grail", **UNIFORM},
     "slimgpt+grail": {"preset": "slimgpt+grail", **UNIFORM},

@@ -33,6 +33,7 @@ from optimum_grail.streams.masking import capture_fed
 from optimum_grail.streams.memory import release, released_at_once
 from optimum_grail.streams.probe import Probe, Wanted
 from optimum_grail.streams.problems import collector_for, problem_of, to_patches
+from optimum_grail.streams.shortcut import Shortcut, Shortcuts
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class FitRun:
     mask_gradients: Mapping[str, Tensor] = field(default_factory=dict)
     offload: bool = False
     around: Callable[[str], AbstractContextManager[Any]] = nullcontext
+
+    @cached_property
+    def _shortcuts(self) -> dict[type[nn.Module], dict[str, Shortcut | None]]:
+        """Those of every class of blocks, by consumer."""
+        return {}
 
     def run_(self) -> Plan:
         """Compress the model and return the plan that was applied: every group that lost units or was refitted.
@@ -194,12 +200,13 @@ class FitRun:
         if streams.dense is not None:
             together = replace(wanted, features=streams.equal)
             targets = Targets(Probe(block, path, groups, together), calls.dense, streams.dense, calls.beyond)
-        run = BlockRun(block, path, calls.student, streams, batches, targets)
+        shortcuts = Shortcuts(block, path, self.offload, self._shortcuts.setdefault(type(block), {}))
+        run = BlockRun(block, path, calls.student, streams, batches, targets, shortcuts)
         regional = Regional.before(run, self.methods.selector.tuning_rounds)
         plans = [plan for stage in self._stages(groups) for plan in self._stage_(run, stage, wanted)]
         regional.optimise_([group.consumer.module for group in groups])
         if not last:
-            advance(block, calls.student, streams.student)
+            run.advance()
             release()
         return plans
 
@@ -241,16 +248,13 @@ class FitRun:
         collectors = [collector_for(self.model, shape, "held-out" in self.methods.needs) for shape in shapes]
         run.measure(collectors, replace(wanted, features=True), unfolded)
         release()
-        return [
-            self._group_(
-                group,
-                shape,
-                collector.statistics(run.batches.crossed),
-                ahead.get(group.name),
-                gradients.get(group.name),
-            )
-            for group, shape, collector in zip(stage, shapes, collectors, strict=True)
-        ]
+        plans = []
+        for group, shape, collector in zip(stage, shapes, collectors, strict=True):
+            statistics = collector.statistics(run.batches.crossed)
+            plans.append(self._group_(group, shape, statistics, ahead.get(group.name), gradients.get(group.name)))
+            if run.shortcuts is not None:
+                run.shortcuts.settle(shape, plans[-1].reduction if shape is group else None)
+        return plans
 
     def _fold_(self, group: ChannelGroup, reduction: Reduction) -> ChannelGroup:
         """Fold the producers, sum the consumer's columns, and return the group in its new shape."""

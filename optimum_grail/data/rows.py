@@ -152,7 +152,8 @@ def _reading(name: str, local: bool) -> Iterator[None]:
             ) from error
         raise DataError(
             f"{name!r} is neither a local path nor a dataset that the Hub gives ({reason}).{_guess(name)} Check "
-            "the id, --dataset-config-name and the network, or give a local file or, for causal language models, 'self'."
+            "the id, --dataset-config-name and the network, or give a local file or, for causal language models, "
+            "'self'."
         ) from error
     finally:
         datasets.logging.set_verbosity(verbosity)

@@ -102,12 +102,14 @@ class BenchmarkCommand(BaseOptimumCLICommand):
                 raise ConfigError(f"--json and --plot both name {args.plot!r}. Name two files.")
             result = test.prepare().run(RichProgress())
             out.result = result
+            out.console.print(models_table(result))
+            out.console.print(speed_table(result))
+            for line in lines_below(result):
+                out.console.print(line, markup=False, highlight=False, soft_wrap=True)
             if "json" in files:
                 write_file(files["json"], (json.dumps(result, indent=1) + "\n").encode())
             if "plot" in files:
                 write_file(files["plot"], plot_speed(result))
-            out.console.print(models_table(result))
-            out.console.print(speed_table(result))
-            written = [f"Written to {', '.join(map(str, files.values()))}"] if files else []
-            for line in (*lines_below(result), *written):
-                out.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            if files:
+                names = ", ".join(map(str, files.values()))
+                out.console.print(f"Written to {names}", markup=False, highlight=False, soft_wrap=True)

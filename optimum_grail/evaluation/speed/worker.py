@@ -50,7 +50,8 @@ class Worker:
     def __init__(self, path: str, loading: Loading, workload: Workload) -> None:
         self.path = path
         places = {name: _named(value) for name, value in asdict(loading).items()}
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        found = os.pathsep.join(path or os.getcwd() for path in sys.path)  # what is imported there is what was here
+        environment = os.environ | {"PYTHONPATH": found}
         command = [sys.executable, "-P", "-m", __name__]
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  # what libraries log is for --debug only
         self._process = subprocess.Popen(

@@ -89,7 +89,8 @@ def test_what_makes_it_less_than_it_seems_is_noted(folders, monkeypatch):
     assert found["rows"][-1]["ideal"] is None and found["rows"][-1]["realised"] is None
 
 
-def test_real_models_in_this_process(folders, here):
+def test_real_models_in_this_process(folders, here, monkeypatch):
+    monkeypatch.setattr(speed_test, "TURN", 0.0)
     test = SpeedTest([folders["bert"]] * 2, (1, 2), repeats=2).prepare()
     found = test.measure([here(path, test) for path in test.test.models], Silent())
     assert [(row["part"], row["batch"]) for row in found["rows"]] == [("load", None)] * 2 + [("forward", 1)] * 2 + [

@@ -30,7 +30,7 @@ BAD_INPUT, FAILURE = 2, 1
 NOISE: Mapping[str, str] = {
     "torchao": "Failed to load ",
     "torch.utils._pytree": "%s is an Enum subclass and is now natively supported",
-    "transformers.integrations.heterogeneity.configuration_utils": "Reading global config value for per-layer attribute",
+    "transformers.integrations.heterogeneity.configuration_utils": "Reading global config value for ",
 }
 """How messages begin that libraries log whatever a user does, by the name of their logger. transformers imports
 torchao wherever it is installed; neither what it lacks nor how it uses torch concerns a user of these commands. And it

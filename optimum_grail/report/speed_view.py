@@ -76,14 +76,16 @@ def lines_below(result: Mapping[str, Any]) -> list[str]:
     """What the columns mean and on what they were measured."""
     settings, ratio = result["settings"], result["rows"][-1]["speedup"]
     device = result["models"][0]["device_name"] or result["hardware"].get("processor", "")
-    memory = "on the GPU" if result["models"][0]["device_name"] else "of the model's process, beyond its libraries"
+    where = (
+        "on the GPU" if result["models"][0]["device_name"] else "resident in the model's process beyond its libraries"
+    )
     return [
         f"{_units(result)} per second: medians of {settings['repeats']} rounds in turns ± half the interquartile "
         f"range; inputs are {settings['inputs']}. Speed-up against {_first(result)}, with an interval of "
         f"{percent(ratio['confidence'])}.",
         "Ideal: operations of the first model / operations of this one. Realised: share of the operations saved that "
         "is saved in time.",
-        f"Peak memory: model and pass, {memory}.",
+        f"Peak memory: model and pass, {where}.",
         f"On {device}, {result['threads']} threads; torch {result['versions'].get('torch', MISSING)}.",
         *(f"note: {note}" for note in result["notes"]),
     ]

@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.streams.hooks import Reached, given, hooked, patched_forward
 
-LOGITS_BYTES = 2**24
-"""Most bytes of one model's logits (float32) at once: 85 rows of 49,152 tokens, 16 of 262,144."""
-COPIES = 8
+LOGITS_BYTES = 2**25
+"""Most bytes of one model's logits (float32) at once: 170 rows of 49,152 tokens, 32 of 262,144. Tensors of this size the C
+library gives back to the system when they are freed; smaller ones it keeps, and the gaps between them pile up."""
+COPIES = 6
 """Tensors of that size that a loss and its gradient make."""
 PROBED = 4
 """Rows at which it is checked that the head, asked by itself, says what the model says."""

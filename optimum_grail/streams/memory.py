@@ -6,7 +6,8 @@ import ctypes
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 MMAP_THRESHOLD = -3
 """``M_MMAP_THRESHOLD`` of ``mallopt(3)``."""
@@ -16,6 +17,25 @@ LARGE = 2**25
 """The threshold that glibc reaches by itself once large tensors were freed (``DEFAULT_MMAP_THRESHOLD_MAX``)."""
 _inside: list[int] = []
 """One entry for every :func:`released_at_once` that is under way."""
+
+
+def resident_memory(field: Literal["VmRSS", "VmHWM"] = "VmRSS") -> int | None:
+    """Bytes of this process in memory: now, or with ``VmHWM`` most since :func:`reset_peak`; ``None`` where the system
+    does not tell (Linux does)."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
+
+
+def reset_peak() -> bool:
+    """Forget the highest resident memory so far; whether the system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
 
 
 @functools.cache

@@ -51,6 +51,10 @@ def test_a_checkpoint_is_read_when_it_is_needed(tmp_path: Path, monkeypatch: pyt
     assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
     assert not [*work.rglob("*.safetensors")], "a copy of what is there already"
     with resident(model, "model.layers.0") as block:
+        mapped = Path("/proc/self/maps")
+        assert not mapped.exists() or str(tmp_path / "model") not in mapped.read_text(encoding="utf-8"), (
+            "a file is open"
+        )
         for name, parameter in block.named_parameters():
             assert torch.equal(parameter, dense.get_submodule("model.layers.0").get_parameter(name))
     del model, block, parameter

@@ -20,34 +20,19 @@ from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch
 from optimum_grail.fit.classifier import classifiers_of, refit_classifiers_
 from optimum_grail.fit.methods import Methods
+from optimum_grail.fit.record import Record, Unrecorded
 from optimum_grail.fit.regional import Regional
 from optimum_grail.models.depth import kept_runs
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.surgery import apply_
 from optimum_grail.report.progress import Progress
-from optimum_grail.streams.blocks import Batches, BlockRun, Streams, Targets, advance
-from optimum_grail.streams.calls import Call
+from optimum_grail.streams.blocks import Batches, BlockRun, Calls, Streams, Targets, advance
 from optimum_grail.streams.capture import Captured, Order, capture, order_of
 from optimum_grail.streams.gradients import block_gradients
 from optimum_grail.streams.masking import capture_fed
 from optimum_grail.streams.memory import release, released_at_once
 from optimum_grail.streams.probe import Probe, Wanted
 from optimum_grail.streams.problems import collector_for, problem_of, to_patches
-
-
-@dataclass(frozen=True)
-class Calls:
-    """What a block is called with, per batch.
-
-    Args:
-        student: in the model as compressed so far.
-        dense: in the model that targets come from; the very same unless an earlier stack changed them.
-        beyond: blocks right after it that the student lacks, with their calls in that model.
-    """
-
-    student: Sequence[Call]
-    dense: Sequence[Call]
-    beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +52,7 @@ class FitRun:
         mask_gradients: per group, what :func:`optimum_grail.streams.gradients.mask_gradients` returned.
         offload: keep both streams in files of a temporary folder instead of in memory.
         around: called with a block's path; what it returns is entered around all that is done about that block.
+        record: told of every block that is compressed; what it knows already is restored instead.
     """
 
     model: nn.Module
@@ -80,6 +66,7 @@ class FitRun:
     mask_gradients: Mapping[str, Tensor] = field(default_factory=dict)
     offload: bool = False
     around: Callable[[str], AbstractContextManager[Any]] = nullcontext
+    record: Record = field(default_factory=Unrecorded)
 
     def run_(self) -> Plan:
         """Compress the model and return the plan that was applied: every group that lost units or was refitted.
@@ -99,9 +86,7 @@ class FitRun:
         for stack, student, dense in self._walk(left):
             plans += self._stack_(stack, student, dense, left)
         if self._classifiers and any(not streams.equal for streams in left.values()):
-            plans += refit_classifiers_(
-                self.model, self.layout, self._classifiers, self.methods, self.batches, left, self.seed
-            )
+            plans += refit_classifiers_(self.model, self.layout, self.methods, self.batches, left, self.seed)
         return plans
 
     def _walk(self, left: Mapping[str, Streams]) -> Iterator[tuple[Stack, Captured | None, Captured | None]]:
@@ -140,7 +125,7 @@ class FitRun:
         """Compress one stack; ``left`` is told the streams that leave it."""
         kept = [path for path in stack.blocks if path not in self.dropped]
         if student is None or dense is None:
-            return [self._group_(group, group, None) for path in kept for group in self._touched(path, False)]
+            return [plan for path in kept for plan in self._data_free_(path, self._touched(path, False))]
         batches = Batches.of(self.batches, stack.spec.mask, "sources" in self.methods.needs)
         streams = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
         left[stack.name] = streams
@@ -195,12 +180,31 @@ class FitRun:
             together = replace(wanted, features=streams.equal)
             targets = Targets(Probe(block, path, groups, together), calls.dense, streams.dense, calls.beyond)
         run = BlockRun(block, path, calls.student, streams, batches, targets)
-        regional = Regional.before(run, self.methods.selector.tuning_rounds)
-        plans = [plan for stage in self._stages(groups) for plan in self._stage_(run, stage, wanted)]
-        regional.optimise_([group.consumer.module for group in groups])
+        if self.record.has(path):
+            run.pass_dense([group.name for group in groups])
+            plans = self._restored_(path, groups)
+        else:
+            regional = Regional.before(run, self.methods.selector.tuning_rounds)
+            plans = [plan for stage in self._stages(groups) for plan in self._stage_(run, stage, wanted)]
+            regional.optimise_([group.consumer.module for group in groups])
+            self.record.keep(self.model, path, plans)
         if not last:
             advance(block, calls.student, streams.student)
             release()
+        return plans
+
+    def _data_free_(self, path: str, groups: list[ChannelGroup]) -> list[GroupPlan]:
+        if groups and self.record.has(path):
+            return self._restored_(path, groups)
+        plans = [self._group_(group, group, None) for group in groups]
+        if plans:
+            self.record.keep(self.model, path, plans)
+        return plans
+
+    def _restored_(self, path: str, groups: list[ChannelGroup]) -> list[GroupPlan]:
+        plans = self.record.restore_(self.model, path, groups)
+        for group in groups:
+            self.progress.update(1, group.name)
         return plans
 
     def _pass_through(self, block: nn.Module, calls: Calls, streams: Streams, last: bool) -> list[GroupPlan]:

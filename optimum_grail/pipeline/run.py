@@ -71,6 +71,7 @@ def compress_(model: nn.Module, setup: Setup, dataset: DataSource | None = None,
     with kept_intact_(model) as undo:
         ready = prepare_(model, setup, undo)
         data = ready.calibrate_(dataset, watch)
+        ready.recognise(data)
         with ready.journal.timed("evaluation"), float32_on_cpu(model):
             watch.dense(model, data)
         widths = ready.allocate(data, ready.survey(data))

@@ -20,6 +20,7 @@ from optimum_grail.data.parts import written_samples
 from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.sources import load_calibration
 from optimum_grail.fit.fit import FitRun
+from optimum_grail.fit.record import Unrecorded
 from optimum_grail.fit.rehearsal import Rehearsal
 from optimum_grail.models.biases import add_biases_
 from optimum_grail.models.depth import drop_blocks_
@@ -37,6 +38,7 @@ from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.gradients import check_labels, mask_gradients
 from optimum_grail.survey.cache import dependencies
 from optimum_grail.survey.findings import Findings
+from optimum_grail.survey.signature import signature
 from optimum_grail.survey.survey import Survey
 from optimum_grail.widths.allocate import Widths, allocate, check_request
 from optimum_grail.widths.request import Expressible, Request
@@ -139,12 +141,23 @@ class Prepared:
     def _read(self, dataset: DataSource | None) -> CalibrationData:
         request = self._request(dataset)
         with self.journal.timed("data"):
-            data = load_calibration(self._recipient, request, progress=self.setup.progress)
+            keep = None if self.setup.state is None else self.setup.state.get
+            data = load_calibration(self._recipient, request, progress=self.setup.progress, keep=keep)
             if request.label_column is not None:
                 check_labels(self.model, data.batches)
                 if not self.setup.methods.reads_labels:
                     self.journal.notes.append("Labels were read and not used: fisher, snip and taylor would use them.")
             return data
+
+    def recognise(self, data: CalibrationData | None) -> None:
+        """Make sure that the state, if one is kept, is that of a run of this model on this data.
+
+        Raises:
+            CheckpointError: it is another run's; the message names what differs.
+        """
+        if self.setup.state is not None:
+            known = dependencies(self.model, self.layout, data.batches if data is not None else ())
+            self.setup.state.recognise({**known, "methods": signature(self.setup.methods)})
 
     def survey(self, data: CalibrationData | None) -> Findings:
         """What the allocation has to know, measured on the dense model; empty if it asks for nothing."""
@@ -172,10 +185,11 @@ class Prepared:
         measure: Callable[[], Mapping[str, Tensor]],
     ) -> Mapping[str, Tensor]:
         """A measurement of the dense model: from the cache, if there is one."""
-        if self.setup.cache is None:
+        cache = self.setup.state or self.setup.cache
+        if cache is None:
             return measure()
         common = dependencies(self.model, self.layout, data.batches)
-        return self.setup.cache.get(kind, {**common, **depends}, measure)
+        return cache.get(kind, {**common, **depends}, measure)
 
     def allocate(self, data: CalibrationData | None, findings: Findings) -> Widths:
         """Units to keep per group; where the allocation has rivals, they are rehearsed on a few batches."""
@@ -183,9 +197,10 @@ class Prepared:
         if data is not None and findings.curves:
             methods, seed = self.setup.methods, self.setup.config.seed
             batches, progress = data.batches, self.setup.progress
-            judge = Rehearsal(
+            rehearsal = Rehearsal(
                 self.model, self.layout, methods, batches, findings.curves, seed, self.offload, progress
-            ).damage
+            )
+            judge = rehearsal.damage if self.setup.state is None else self.setup.state.remembered(rehearsal.damage)
         with self.journal.timed("survey"):
             return allocate(self.layout, *self.request, findings, judge)
 
@@ -205,6 +220,7 @@ class Prepared:
                 widths.dropped,
                 gradients,
                 self.offload,
+                record=self.setup.state or Unrecorded(),
             )
             plan = run.run_()
             self.setup.progress.finish()
@@ -266,5 +282,8 @@ def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
     if setup.methods.compensator.wants_bias and not all(owns_bias(model, group) for group in layout.groups):
         undo.callback(add_biases_(model, layout).remove_)
         layout = resolve(model, setup.spec)
-    ready = Prepared(model, setup, layout, before, precision, Journal())
+    journal = Journal() if setup.state is None else Journal(dict(setup.state.header.seconds))
+    if setup.state is not None:
+        setup.state.clock = journal.so_far
+    ready = Prepared(model, setup, layout, before, precision, journal)
     return replace(ready, classes=check_request(layout, *ready.request))

@@ -17,6 +17,21 @@ from optimum_grail.streams.probe import Probe, Record, Wanted
 from optimum_grail.streams.states import States, is_same
 
 
+@dataclass(frozen=True)
+class Calls:
+    """What a block is called with, per batch.
+
+    Args:
+        student: in the model as compressed so far.
+        dense: in the model that targets come from; the very same unless an earlier stack changed them.
+        beyond: blocks right after it that the student lacks, with their calls in that model.
+    """
+
+    student: Sequence[Call]
+    dense: Sequence[Call]
+    beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = ()
+
+
 @dataclass
 class Streams:
     """Hidden states entering the next block, one tensor per batch.
@@ -138,6 +153,13 @@ class BlockRun:
     streams: Streams
     batches: Batches
     targets: Targets | None
+
+    @torch.no_grad()
+    def pass_dense(self, names: Sequence[str]) -> None:
+        """Move the dense stream on, just as :meth:`measure` does, and measure nothing of the groups ``names``."""
+        if self.targets is not None:
+            for index in range(len(self.calls)):
+                self.targets.take(index, names)
 
     @torch.no_grad()
     def measure(self, collectors: Sequence[Collector], wanted: Wanted, unfolded: nn.Module | None = None) -> None:

@@ -157,11 +157,9 @@ class GrailCompressor:
     ) -> nn.Module:
         """Compress the model in place and return it.
 
-        With ``save_directory`` a state is kept beside it until the checkpoint is written (:mod:`optimum_grail.state`).
-
         Args:
             calibration_dataset: instead of the configuration's ``dataset``; any form that that takes.
-            save_directory: folder to write the checkpoint to.
+            save_directory: folder to write the checkpoint to; :mod:`optimum_grail.state` is kept beside it until then.
             eval_dataset: measure dense and compressed model on this, by the metric of the model's task; several sets by
                 name, as in ``{"books": "books.txt", "code": rows}``. ``robustness``: on damaged inputs as well.
             overwrite: replace a checkpoint in ``save_directory``.
@@ -177,9 +175,10 @@ class GrailCompressor:
         overwrite = overwrite or (resume and written_by_state(save_directory))
         if save_directory is not None:
             check_output(save_directory, overwrite, source=self.source if os.path.exists(self.source) else None)
-        watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), progress or Silent())
         identity = partial(identity_of, self.model, self._resolved, self.tokenizer)
-        with kept_state(save_directory, identity, resume, watch.progress) as self._state:
+        with kept_state(save_directory, identity, resume, progress or Silent()) as self._state:
+            keep = None if self._state is None else self._state.get
+            watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), progress or Silent(), keep=keep)
             run = compress_(self.model, self._setup(progress), calibration_dataset, watch)
             self.plan, self._layout = run.plan, run.left
             known = (self.source, self.base_model, self.revision, self._resolved, run)

@@ -34,6 +34,7 @@ from optimum_grail.models.surgery import check_weights
 from optimum_grail.models.trial import try_widths
 from optimum_grail.pipeline.estimate import Outlook, choose_dtype_, estimate
 from optimum_grail.pipeline.setup import Journal, Setup, Watch
+from optimum_grail.state.soundness import check_gradients, check_measured
 from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.gradients import check_labels, mask_gradients
 from optimum_grail.survey.cache import dependencies
@@ -175,7 +176,10 @@ class Prepared:
             return findings.to_tensors()
 
         with self.journal.timed("survey"):
-            return Findings.from_tensors(self._once("survey", data, survey.depends, measure))
+            found = self._once("survey", data, survey.depends, measure)
+            if self.setup.state is not None:
+                check_measured(found, self.layout)
+            return Findings.from_tensors(found)
 
     def _once(
         self,
@@ -239,7 +243,10 @@ class Prepared:
             return found
 
         with self.journal.timed("gradients"):
-            return self._once("gradients", data, {"seed": seed}, measure)
+            found = self._once("gradients", data, {"seed": seed}, measure)
+            if self.setup.state is not None:
+                check_gradients(found, self.layout)
+            return found
 
     def finish_(self, widths: Widths) -> tuple[Layout, bool]:
         """Take dropped blocks out, write the widths into the config, and give the weights their dtype back, so that

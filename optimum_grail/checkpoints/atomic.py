@@ -29,9 +29,9 @@ def write_atomically(path: Path, write: Callable[[Path], object], remedy: str = 
     draft = path.with_name(path.name + PART)
     try:
         write(draft)
-        _to_disk(draft)
+        to_disk(draft)
         draft.replace(path)
-        _to_disk(path.parent)
+        to_disk(path.parent)
     except BaseException as error:
         draft.unlink(missing_ok=True)
         if is_full(error):
@@ -47,7 +47,8 @@ def is_full(error: BaseException) -> bool:
     return "No space left on device" in str(error) or "os error 28" in str(error)
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """Wait until what was written to a file, or the names in a folder, would survive a loss of power."""
     if sys.platform == "win32" and path.is_dir():  # where a folder cannot be opened
         return
     descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)

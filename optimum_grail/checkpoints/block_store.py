@@ -55,7 +55,7 @@ class BlockStore:
         Raises:
             OutputError: the disk is full, or the folder cannot be written.
         """
-        whole = {name: _alone(tensor) for name, tensor in tensors.items()}
+        whole = {name: alone(tensor) for name, tensor in tensors.items()}
         head = {"block": path, "owner": self.owner, "notes": json.dumps(notes)}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ class BlockStore:
         return CheckpointError(f"{str(self._file(path))!r} cannot be read as block {path!r}: {reason}. {self.remedy}")
 
 
-def _alone(tensor: Tensor) -> Tensor:
+def alone(tensor: Tensor) -> Tensor:
     """``tensor`` on the CPU, contiguous, in memory that it shares with no other."""
     found = tensor.detach().cpu().contiguous()
     return found.clone() if found.untyped_storage().nbytes() != found.nbytes else found

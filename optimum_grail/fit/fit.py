@@ -127,21 +127,26 @@ class FitRun:
         if student is None or dense is None:
             return [plan for path in kept for plan in self._data_free_(path, self._touched(path, False))]
         batches = Batches.of(self.batches, stack.spec.mask, "sources" in self.methods.needs)
-        streams = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
-        left[stack.name] = streams
+        streams = left[stack.name] = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
         plans: list[GroupPlan] = []
+        passed = self.record.take_streams_(stack, streams)
         drifted = student is not dense
         for path, beyond in kept_runs(stack.blocks, self.dropped):
             skipped = [(self.model.get_submodule(item), dense.calls[item]) for item in beyond]
             if path is None:  # the stack begins with dropped blocks
-                for block, block_calls in skipped if streams.dense is not None else ():
+                for block, block_calls in skipped if streams.dense is not None and not passed else ():
                     advance(block, block_calls, streams.dense or [])
             else:
                 groups = self._touched(path, drifted, bool(beyond))
                 last = path == kept[-1] and not self._classifiers
                 calls = Calls(student.calls[path], dense.calls[path], skipped)
-                with self.around(path):
-                    plans += self._block_(path, groups, calls, streams, batches, last)
+                if path in passed:
+                    plans += self._restored_(path, groups)
+                else:
+                    with self.around(path):
+                        plans += self._block_(path, groups, calls, streams, batches, last)
+                    if not last:
+                        self.record.keep_streams(stack, path, streams)
                 drifted = drifted or bool(groups)
             drifted = drifted or bool(beyond)
         return plans
@@ -194,15 +199,14 @@ class FitRun:
         return plans
 
     def _data_free_(self, path: str, groups: list[ChannelGroup]) -> list[GroupPlan]:
-        if groups and self.record.has(path):
+        if not groups or self.record.has(path):
             return self._restored_(path, groups)
         plans = [self._group_(group, group, None) for group in groups]
-        if plans:
-            self.record.keep(self.model, path, plans)
+        self.record.keep(self.model, path, plans)
         return plans
 
     def _restored_(self, path: str, groups: list[ChannelGroup]) -> list[GroupPlan]:
-        plans = self.record.restore_(self.model, path, groups)
+        plans = self.record.restore_(self.model, path, groups) if groups else []
         for group in groups:
             self.progress.update(1, group.name)
         return plans

@@ -9,6 +9,8 @@ from torch import nn
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.plan import GroupPlan
+from optimum_grail.models.layout import Stack
+from optimum_grail.streams.blocks import Streams
 
 
 class Record(Protocol):
@@ -32,6 +34,18 @@ class Record(Protocol):
     def keep(self, model: nn.Module, path: str, plans: Sequence[GroupPlan]) -> None:
         """The block at ``path`` is compressed in ``model``, by ``plans``."""
 
+    def keep_streams(self, stack: Stack, path: str, streams: Streams) -> None:
+        """``streams`` are what leaves the block at ``path``, of which :meth:`keep` may have been told."""
+
+    def take_streams_(self, stack: Stack, streams: Streams) -> Sequence[str]:
+        """Let ``streams``, which enter the stack, be what left one of its blocks.
+
+        Returns:
+            the paths of that block and of all before it, which need not be passed any more; empty where nothing was
+            kept of this stack, and ``streams`` are unchanged.
+        """
+        raise NotImplementedError
+
 
 class Unrecorded:
     """Knows of no block, and keeps none."""
@@ -46,3 +60,10 @@ class Unrecorded:
 
     def keep(self, model: nn.Module, path: str, plans: Sequence[GroupPlan]) -> None:
         """Nothing."""
+
+    def keep_streams(self, stack: Stack, path: str, streams: Streams) -> None:
+        """Nothing."""
+
+    def take_streams_(self, stack: Stack, streams: Streams) -> Sequence[str]:
+        """None."""
+        return ()

@@ -1,15 +1,17 @@
 """The state of one run: written as it goes along, read by the run that goes on with it.
 
-Everything in it is written once and stays: what was measured, then block after block. Hidden states are no part of it;
-a resumed run makes them again by passing the batches through the blocks, dense and compressed (``docs/adr/0012``).
+What was measured, and block after block, is written once and stays. Hidden states are kept of one block only, and only
+where that costs little; without them a resumed run passes the batches through the blocks, dense and compressed, to the
+same result (``docs/adr/0012``).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,20 @@ from optimum_grail.checkpoints.work_folders import Hold
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.plan import GroupPlan
 from optimum_grail.errors import CheckpointError, OutputError
+from optimum_grail.models.layout import Stack
 from optimum_grail.models.restoring import fitted_tensors, restore_
 from optimum_grail.report.progress import Progress
 from optimum_grail.state.folder import new_state, report_mark
 from optimum_grail.state.header import REMEDY, Header
 from optimum_grail.state.identity import differences, digest
 from optimum_grail.state.plans import notes_of, plans_from, tensors_of
+from optimum_grail.state.streams import StreamStore
+from optimum_grail.streams.blocks import Streams
 from optimum_grail.survey.cache import StatisticsCache, Tensors
 
-BLOCKS, MEASURED = "blocks", "measured"
-"""Folders of a state: the blocks that are done, and what was measured of the dense model, its own text included."""
+BLOCKS, MEASURED, STREAMS = "blocks", "measured", "streams"
+"""Folders of a state: the blocks that are done; what was measured of the dense model, its own text included; the hidden
+states behind the last of these blocks."""
 Judge = Callable[[Mapping[str, int], Sequence[str]], float]
 """``(units per group, dropped blocks) -> loss``."""
 DAMAGED = "Delete the state's folder and begin anew."
@@ -53,6 +59,8 @@ class RunState:
         self.clock: Callable[[], Mapping[str, float]] = lambda: header.seconds
         self._hold = hold
         self._progress = progress
+        self._began = time.perf_counter()
+        self._last = ""
         known = None if hold is None else hold.folder / MEASURED
         self._cache = StatisticsCache(digest(header.identity), known, REMEDY)
 
@@ -134,8 +142,24 @@ class RunState:
     def keep(self, model: nn.Module, path: str, plans: Sequence[GroupPlan]) -> None:
         """Keep the block at ``path``, see :class:`optimum_grail.fit.record.Record`."""
         fitted = fitted_tensors(model, [plan.group for plan in plans])
+        self._last = path
         self.blocks.put(path, {**fitted, **tensors_of(plans)}, {"plans": notes_of(plans)})
         self._note()
+
+    def keep_streams(self, stack: Stack, path: str, streams: Streams) -> None:
+        """Keep what leaves the block at ``path``, if this run compressed it and it costs little, see
+        :class:`optimum_grail.fit.record.Record`."""
+        if path == self._last:
+            self._streams.put(stack.name, path, streams)
+
+    def take_streams_(self, stack: Stack, streams: Streams) -> Sequence[str]:
+        """Give back what was kept, see :class:`optimum_grail.fit.record.Record`."""
+        block = None if self._hold is None else self._streams.read_(stack.name, streams)
+        return stack.blocks[: stack.blocks.index(block) + 1] if block in stack.blocks else ()
+
+    @cached_property
+    def _streams(self) -> StreamStore:
+        return StreamStore(self._made() / STREAMS, self.blocks.owner, self._began)
 
     def announce(self, folder: Path) -> None:
         """The finished checkpoint in ``folder`` is about to be put in the output's place."""

@@ -115,8 +115,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["streams kept", "streams made again"])
 @pytest.mark.parametrize("case", CASES)
-def test_stopped_after_every_block(case: str, tmp_path: Path) -> None:
+def test_stopped_after_every_block(case: str, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optimum_grail.state.streams.SHARE", 1e9 if kept else 0.0)
     build, fields = CASES[case]
     config = {"sparsity": 0.3, **fields}
     rows = None if fields.get("preset") in ("folding", "magnitude") else samples_of(build())

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 from optimum_grail.allocations.uniform import Uniform
 from optimum_grail.core.budget import Budget, WidthClass, minimise
 from optimum_grail.core.contracts import Allocation, Share
 from optimum_grail.core.problem import Need
+from optimum_grail.errors import ConfigError
+
+CURVES: Mapping[str, Need] = MappingProxyType(
+    {"gradient": "gradient-curves", "forward": "curves", "bent": "bent-curves", "error": "error-curves"}
+)
 
 
 @dataclass(frozen=True)
@@ -18,14 +25,29 @@ class Curved(Allocation):
 
     Args:
         depth: also drop whole layers where that does less damage, if the stock config can say the number of layers.
+        sensitivity: what an error of a group counts. ``"gradient"``: the curvature of the loss along it, from one
+            backward sweep, whose cost grows with the depth of the model; ``"forward"``: the loss itself with the group
+            halved, one short forward pass per group, whose cost grows with the square of the depth; ``"bent"``: three
+            of them, down to an eighth, for networks whose damage is no multiple of the error (ResNets); ``"error"``:
+            nothing is measured, every group's relative error counts alike (the prior of ZipLM's search, Kurtic et
+            al. 2023).
+
+    Raises:
+        ConfigError: another sensitivity.
     """
 
     depth: bool = False
+    sensitivity: Literal["gradient", "forward", "bent", "error"] = "gradient"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sensitivity not in CURVES:
+            raise ConfigError(f"sensitivity is {self.sensitivity!r}; expected {', '.join(CURVES)}.")
 
     @property
     def needs(self) -> frozenset[Need]:
         """Error curves; the damage of leaving out each block if whole layers may go."""
-        return super().needs | {"curves"} | ({"drops"} if self.depth else set())
+        return super().needs | {CURVES[self.sensitivity]} | ({"drops"} if self.depth else set())
 
     @property
     def drops_layers(self) -> bool:

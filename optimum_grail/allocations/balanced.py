@@ -1,4 +1,4 @@
-"""Balanced: one width per kind and stack, chosen by error curves and measured sensitivities."""
+"""Balanced: one width per kind and stack, chosen by error curves and sensitivities."""
 
 from __future__ import annotations
 

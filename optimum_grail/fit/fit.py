@@ -33,6 +33,7 @@ from optimum_grail.streams.masking import capture_fed
 from optimum_grail.streams.memory import release, released_at_once
 from optimum_grail.streams.probe import Probe, Wanted
 from optimum_grail.streams.problems import collector_for, problem_of, to_patches
+from optimum_grail.streams.shortcut import Shortcut, Shortcuts
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class FitRun:
         mask_gradients: per group, what :func:`optimum_grail.streams.gradients.mask_gradients` returned.
         offload: keep both streams in files of a temporary folder instead of in memory.
         around: called with a block's path; what it returns is entered around all that is done about that block.
-        record: told of every block that is compressed; what it knows already is restored instead.
+        record: told of every block that is done; those that it knows already are restored instead.
     """
 
     model: nn.Module
@@ -67,6 +68,11 @@ class FitRun:
     offload: bool = False
     around: Callable[[str], AbstractContextManager[Any]] = nullcontext
     record: Record = field(default_factory=Unrecorded)
+
+    @cached_property
+    def _shortcuts(self) -> dict[type[nn.Module], dict[str, Shortcut | None]]:
+        """Those of every class of blocks, by consumer."""
+        return {}
 
     def run_(self) -> Plan:
         """Compress the model and return the plan that was applied: every group that lost units or was refitted.
@@ -125,28 +131,27 @@ class FitRun:
         """Compress one stack; ``left`` is told the streams that leave it."""
         kept = [path for path in stack.blocks if path not in self.dropped]
         if student is None or dense is None:
-            return [plan for path in kept for plan in self._data_free_(path, self._touched(path, False))]
+            return [plan for path in kept for plan in self._data_free_(stack, path)]
         batches = Batches.of(self.batches, stack.spec.mask, "sources" in self.methods.needs)
         streams = left[stack.name] = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
-        plans: list[GroupPlan] = []
-        passed = self.record.take_streams_(stack, streams)
+        plans, done = list[GroupPlan](), self.record.done_(stack, streams)
         drifted = student is not dense
         for path, beyond in kept_runs(stack.blocks, self.dropped):
             skipped = [(self.model.get_submodule(item), dense.calls[item]) for item in beyond]
             if path is None:  # the stack begins with dropped blocks
-                for block, block_calls in skipped if streams.dense is not None and not passed else ():
+                for block, block_calls in skipped if streams.dense is not None and not done else ():
                     advance(block, block_calls, streams.dense or [])
             else:
                 groups = self._touched(path, drifted, bool(beyond))
                 last = path == kept[-1] and not self._classifiers
                 calls = Calls(student.calls[path], dense.calls[path], skipped)
-                if path in passed:
+                if path in done:
                     plans += self._restored_(path, groups)
                 else:
                     with self.around(path):
-                        plans += self._block_(path, groups, calls, streams, batches, last)
-                    if not last:
-                        self.record.keep_streams(stack, path, streams)
+                        found = self._block_(path, groups, calls, streams, batches, last)
+                    self.record.keep(self.model, stack, path, found, streams, last)
+                    plans += found
                 drifted = drifted or bool(groups)
             drifted = drifted or bool(beyond)
         return plans
@@ -184,25 +189,22 @@ class FitRun:
         if streams.dense is not None:
             together = replace(wanted, features=streams.equal)
             targets = Targets(Probe(block, path, groups, together), calls.dense, streams.dense, calls.beyond)
-        run = BlockRun(block, path, calls.student, streams, batches, targets)
-        if self.record.has(path):
-            run.pass_dense([group.name for group in groups])
-            plans = self._restored_(path, groups)
-        else:
-            regional = Regional.before(run, self.methods.selector.tuning_rounds)
-            plans = [plan for stage in self._stages(groups) for plan in self._stage_(run, stage, wanted)]
-            regional.optimise_([group.consumer.module for group in groups])
-            self.record.keep(self.model, path, plans)
+        shortcuts = Shortcuts(block, path, self.offload, self._shortcuts.setdefault(type(block), {}))
+        run = BlockRun(block, path, calls.student, streams, batches, targets, shortcuts)
+        regional = Regional.before(run, self.methods.selector.tuning_rounds)
+        plans = [plan for stage in self._stages(groups) for plan in self._stage_(run, stage, wanted)]
+        regional.optimise_([group.consumer.module for group in groups])
         if not last:
-            advance(block, calls.student, streams.student)
+            run.advance()
             release()
         return plans
 
-    def _data_free_(self, path: str, groups: list[ChannelGroup]) -> list[GroupPlan]:
-        if not groups or self.record.has(path):
+    def _data_free_(self, stack: Stack, path: str) -> list[GroupPlan]:
+        groups = self._touched(path, False)
+        if path in self.record.done_(stack, None):
             return self._restored_(path, groups)
         plans = [self._group_(group, group, None) for group in groups]
-        self.record.keep(self.model, path, plans)
+        self.record.keep(self.model, stack, path, plans, None, False)
         return plans
 
     def _restored_(self, path: str, groups: list[ChannelGroup]) -> list[GroupPlan]:
@@ -249,16 +251,13 @@ class FitRun:
         collectors = [collector_for(self.model, shape, "held-out" in self.methods.needs) for shape in shapes]
         run.measure(collectors, replace(wanted, features=True), unfolded)
         release()
-        return [
-            self._group_(
-                group,
-                shape,
-                collector.statistics(run.batches.crossed),
-                ahead.get(group.name),
-                gradients.get(group.name),
-            )
-            for group, shape, collector in zip(stage, shapes, collectors, strict=True)
-        ]
+        plans = []
+        for group, shape, collector in zip(stage, shapes, collectors, strict=True):
+            statistics = collector.statistics(run.batches.crossed)
+            plans.append(self._group_(group, shape, statistics, ahead.get(group.name), gradients.get(group.name)))
+            if run.shortcuts is not None:
+                run.shortcuts.settle(shape, plans[-1].reduction if shape is group else None)
+        return plans
 
     def _fold_(self, group: ChannelGroup, reduction: Reduction) -> ChannelGroup:
         """Fold the producers, sum the consumer's columns, and return the group in its new shape."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from torch import nn
@@ -16,54 +16,68 @@ from optimum_grail.streams.blocks import Streams
 class Record(Protocol):
     """Blocks that are done."""
 
-    def has(self, path: str) -> bool:
-        """Whether an earlier run compressed the block at ``path``."""
+    def done_(self, stack: Stack, streams: Streams | None) -> Collection[str]:
+        """Which blocks of a stack need not be passed any more.
+
+        Args:
+            stack: the stack.
+            streams: what enters it; afterwards what leaves the last of these blocks, where any block follows that needs
+                it. ``None``: nothing passes the blocks.
+        """
+        raise NotImplementedError
 
     def restore_(self, model: nn.Module, path: str, groups: Sequence[ChannelGroup]) -> list[GroupPlan]:
-        """Make the dense block what that run made of it, and return its plans.
+        """Make a dense block what an earlier run made of it, and return its plans.
 
         Args:
             model: with the block at ``path`` dense.
-            path: of a block that :meth:`has` is true of.
+            path: of one of the blocks that :meth:`done_` named.
             groups: those of its groups about which anything is to be done.
 
         Raises:
             CheckpointError: what was kept is damaged, or was not made for this block.
         """
-
-    def keep(self, model: nn.Module, path: str, plans: Sequence[GroupPlan]) -> None:
-        """The block at ``path`` is compressed in ``model``, by ``plans``."""
-
-    def keep_streams(self, stack: Stack, path: str, streams: Streams) -> None:
-        """``streams`` are what leaves the block at ``path``, of which :meth:`keep` may have been told."""
-
-    def take_streams_(self, stack: Stack, streams: Streams) -> Sequence[str]:
-        """Let ``streams``, which enter the stack, be what left one of its blocks.
-
-        Returns:
-            the paths of that block and of all before it, which need not be passed any more; empty where nothing was
-            kept of this stack, and ``streams`` are unchanged.
-        """
         raise NotImplementedError
+
+    def keep(
+        self,
+        model: nn.Module,
+        stack: Stack,
+        path: str,
+        plans: Sequence[GroupPlan],
+        streams: Streams | None,
+        last: bool,
+    ) -> None:
+        """A block is done.
+
+        Args:
+            model: with the block compressed.
+            stack: whose block it is.
+            path: of the block.
+            plans: what was done to it; none if it stays whole.
+            streams: what leaves it; ``None`` where nothing passes the blocks.
+            last: whether nothing asks for ``streams`` any more, so that they were not moved on.
+        """
 
 
 class Unrecorded:
     """Knows of no block, and keeps none."""
 
-    def has(self, path: str) -> bool:
-        """Never."""
-        return False
+    def done_(self, stack: Stack, streams: Streams | None) -> Collection[str]:
+        """None."""
+        return ()
 
     def restore_(self, model: nn.Module, path: str, groups: Sequence[ChannelGroup]) -> list[GroupPlan]:
         """Nothing."""
         return []
 
-    def keep(self, model: nn.Module, path: str, plans: Sequence[GroupPlan]) -> None:
+    def keep(
+        self,
+        model: nn.Module,
+        stack: Stack,
+        path: str,
+        plans: Sequence[GroupPlan],
+        streams: Streams | None,
+        last: bool,
+    ) -> None:
         """Nothing."""
-
-    def keep_streams(self, stack: Stack, path: str, streams: Streams) -> None:
-        """Nothing."""
-
-    def take_streams_(self, stack: Stack, streams: Streams) -> Sequence[str]:
-        """None."""
-        return ()

@@ -18,17 +18,16 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import Precision
 from optimum_grail.signals import Work
 from optimum_grail.streams.calls import on_device
+from optimum_grail.streams.language_head import COPIES, LOGITS_BYTES, run_blocks
 from optimum_grail.streams.memory import available_memory
 from optimum_grail.streams.pace import Counted, Pace, counting, pace_of
 from optimum_grail.streams.problems import view_of
-from optimum_grail.survey.survey import cost_of, signals_of
+from optimum_grail.survey.survey import cost_of, memory_of, signals_of
 
 STUDENT_PASSES = 2.5
 """Student forwards per block: half of one for the attention's statistics, one for the FFN's, one to move on."""
 ELIMINATION, CONTEST = 3, 11
 """Solves that an elimination is worth; and those of a fit that tries ridges on held-out rows, losses included."""
-LOGITS = 4
-"""Copies of a batch's logits that a loss makes."""
 WRITING = 1.5
 """Passes of a sample that writing it, token by token, takes."""
 STEP_CALLS = 40
@@ -158,7 +157,7 @@ def estimate(
     """
     samples = sum(batch.size for batch in batches)
     with counting(model, layout) as counted:
-        model(**on_device(model, batches[0].head()))
+        run_blocks(model, on_device(model, batches[0].head()))
     pace = pace_of(model, layout, batches[0])
     load = _Load.of(model, layout, counted, samples)
     passes, fitted = pace.blocks * samples, _fit_seconds(load, methods, pace, samples)
@@ -171,21 +170,28 @@ def estimate(
         blocks=len(load.paths),
         batches=max(len(batches), PROBE_FRACTION),  # an outline is one batch, whatever the data will be cut into
         rest=pace.rest * samples,
+        stream=4.0 * counted.stream * samples,
+        put_out=load.outputs,
+        rows=load.rows,
     )
     rehearses = any(signal.finds == "curves" for signal in signals) and bool(methods.allocation.rivals())
     survey = cost_of(signals, work)
     if rehearses:
         rehearsed = _fit_seconds(load, methods, pace, samples / REHEARSED_FRACTION)
         survey += (1 + len(methods.allocation.rivals())) * (rehearsed + (passes + work.rest) / REHEARSED_FRACTION)
-    compared = 1 / REHEARSED_FRACTION if rehearses else any(signal.tail for signal in signals) / PROBE_FRACTION
     copies = 2 if methods.two_streams else 1
-    streams = counted.stream * samples * 4 * copies
-    logits = 4 * counted.logits * (compared * samples + LOGITS * pace.samples * bool(compared))
+    streams = work.stream * copies
+    compares = rehearses or any(signal.finds == "curves" or signal.tail for signal in signals)
+    logits = COPIES * LOGITS_BYTES if compares and pace.slices else 0
+    measuring = work.stream * (not offload) + memory_of(signals, work)
+    rehearsing = (
+        (streams + 3 * work.stream) / REHEARSED_FRACTION * rehearses
+    )  # two streams, and three of unseen batches
     return Estimate(
         seconds=fitted + survey,
         sample=pace.blocks + pace.rest,
         logits=int(logits),
-        memory=int(load.memory + logits + (0 if offload else 2 * streams)),
+        memory=int(load.memory + logits + max(0 if offload else streams, measuring, rehearsing)),
         forward_flops=counted.flops * samples,
         gram_flops=load.gram,
         disk=int(streams) if offload else 0,
@@ -205,6 +211,7 @@ class _Load:
         steps: operations on next to no data of one elimination each.
         memory: bytes of one block and its statistics, the most of any.
         paths: the blocks.
+        outputs: features that all consumers together put out for a row.
         samples: that all of this is of.
         rows: of the widest group.
         features: of that group.
@@ -216,6 +223,7 @@ class _Load:
     steps: float
     memory: int
     paths: Sequence[str]
+    outputs: int
     samples: int
     rows: int
     features: int
@@ -237,6 +245,7 @@ class _Load:
             steps=STEP_CALLS * float(sum(group.units for group in layout.groups)),
             memory=max(statistics, default=0) + block,
             paths=paths,
+            outputs=sum(outputs.values()),
             samples=samples,
             rows=rows[widest],
             features=widths[widest],

@@ -17,7 +17,7 @@ from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.resolve import resolve
 from optimum_grail.recovery.recipe import Recipe
 from optimum_grail.report.progress import Progress
-from optimum_grail.streams.tail import divergences
+from optimum_grail.streams.outputs import divergences
 
 Sample = Mapping[str, Tensor]
 

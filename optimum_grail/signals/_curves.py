@@ -52,13 +52,25 @@ class Thinned:
     def damage(self, visit: Visit, part: int) -> tuple[float, float]:
         """The error at one ``part``-th of the units, and what the loss rises by with the group pruned to that and
         compensated."""
+        keep, reduction = self._pruned(part)
+        with masked(visit.dense.model, self.group, self.problem, reduction, self._compensated(reduction)):
+            return float(self.errors[self.problem.units - keep]), max(visit.damage(), 0.0)
+
+    def residual(self, part: int) -> tuple[float, Tensor]:
+        """The error at one ``part``-th of the units, and what the consumer's matrix lacks then at full width, the group
+        compensated: float64 ``[O, F]``; times a row of features it is that row's error."""
+        keep, reduction = self._pruned(part)
+        lacking = self.problem.weight.clone()
+        columns = (reduction.kept[:, None] * self.problem.span + torch.arange(self.problem.span)).flatten()
+        lacking[:, columns.to(lacking.device)] -= self._compensated(reduction).weight
+        return float(self.errors[self.problem.units - keep]), lacking
+
+    def _pruned(self, part: int) -> tuple[int, Reduction]:
         units = self.problem.units
         keep = max(units // part, 1)
         stay = torch.ones(units, dtype=torch.bool)
         stay[self.order[: units - keep]] = False
-        reduction = Reduction.prune(units, torch.nonzero(stay).flatten())
-        with masked(visit.dense.model, self.group, self.problem, reduction, self._compensated(reduction)):
-            return float(self.errors[units - keep]), max(visit.damage(), 0.0)
+        return keep, Reduction.prune(units, torch.nonzero(stay).flatten())
 
     def _compensated(self, reduction: Reduction) -> Readout:
         equations = NormalEquations.of(self.problem.weight, self.problem.measured.moments, None, reduction)

@@ -21,6 +21,7 @@ from optimum_grail.data.batches import PROBE_FRACTION, Batch
 from optimum_grail.errors import StatisticsError
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.streams.calls import Call
+from optimum_grail.streams.capture import Order
 from optimum_grail.streams.probe import Record, Wanted
 from optimum_grail.streams.tail import Tail
 
@@ -38,6 +39,8 @@ class Dense:
         batches: calibration batches.
         few: indices of the batches that short forward passes take.
         seed: of draws.
+        order: how the stacks follow each other.
+        offload: keep hidden states in files of a temporary folder instead of in memory.
         tail: the dense outputs on the batches ``few``; ``None`` if no signal asked for it.
     """
 
@@ -46,6 +49,8 @@ class Dense:
     batches: Sequence[Batch]
     few: Sequence[int]
     seed: int
+    order: Order
+    offload: bool = False
     tail: Tail | None = None
 
 
@@ -115,7 +120,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class Work:
-    """What signals cost is counted in; seconds.
+    """What signals cost is counted in: seconds, and bytes of what they keep.
 
     Args:
         forward: one pass over all calibration data through all blocks.
@@ -125,6 +130,9 @@ class Work:
         blocks: the same of blocks.
         batches: of calibration batches.
         rest: one pass over all calibration data through what is no block: embeddings and head.
+        stream: bytes of the hidden states of all calibration data between two blocks.
+        put_out: features that all consumers together put out for a row.
+        rows: calibration rows of the widest group.
     """
 
     forward: float
@@ -134,6 +142,9 @@ class Work:
     blocks: int
     batches: int
     rest: float = 0.0
+    stream: float = 0.0
+    put_out: int = 0
+    rows: int = 0
 
     @property
     def probe(self) -> float:
@@ -194,4 +205,8 @@ class Signal:
 
     def cost(self, work: Work) -> float:
         """Seconds beyond the walk itself, its moments and its tail; none by default."""
+        return 0.0
+
+    def memory(self, work: Work) -> float:
+        """Bytes that are kept while the walk goes on, beyond the statistics of a block; none by default."""
         return 0.0

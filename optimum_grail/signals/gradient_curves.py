@@ -3,90 +3,148 @@ to second order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.problem import GroupProblem
-from optimum_grail.data.batches import Batch
+from optimum_grail.data.batches import PROBE_FRACTION
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.matrix import feature_axis
 from optimum_grail.signals import SIGNALS, Dense, Tensors, Visit, Work
 from optimum_grail.signals._curves import CurveSignal, Thinned
-from optimum_grail.streams.calls import on_device
-from optimum_grail.streams.gradients import frozen
-from optimum_grail.streams.hooks import hooked
-from optimum_grail.streams.probe import real_rows, rows_of
-from optimum_grail.streams.tail import Outputs, outputs_of
+from optimum_grail.streams.backward import Backward, Slope
+from optimum_grail.streams.probe import Probe, Wanted, features_of, real_rows, rows_of
+from optimum_grail.streams.problems import view_of
 
-PASSES = 3
-"""Forward passes that a forward and a backward pass cost."""
-_CURVATURE = "/curvature"
+PART = 2
+"""The error is that of a group that is halved and compensated."""
+PASSES = 5
+"""Forward passes that the sweep costs: forward, again with a graph, backward (two), and once more for the features."""
+GRADIENT_BYTES = 2**28
+"""What is kept of all groups' gradients, in bfloat16."""
+FEWEST_ROWS = 256
+EVEN = 0.1
+"""Share of the draw of rows that does not look at their size."""
 
 
 @SIGNALS.register
 @dataclass(frozen=True)
 class GradientCurves(CurveSignal):
-    """Relative error times the rise of the loss if the consumer's output were lost altogether, to second order."""
+    """Relative error times the rise of the loss per unit of error, to second order, from one backward sweep.
+
+    With ``g`` the gradient of a row's log-likelihood (of a label drawn from the model's own prediction) by the
+    consumer's output and ``e`` the error of that output when the group is halved and compensated, the loss (the
+    divergence from the dense outputs) rises by ``½ (g·e)²``, summed over the rows: the Fisher information along the
+    error, the mixed terms of different rows left out.
+    """
+
+    version: ClassVar[int] = 2
 
     def before(self, dense: Dense) -> Tensors:
-        """The curvatures, which the blocks' curves are scaled by."""
-        few = [dense.batches[index] for index in dense.few]
-        found = curvatures(dense.model, dense.layout, few, dense.seed)
-        return {name + _CURVATURE: curvature for name, curvature in found.items()}
+        """Of every group some rows of gradients, ``NAME/gradients`` ``[n, O]`` in bfloat16, which of the few batches'
+        rows they are, ``NAME/rows`` int64, and what their squares count, ``NAME/shares`` float64."""
+        batches = [dense.batches[index] for index in dense.few]
+        sweep = Backward(dense.model, dense.layout, batches, dense.order, dense.seed, dense.offload)
+        masks = [batch.inputs.get(dense.layout.mask) if dense.layout.mask else None for batch in batches]
+        draw = torch.Generator().manual_seed(dense.seed)
+        most = rows_kept(dense.layout)
+        found: dict[str, Tensor] = {}
+        for group, slopes in sweep.run():
+            gradients, sizes = _rows(dense.model, group, slopes, masks)
+            rows, shares = drawn(sizes, most, draw)
+            found[f"{group.name}/gradients"] = gradients[rows].bfloat16()
+            found[f"{group.name}/rows"] = rows
+            found[f"{group.name}/shares"] = shares / sweep.scale
+        return found
 
     def scaled(self, visit: Visit, thinned: Thinned, found: Tensors) -> tuple[Tensor, float]:
-        """No pass at all."""
-        return thinned.errors, sensitivity(thinned.problem, found[thinned.group.name + _CURVATURE])
+        """The rise of the loss along the error of the halved group."""
+        name = thinned.group.name
+        gradients, shares = found[f"{name}/gradients"].float(), found[f"{name}/shares"]
+        if view_of(visit.dense.model, thinned.group) == "shared":  # its rows are no outputs
+            squares = (gradients.double().square() * shares[:, None]).sum(0)
+            return thinned.errors, sensitivity(thinned.problem, squares)
+        rows = self._features(visit, thinned.group)[found[f"{name}/rows"]]
+        if thinned.problem.owns_bias:
+            moments = thinned.problem.measured.moments
+            rows = rows - (moments.total / max(moments.count, 1)).to(rows)
+        error, residual = thinned.residual(PART)
+        rises = ((rows @ residual.to(rows).T) * gradients).sum(1).double().square()
+        return thinned.errors, float(rises.cpu() @ shares) / max(error, 1e-12)
+
+    def _features(self, visit: Visit, group: ChannelGroup) -> Tensor:
+        """The consumer's input rows on the few batches, ``[N, F]``."""
+        model, layout = visit.dense.model, visit.dense.layout
+        consumer = model.get_submodule(group.consumer.module)
+        probe = Probe(model.get_submodule(visit.path), visit.path, [group], Wanted(features=True), stop_early=True)
+        found = []
+        for index, hidden in zip(visit.dense.few, visit.inputs, strict=True):
+            probe.run(visit.calls[visit.path][index], hidden)
+            features = probe.records[group.name].features
+            if features is not None:
+                mask = visit.dense.batches[index].inputs.get(layout.mask) if layout.mask else None
+                found.append(real_rows(features_of(features, consumer, "patch"), mask))
+        return torch.cat(found)
 
     def after(self, found: Tensors) -> Tensors:
         """The curves alone."""
-        return {name: tensor for name, tensor in found.items() if not name.endswith(_CURVATURE)}
+        return {name: tensor for name, tensor in found.items() if name.rpartition("/")[2] not in _PARTS}
 
     def cost(self, work: Work) -> float:
-        """A forward and a backward pass of the few batches."""
-        return super().cost(work) + PASSES * (work.probe + work.outputs)
+        """Forward and backward passes of the few batches."""
+        return super().cost(work) + PASSES * work.probe + 3 * work.outputs
+
+    def memory(self, work: Work) -> float:
+        """The few batches' states between all blocks, or later the rows of gradients."""
+        rows = min(work.rows / PROBE_FRACTION, max(FEWEST_ROWS, GRADIENT_BYTES / (2 * max(work.put_out, 1))))
+        return max(work.stream * work.blocks / PROBE_FRACTION, 2 * rows * work.put_out)
 
 
-def curvatures(model: nn.Module, layout: Layout, batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:
-    """Diagonal of the curvature of the loss by each consumer's output, summed over the positions of a sample's row.
+_PARTS = ("gradients", "rows", "shares")
 
-    The loss is that of short forward passes: the divergence from the dense logits per row, whose curvature is the
-    Fisher information, estimated from squared gradients at labels drawn from the model's own predictions; or the
-    relative squared error of embeddings, whose Gauss-Newton curvature is estimated from gradients along random
-    directions. One backward pass per batch.
+
+def rows_kept(layout: Layout) -> int:
+    """Rows of gradients that all groups of ``layout`` may keep each."""
+    outputs = sum(layout.weights[group.consumer.module].rows for group in layout.groups)
+    return max(FEWEST_ROWS, GRADIENT_BYTES // (2 * max(outputs, 1)))
+
+
+def drawn(sizes: Tensor, most: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Choose rows whose weighted sums stand for the sums over all rows.
+
+    Few rows carry most of the curvature, so large ones are drawn more often and count less.
 
     Args:
-        model: the dense model, in eval mode; unchanged.
-        layout: its groups.
-        batches: a few calibration batches.
-        seed: of the draws.
+        sizes: float64 ``[N]``, not negative; roughly what each row adds to the sum.
+        most: rows to choose; if there are no more, all are taken.
+        draw: random numbers.
 
     Returns:
-        float64 ``[O]`` by group: an error of variance ``v`` in output ``o`` raises the loss by ``curvature[o] * v``.
+        indices, int64 ``[n]``, and weights, float64 ``[n]``: the sum of ``weights * f[indices]`` estimates that of
+        ``f`` without bias.
     """
-    draw = torch.Generator().manual_seed(seed)
-    squares: dict[str, Tensor] = {}
-    scale = 0.0
-    for batch in batches:
-        seen: dict[str, Tensor] = {}
-        hooks = [(model.get_submodule(group.consumer.module), _keeper(seen, group)) for group in layout.groups]
-        with frozen(model), hooked(after=hooks), torch.enable_grad():
-            mask = batch.inputs.get(layout.mask) if layout.mask else None
-            loss, weight = _loss(outputs_of(model(**on_device(model, batch))), mask, draw)
-            gradients = torch.autograd.grad(loss, list(seen.values()), allow_unused=True, materialize_grads=True)
-        scale += weight
-        for name, gradient in zip(seen, gradients, strict=True):
-            square = rows_of(gradient).flatten(0, 1).double().square().sum(0)
-            squares[name] = squares[name] + square if name in squares else square
-    return {name: square / max(scale, 1e-300) for name, square in squares.items()}
+    if len(sizes) <= most:
+        return torch.arange(len(sizes)), torch.ones(len(sizes), dtype=torch.float64)
+    even = torch.full_like(sizes, 1 / len(sizes))
+    total = sizes.sum()
+    odds = EVEN * even + (1 - EVEN) * (sizes / total if total > 0 and total.isfinite() else even)
+    indices = torch.multinomial(odds, most, replacement=True, generator=draw)
+    return indices, 1 / (most * odds[indices])
 
 
 def sensitivity(problem: GroupProblem, curvature: Tensor) -> float:
-    """Rise of the loss if the consumer's output is lost altogether: the curvature times the output's variance."""
+    """Rise of the loss if the consumer's output is lost altogether: the curvature times the output's variance.
+
+    Args:
+        problem: the group as numbers.
+        curvature: float64 ``[outputs]``: an error of variance ``v`` in output ``o`` raises the loss by
+            ``curvature[o] * v``.
+    """
     moments = problem.measured.moments
     covariance = moments.covariance(problem.owns_bias) / max(moments.count, 1)
     variance = ((problem.weight @ covariance) * problem.weight).sum(1)
@@ -95,27 +153,19 @@ def sensitivity(problem: GroupProblem, curvature: Tensor) -> float:
     return float(curvature @ variance)
 
 
-def _keeper(seen: dict[str, Tensor], group: ChannelGroup) -> Callable[..., Any]:
-    def hook(_: nn.Module, args: object, output: Tensor) -> Tensor:
-        """Replace the output by one that gradients can be taken of."""
-        seen[group.name] = output + torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
-        return seen[group.name].clone()  # what follows may add to it in place
-
-    return hook
-
-
-def _loss(outputs: Outputs, mask: Tensor | None, draw: torch.Generator) -> tuple[Tensor, float]:
-    """A scalar whose squared gradient estimates the curvature, and what that is to be divided by."""
-    if outputs.logits is not None:
-        logits = outputs.logits.flatten(0, -2)
-        labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=draw).to(logits.device)
-        rows = -logits.log_softmax(-1).gather(-1, labels).reshape(len(outputs.logits), -1)
-        picked = real_rows(rows, mask)
-        return picked.sum(), 2.0 * len(picked)
-    loss = torch.zeros(())
-    for states in outputs.embeddings:
-        rows = real_rows(rows_of(states), mask if states.dim() == 3 else None)
-        spread = (rows - rows.mean(0) if len(rows) > 1 else rows).detach().square().sum().clamp(min=1e-30)
-        noise = torch.randn(rows.shape, generator=draw).to(rows)
-        loss = loss + (rows * noise).sum() / spread.sqrt()
-    return loss, 1.0
+def _rows(
+    model: nn.Module, group: ChannelGroup, slopes: Sequence[Slope], masks: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of real rows ``[N, O]``, and what each is likely to add: the product of the squared norms of gradient
+    and features, float64 ``[N]`` on the CPU."""
+    consumer = model.get_submodule(group.consumer.module)
+    axis, view = feature_axis(consumer), view_of(model, group)
+    gradients, sizes = [], []
+    for slope, mask in zip(slopes, masks, strict=True):
+        rows = real_rows(rows_of(slope.gradient, axis), mask)
+        size = rows.double().square().sum(1)
+        if view == "patch":
+            size *= real_rows(features_of(slope.features, consumer, view), mask).double().square().sum(1)
+        gradients.append(rows)
+        sizes.append(size.cpu())
+    return torch.cat(gradients), torch.cat(sizes)

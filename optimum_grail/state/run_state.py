@@ -1,17 +1,16 @@
 """The state of one run: written as it goes along, read by the run that goes on with it.
 
-What was measured, and block after block, is written once and stays. Hidden states are kept of one block only, and only
-where that costs little; without them a resumed run passes the batches through the blocks, dense and compressed, to the
-same result (``docs/adr/0012``).
+What was measured, and every block, is written once and stays. The hidden states behind the last of these blocks go with
+them, and replace those that were kept before: a resumed run begins there. Blocks and hidden states are written as soon
+as that costs little beside the run (:mod:`optimum_grail.state.budget`, ``docs/adr/0013``).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from optimum_grail.errors import CheckpointError, OutputError
 from optimum_grail.models.layout import Stack
 from optimum_grail.models.restoring import fitted_tensors, restore_
 from optimum_grail.report.progress import Progress
+from optimum_grail.state.budget import Budget
 from optimum_grail.state.folder import new_state, report_mark
 from optimum_grail.state.header import REMEDY, Header
 from optimum_grail.state.identity import differences, digest
@@ -59,8 +59,8 @@ class RunState:
         self.clock: Callable[[], Mapping[str, float]] = lambda: header.seconds
         self._hold = hold
         self._progress = progress
-        self._began = time.perf_counter()
-        self._last = ""
+        self._budget = Budget()
+        self._pending = list[tuple[str, Sequence[GroupPlan]]]()
         known = None if hold is None else hold.folder / MEASURED
         self._cache = StatisticsCache(digest(header.identity), known, REMEDY)
 
@@ -119,9 +119,18 @@ class RunState:
 
         return recall
 
-    def has(self, path: str) -> bool:
-        """Whether the block at ``path`` is done, see :class:`optimum_grail.fit.record.Record`."""
-        return self._hold is not None and path in self.blocks
+    def done_(self, stack: Stack, streams: Streams | None) -> Collection[str]:
+        """Blocks that need not be passed any more, see :class:`optimum_grail.fit.record.Record`."""
+        if self._hold is None:
+            return ()
+        known = [path for path in stack.blocks if path in self.blocks]
+        if streams is None:
+            return known
+        if known and self.blocks.notes(known[-1]).get("last") is True:
+            streams.part()
+            return stack.blocks
+        block = self._streams.read_(stack.name, streams)
+        return stack.blocks[: stack.blocks.index(block) + 1] if block in known else ()
 
     def restore_(self, model: nn.Module, path: str, groups: Sequence[ChannelGroup]) -> list[GroupPlan]:
         """Make the dense block at ``path`` what it was, see :class:`optimum_grail.fit.record.Record`."""
@@ -139,27 +148,37 @@ class RunState:
                 )
         return self.blocks.read(path, places)
 
-    def keep(self, model: nn.Module, path: str, plans: Sequence[GroupPlan]) -> None:
-        """Keep the block at ``path``, see :class:`optimum_grail.fit.record.Record`."""
-        fitted = fitted_tensors(model, [plan.group for plan in plans])
-        self._last = path
-        self.blocks.put(path, {**fitted, **tensors_of(plans)}, {"plans": notes_of(plans)})
-        self._note()
-
-    def keep_streams(self, stack: Stack, path: str, streams: Streams) -> None:
-        """Keep what leaves the block at ``path``, if this run compressed it and it costs little, see
+    def keep(
+        self,
+        model: nn.Module,
+        stack: Stack,
+        path: str,
+        plans: Sequence[GroupPlan],
+        streams: Streams | None,
+        last: bool,
+    ) -> None:
+        """Keep the block at ``path`` and what leaves it, as soon as that costs little beside the run so far, see
         :class:`optimum_grail.fit.record.Record`."""
-        if path == self._last:
-            self._streams.put(stack.name, path, streams)
+        if not plans:
+            return
+        self._pending.append((path, plans))
+        moving = None if last else streams
+        size = sum(tensor.nbytes for _, done in self._pending for tensor in _fitted(model, done).values())
+        size += 0 if moving is None else moving.nbytes
+        if not self._budget.allows(size):
+            return
+        with self._budget.spending(size):
+            for done, its in self._pending:
+                notes = {"plans": notes_of(its), "last": last and done == path}
+                self.blocks.put(done, {**_fitted(model, its), **tensors_of(its)}, notes)
+            if moving is not None:
+                self._streams.put(stack.name, path, moving)
+            self._pending.clear()
+            self._note()
 
-    def take_streams_(self, stack: Stack, streams: Streams) -> Sequence[str]:
-        """Give back what was kept, see :class:`optimum_grail.fit.record.Record`."""
-        block = None if self._hold is None else self._streams.read_(stack.name, streams)
-        return stack.blocks[: stack.blocks.index(block) + 1] if block in stack.blocks else ()
-
-    @cached_property
+    @property
     def _streams(self) -> StreamStore:
-        return StreamStore(self._made() / STREAMS, self.blocks.owner, self._began)
+        return StreamStore(self._made() / STREAMS, self.blocks.owner, REMEDY)
 
     def announce(self, folder: Path) -> None:
         """The finished checkpoint in ``folder`` is about to be put in the output's place."""
@@ -209,6 +228,10 @@ class RunState:
                 raise OutputError(f"No state can be kept beside {str(self.output)!r}: {error}.") from error
             self._note()
         return self._hold.folder
+
+
+def _fitted(model: nn.Module, plans: Sequence[GroupPlan]) -> dict[str, Tensor]:
+    return fitted_tensors(model, [plan.group for plan in plans])
 
 
 def refusal(folder: Path | None, found: Sequence[str]) -> CheckpointError:

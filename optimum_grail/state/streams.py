@@ -1,99 +1,81 @@
-"""Both streams behind the last block that is done, where keeping them costs little beside the run.
-
-They are a convenience: without them a resumed run passes the batches through the blocks that are done once more, to the
-same end. So what cannot be written, read, or afforded is done without.
-"""
+"""Both streams behind a block of a stack, in files: what a fit needs, beside the blocks before, to go on from there."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from optimum_grail.checkpoints.atomic import to_disk
+from optimum_grail.checkpoints.atomic import is_full, to_disk
 from optimum_grail.checkpoints.block_store import alone
-from optimum_grail.errors import CheckpointError
+from optimum_grail.errors import CheckpointError, OutputError
 from optimum_grail.streams.blocks import Streams
 from optimum_grail.streams.states import States
 
-SHARE = 0.03
-"""Most of the wall time so far that goes into writing streams."""
-RATE = 2e8
-"""Bytes a second that a disk is taken to write before that is known."""
 DRAFT = "draft"
-Heads = dict[str, str]
 
 
-@dataclass
+@dataclass(frozen=True)
 class StreamStore:
-    """The hidden states of one stack behind one of its blocks, one file per batch; older ones go when newer are there.
+    """The hidden states of every stack behind one of its blocks, a file per batch; older ones go once newer are there.
 
     Args:
         folder: where they are, made when needed.
         owner: names the run; those of another are none.
-        began: when the run did, in seconds of the performance counter.
-        spent: seconds that writing has taken.
-        rate: bytes a second, as last seen.
+        room: what to do where the disk is full.
     """
 
     folder: Path
     owner: str
-    began: float = field(default_factory=time.perf_counter)
-    spent: float = 0.0
-    rate: float = RATE
+    room: str
 
-    def put(self, stack: str, block: str, streams: Streams) -> bool:
-        """Write what leaves ``block`` of ``stack``, if that is affordable and can be done; whether it was."""
-        sides = {"student": streams.student} | ({} if streams.dense is None else {"dense": streams.dense})
-        size = sum(len(side) * side[0].nbytes for side in sides.values() if len(side))
-        start = time.perf_counter()
-        if self.spent + size / self.rate > SHARE * (start - self.began):
-            return False
+    def put(self, stack: str, block: str, streams: Streams) -> None:
+        """Write what leaves ``block`` of ``stack``.
+
+        Raises:
+            OutputError: it cannot be written; what was written before is still there.
+        """
+        draft = self._of(stack) / DRAFT
         try:
-            self._write(sides, {"owner": self.owner, "stack": stack, "block": block})
-        except (OSError, SafetensorError):
-            shutil.rmtree(self.folder / DRAFT, ignore_errors=True)
-            return False
-        finally:
-            taken = time.perf_counter() - start
-            self.spent, self.rate = self.spent + taken, max(size / max(taken, 1e-9), 1.0)
-        return True
-
-    def _write(self, sides: dict[str, States], head: Heads) -> None:
-        draft, older = self.folder / DRAFT, self._kept()
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        count = len(sides["student"])
-        for index in range(count):
-            states = {name: side[index] for name, side in sides.items()}
-            strides = json.dumps({name: state.stride() for name, state in states.items()})
-            whole = {name: alone(state) for name, state in states.items()}
-            file = draft / f"{index}.safetensors"
-            save_file(whole, file, {**head, "count": str(count), "strides": strides})
-            to_disk(file)
-        number = 1 + max((int(path.name) for path in older), default=0)
-        draft.rename(self.folder / str(number))
-        to_disk(self.folder)
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            self._write(draft, {"owner": self.owner, "stack": stack, "block": block}, streams)
+            older = self._kept(stack)
+            draft.rename(draft.with_name(str(1 + max((int(path.name) for path in older), default=0))))
+            to_disk(draft.parent)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            reason = "the disk is full" if is_full(error) else str(error)
+            raise OutputError(f"The streams cannot be kept in {str(self.folder)!r}: {reason}. {self.room}") from error
         for path in older:
             shutil.rmtree(path, ignore_errors=True)
 
+    def _write(self, folder: Path, head: dict[str, str], streams: Streams) -> None:
+        sides = _sides(streams)
+        for index in range(len(streams.student)):
+            states = {name: side[index] for name, side in sides.items()}
+            strides = json.dumps({name: state.stride() for name, state in states.items()})
+            file = folder / f"{index}.safetensors"
+            whole = {name: alone(state) for name, state in states.items()}
+            save_file(whole, file, {**head, "count": str(len(streams.student)), "strides": strides})
+            to_disk(file)
+
     def read_(self, stack: str, streams: Streams) -> str | None:
-        """Put what was kept of ``stack`` into ``streams``; returns the block that it leaves, or ``None`` if there is
-        nothing of that stack that can be used: ``streams`` is as it was then.
+        """Put what was kept of ``stack`` into ``streams``; returns the block that it leaves, or ``None`` where nothing
+        that was kept can be used, and ``streams`` is as it was.
 
         Raises:
             CheckpointError: a file changed while it was read.
         """
-        for folder in self._kept():
+        for folder in self._kept(stack):
             found = None
             with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
                 found = self._block(folder, stack, streams)
@@ -104,16 +86,15 @@ class StreamStore:
 
     def _block(self, folder: Path, stack: str, streams: Streams) -> str | None:
         """The block, after comparing all files with the streams that enter the stack."""
-        sides = {"student": streams.student} | ({} if streams.dense is None else {"dense": streams.dense})
-        blocks = set()
-        for index in range(len(streams.student)):
+        blocks, count = set[str](), len(streams.student)
+        for index in range(count):
             with safe_open(folder / f"{index}.safetensors", framework="pt") as file:
-                head: Heads = file.metadata()
-                if (head["owner"], head["stack"], head["count"]) != (self.owner, stack, str(len(streams.student))):
+                head = file.metadata()
+                if (head["owner"], head["stack"], head["count"]) != (self.owner, stack, str(count)):
                     return None
                 blocks.add(head["block"])
                 strides = json.loads(head["strides"])
-                for name, side in sides.items():
+                for name, side in _sides(streams).items():
                     shape, entering = file.get_slice(name).get_shape(), side[index]
                     if len(shape) != entering.dim() or shape[0] != len(entering) or not _fill(shape, strides[name]):
                         return None
@@ -124,19 +105,25 @@ class StreamStore:
             for index in range(len(streams.student)):
                 with safe_open(folder / f"{index}.safetensors", framework="pt") as file:
                     strides = json.loads(file.metadata()["strides"])
-                    streams.student[index] = _laid_out(file.get_tensor("student"), strides["student"], streams.student)
-                    if streams.dense is not None:
-                        streams.dense[index] = _laid_out(file.get_tensor("dense"), strides["dense"], streams.dense)
-        except (OSError, SafetensorError) as error:
+                    for name, side in _sides(streams).items():
+                        side[index] = _laid_out(file.get_tensor(name), strides[name], side[index])
+        except (OSError, SafetensorError, ValueError) as error:
             raise CheckpointError(f"The streams in {str(folder)!r} cannot be read: {error}. Delete them.") from error
 
-    def _kept(self) -> list[Path]:
-        """Complete ones, the newest first."""
-        return sorted(self._numbered(), key=lambda path: -int(path.name))
+    def _of(self, stack: str) -> Path:
+        return self.folder / (quote(stack, safe="").replace(".", "%2E") or "stack")
 
-    def _numbered(self) -> Iterator[Path]:
-        if self.folder.is_dir():
-            yield from (path for path in self.folder.iterdir() if path.name.isascii() and path.name.isdigit())
+    def _kept(self, stack: str) -> list[Path]:
+        """Complete ones, the newest first."""
+        home = self._of(stack)
+        found = (
+            [path for path in home.iterdir() if path.name.isascii() and path.name.isdigit()] if home.is_dir() else []
+        )
+        return sorted(found, key=lambda path: -int(path.name))
+
+
+def _sides(streams: Streams) -> dict[str, States]:
+    return {"student": streams.student} | ({} if streams.dense is None else {"dense": streams.dense})
 
 
 def _fill(shape: list[int], strides: list[int]) -> bool:
@@ -151,8 +138,9 @@ def _fill(shape: list[int], strides: list[int]) -> bool:
     return True
 
 
-def _laid_out(state: Tensor, strides: list[int], beside: States) -> Tensor:
+def _laid_out(state: Tensor, strides: list[int], entering: Tensor) -> Tensor:
     """``state`` in memory of its own, its axes in the order that they had: kernels may add up in another order
-    otherwise."""
-    found = torch.empty_strided(state.shape, strides, dtype=state.dtype)
-    return found.copy_(state).to(beside[0].device)
+    otherwise. On the device and in the dtype of what entered the stack."""
+    if state.dtype != entering.dtype:
+        raise ValueError(f"a state is {state.dtype}, expected {entering.dtype}")
+    return torch.empty_strided(state.shape, strides, dtype=state.dtype).copy_(state).to(entering.device)

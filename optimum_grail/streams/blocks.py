@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.core.groups import AT_OUTPUT
+from optimum_grail.core.groups import AT_OUTPUT, ChannelGroup
 from optimum_grail.data.batches import Batch, subset_of
 from optimum_grail.streams.calls import Call
 from optimum_grail.streams.collect import Collector
 from optimum_grail.streams.probe import Probe, Record, Wanted
+from optimum_grail.streams.shortcut import Shortcuts
 from optimum_grail.streams.states import States, is_same
 
 
@@ -48,6 +50,17 @@ class Streams:
     def equal(self) -> bool:
         """Whether both are still one, because nothing has been compressed yet."""
         return self.dense is not None and is_same(self.dense, self.student, 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both, if all batches were as large as the first."""
+        sides = [side for side in (self.student, self.dense) if side is not None and len(side)]
+        return sum(len(side) * int(side[0].nbytes) for side in sides)
+
+    def part(self) -> None:
+        """From now on they are two, whatever their values: something has been compressed."""
+        if self.equal:
+            self.student[0] = self.student[0].clone()
 
 
 @dataclass(frozen=True)
@@ -145,6 +158,7 @@ class BlockRun:
         streams: the hidden states entering it; they do not move here.
         batches: splits and masks.
         targets: the dense side, or ``None`` without a dense stream.
+        shortcuts: past what is known of the block; none by default.
     """
 
     block: nn.Module
@@ -153,13 +167,7 @@ class BlockRun:
     streams: Streams
     batches: Batches
     targets: Targets | None
-
-    @torch.no_grad()
-    def pass_dense(self, names: Sequence[str]) -> None:
-        """Move the dense stream on, just as :meth:`measure` does, and measure nothing of the groups ``names``."""
-        if self.targets is not None:
-            for index in range(len(self.calls)):
-                self.targets.take(index, names)
+    shortcuts: Shortcuts | None = None
 
     @torch.no_grad()
     def measure(self, collectors: Sequence[Collector], wanted: Wanted, unfolded: nn.Module | None = None) -> None:
@@ -177,6 +185,7 @@ class BlockRun:
         if self.targets is not None and unfolded is not None:
             self.targets.probe.block = unfolded  # the dense side of a first stage has to be measured unfolded too
         probe = Probe(self.block, self.path, groups, wanted, stop_early=True)
+        lasting = self._lasting(groups)
         for index, call in enumerate(self.calls):
             equal = self.targets is not None and is_same(self.targets.hidden, self.streams.student, index)
             equal = equal and before is None and self.targets is not None and not self.targets.beyond
@@ -185,7 +194,8 @@ class BlockRun:
                 records, dense = dense, {}
             else:
                 hidden = self.streams.student[index]
-                probe.run(call, hidden)
+                with self._taken(index):
+                    probe.run(call, hidden)
                 records = probe.records
                 if before is not None:
                     before.run(call, hidden)
@@ -193,6 +203,26 @@ class BlockRun:
                 mask, subset = self.batches.masks[index], self.batches.subset(index)
                 folded = None if before is None else before.records[name]
                 collector.add(records[name], dense.get(name), mask, subset, folded)
+            for group in lasting:
+                features = records[group.name].features
+                if self.shortcuts is not None and features is not None:
+                    self.shortcuts.keep(group, features)
+
+    def _lasting(self, groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+        """Those of the groups whose features will be good for later runs."""
+        if self.shortcuts is None or not self.calls:
+            return []
+        return self.shortcuts.worthwhile(groups, self.calls[0], self.streams.student[0])
+
+    def _taken(self, index: int) -> AbstractContextManager[None]:
+        return nullcontext() if self.shortcuts is None else self.shortcuts.taken(index)
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Move the student's stream to the end of the block."""
+        for index, call in enumerate(self.calls):
+            with self._taken(index):
+                self.streams.student[index] = call.run(self.block, self.streams.student[index].clone())
 
 
 @torch.no_grad()

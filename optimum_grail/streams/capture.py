@@ -19,6 +19,7 @@ from optimum_grail.data.batches import Batch
 from optimum_grail.errors import ArchitectureError, GrailError
 from optimum_grail.streams.calls import Call, difference, on_device, same
 from optimum_grail.streams.hooks import Reached, first, hooked, patched_forward
+from optimum_grail.streams.language_head import run_blocks
 from optimum_grail.streams.states import OffloadedStates, States
 
 Stacks = Mapping[str, Sequence[str]]
@@ -167,7 +168,7 @@ def _really(model: nn.Module, stacks: Stacks, sample: Batch) -> dict[str, Captur
         before=[(module, lambda _, args, kwargs, path=path: enter(path, args, kwargs)) for module, path in modules],
         after=[(module, lambda _, args, output, path=path: leave(path, output)) for module, path in modules],
     ):
-        model(**on_device(model, sample))
+        run_blocks(model, on_device(model, sample))
     _refuse_other_orders(stacks, found, broken, sample)
     return found
 

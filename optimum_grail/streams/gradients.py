@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from optimum_grail.streams.blocks import BlockRun
 from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.capture import never_called
 from optimum_grail.streams.hooks import first, hooked
+from optimum_grail.streams.language_head import LanguageHead, short
+from optimum_grail.streams.outputs import Outlet, Outputs, Slopes, outputs_of, pull
 from optimum_grail.streams.probe import features_of, fits, rows_of
 from optimum_grail.streams.problems import view_of
-from optimum_grail.streams.tail import Outputs, outputs_of
 
 
 def mask_gradients(
@@ -45,16 +47,19 @@ def mask_gradients(
     """
     draw = torch.Generator().manual_seed(seed)
     found: dict[str, list[Tensor]] = {group.name: [] for group in layout.groups}
+    head = LanguageHead.of(model, short(on_device(model, batches[0].head())))
     with frozen(model):
         for batch in batches:
             inputs, masks = on_device(model, batch), dict[str, Tensor]()
             hooks = [(model.get_submodule(g.consumer.module), _multiplier(masks, g, batch.size)) for g in layout.groups]
+            real = inputs.get(layout.mask) if layout.mask else None
             with hooked(before=hooks), torch.enable_grad():
-                real = inputs.get(layout.mask) if layout.mask else None
-                loss = _loss(model, inputs, outputs_of(model(**inputs)), real, draw, batch.labels)
-                _check_reached(layout, masks, batch)
-                # the last block of an image encoder may not reach the loss: an image-text model reads an earlier one
-                gradients = torch.autograd.grad(loss, list(masks.values()), allow_unused=True, materialize_grads=True)
+                outputs = Outlet(model, head).outputs(inputs)
+            _check_reached(layout, masks, batch)
+            sample = _Samples(model, inputs, real, batch.labels, draw)
+            start = sample.start(outputs, head)
+            # the last block of an image encoder may not reach the loss: an image-text model reads an earlier one
+            gradients = pull(start, list(masks.values()))
             for name, gradient in zip(masks, gradients, strict=True):
                 found[name].append(gradient.detach().double())
             progress.update(1, "measuring gradients")
@@ -97,34 +102,81 @@ def check_labels(model: nn.Module, batches: Sequence[Batch]) -> None:
             )
 
 
-def _loss(
-    model: nn.Module,
-    inputs: Mapping[str, Any],
-    outputs: Outputs,
-    mask: Tensor | None,
-    draw: torch.Generator,
-    given: Tensor | None,
-) -> Tensor:
-    """Sum over samples of each one's mean loss; ``given`` are the batch's labels."""
-    if outputs.logits is None:
-        return sum((_gaussian(states, mask, draw) for states in outputs.embeddings), torch.zeros(()))
-    logits, labels = outputs.logits, inputs.get("input_ids")
-    if logits.dim() == 3 and labels is not None and isinstance(model, PreTrainedModel) and model.can_generate():
-        real = torch.ones_like(labels) if mask is None else mask
-        labels = labels.masked_fill(real == 0, IGNORED)
-        logits, labels = logits[:, :-1], labels[:, 1:]
-    elif given is not None:
-        labels = given.to(logits.device)
-    else:
-        odds = logits.detach().softmax(-1).flatten(0, -2)
-        labels = torch.multinomial(odds.cpu(), 1, generator=draw).to(logits.device).reshape(logits.shape[:-1])
-        if fits(mask, labels):
-            labels = labels.masked_fill(mask == 0, IGNORED)
-    rows = nn.functional.cross_entropy(
-        logits.flatten(0, -2), labels.flatten(), reduction="none", ignore_index=IGNORED
-    ).reshape(len(logits), -1)
-    counted = (labels.reshape(len(logits), -1) != IGNORED).sum(1).clamp(min=1)
-    return (rows.sum(1) / counted).sum()
+@dataclass(frozen=True)
+class _Samples:
+    """The samples of a batch, as their losses see them.
+
+    Args:
+        model: the dense model.
+        inputs: of the batch, on the model's device.
+        mask: ``[B, T]``, non-zero on real tokens; ``None``: all are.
+        given: the batch's labels, or ``None``.
+        draw: of labels where there are none.
+    """
+
+    model: nn.Module
+    inputs: Mapping[str, Any]
+    mask: Tensor | None
+    given: Tensor | None
+    draw: torch.Generator
+
+    def start(self, outputs: Outputs, head: LanguageHead | None) -> Slopes:
+        """Where the backward pass of the sum of the samples' mean losses begins."""
+        with torch.enable_grad():
+            if head is not None and outputs.entering is not None:
+                return self._of_head(outputs.entering, head)
+            if outputs.logits is None:
+                loss = sum((_gaussian(states, self.mask, self.draw) for states in outputs.embeddings), torch.zeros(()))
+            else:
+                logits, labels = self._predicted(outputs.logits)
+                shares = _shares(logits, labels, self.mask)
+                flat = logits.flatten(0, -2)
+                loss = (_surprise(flat, None if labels is None else labels.flatten(), self.draw) * shares).sum()
+        return Slopes((loss,), (torch.ones_like(loss),), 1.0)
+
+    def _of_head(self, entering: Tensor, head: LanguageHead) -> Slopes:
+        """The same, the logits made slice by slice."""
+        held = entering.detach().requires_grad_()
+        rows, labels = self._predicted(held)
+        shares, flat = _shares(rows, labels, self.mask), rows.flatten(0, -2)
+        parts = []
+        numbers = torch.arange(len(flat), device=flat.device)
+        for (index,) in head.slices(numbers):
+            part = flat.detach()[index].requires_grad_()
+            wanted = None if labels is None else labels.flatten()[index]
+            loss = (_surprise(head.logits(part), wanted, self.draw) * shares[index]).sum()
+            parts.append(torch.autograd.grad(loss, part)[0])
+        (gradient,) = torch.autograd.grad(flat, held, torch.cat(parts))
+        return Slopes((entering,), (gradient,), 1.0)
+
+    def _predicted(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Those of ``rows`` (logits, or what they are made of) that predict something, and the labels: the next tokens
+        of causal language models, else the given ones, else ``None``."""
+        labels = self.inputs.get("input_ids")
+        writes = isinstance(self.model, PreTrainedModel) and self.model.can_generate()
+        if writes and rows.dim() == 3 and labels is not None:
+            real = torch.ones_like(labels) if self.mask is None else self.mask
+            return rows[:, :-1], labels.masked_fill(real == 0, IGNORED)[:, 1:]
+        return rows, None if self.given is None else self.given.to(rows.device)
+
+
+def _shares(rows: Tensor, labels: Tensor | None, mask: Tensor | None) -> Tensor:
+    """What the loss of each of ``rows`` ``[B, (T,) ...]`` counts in the sum of the samples' means, ``[N]``."""
+    counted = torch.ones(rows.shape[:-1], device=rows.device)
+    if labels is not None:
+        counted = (labels != IGNORED).to(counted)
+    elif fits(mask, rows):
+        counted = (mask != 0).to(counted)
+    counted = counted.reshape(len(counted), -1)
+    return (counted / counted.sum(1, keepdim=True).clamp(min=1)).flatten()
+
+
+def _surprise(logits: Tensor, labels: Tensor | None, draw: torch.Generator) -> Tensor:
+    """Cross-entropy ``[N]`` against ``labels``, zero where there is none; against labels drawn from the logits
+    themselves, where none are given."""
+    if labels is None:
+        labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=draw).to(logits.device).squeeze(1)
+    return nn.functional.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
 
 
 def _gaussian(states: Tensor, mask: Tensor | None, draw: torch.Generator) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.models.matrix import feature_axis
 from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.hooks import first, hooked
+from optimum_grail.streams.language_head import LanguageHead, run_blocks, short
 
 CALLS = 200
 """Small operations that are timed."""
@@ -36,6 +37,7 @@ class Pace:
         solves: float64 operations per second of one.
         call: seconds of an operation on next to no data.
         samples: of the pass that was timed.
+        slices: whether there is a language model's head, whose logits are made in slices.
     """
 
     blocks: float
@@ -44,6 +46,7 @@ class Pace:
     solves: float
     call: float
     samples: int
+    slices: bool = False
 
 
 @torch.no_grad()
@@ -59,16 +62,21 @@ def pace_of(model: nn.Module, layout: Layout, batch: Batch) -> Pace:
     ids = batch.inputs.get("input_ids")
     size = min(batch.size, SAMPLES if ids is None else max(1, min(SAMPLES, TOKENS // ids.shape[1])))
     inputs = on_device(model, batch.head(size))
+    head = LanguageHead.of(model, short(inputs))
     clock = _Clock(device)
     first_blocks = [model.get_submodule(stack.blocks[0]) for stack in layout.stacks]
     last_blocks = [model.get_submodule(stack.blocks[-1]) for stack in layout.stacks]
     with hooked(
         before=[(block, clock.begin) for block in first_blocks], after=[(block, clock.end) for block in last_blocks]
     ):
-        model(**inputs)  # a first pass does not count
+        run_blocks(model, inputs)  # a first pass does not count
         clock.spent, start = 0.0, clock.now()
-        model(**inputs)
-        whole = clock.now() - start
+        if head is None:
+            model(**inputs)
+            whole = clock.now() - start
+        else:
+            entering = head.entering(inputs)
+            whole = clock.now() - start + _head_seconds(head, entering.flatten(0, -2), clock)
     tiny = torch.ones(8, device=device)
     start = clock.now()
     for _ in range(CALLS):
@@ -81,7 +89,17 @@ def pace_of(model: nn.Module, layout: Layout, batch: Batch) -> Pace:
         solves=matmul_rate(device, torch.float64),
         call=call,
         samples=size,
+        slices=head is not None,
     )
+
+
+def _head_seconds(head: LanguageHead, rows: Tensor, clock: _Clock) -> float:
+    """Seconds that the logits of ``rows`` ``[N, features]`` take, in slices; told from one of them."""
+    part = rows[: head.slice]
+    head.logits(part)
+    start = clock.now()
+    head.logits(part)
+    return (clock.now() - start) * len(rows) / len(part)
 
 
 @dataclass
@@ -126,13 +144,11 @@ class Counted:
         flops: operations in blocks.
         rows: per group.
         stream: elements of the widest hidden state.
-        logits: elements of the head's output; 0 without one.
     """
 
     flops: float = 0.0
     rows: dict[str, int] = field(default_factory=dict)
     stream: int = 0
-    logits: int = 0
 
 
 @contextmanager
@@ -158,15 +174,9 @@ def counting(model: nn.Module, layout: Layout) -> Iterator[Counted]:
         """Note the largest hidden state."""
         counted.stream = max(counted.stream, first(output).numel())
 
-    def head(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Note the logits."""
-        logits = output.get("logits") if isinstance(output, Mapping) else None
-        counted.logits = logits.numel() if isinstance(logits, Tensor) else 0
-
     blocks = [model.get_submodule(path) for stack in layout.stacks for path in stack.blocks]
     linears = [module for each in blocks for module in each.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     hooks = [*((each, block) for each in blocks), *((module, layer) for module in linears)]
     hooks += [(model.get_submodule(group.consumer.module), consumer(group.name)) for group in layout.groups]
-    hooks.append((model, head))
     with hooked(after=hooks):
         yield counted

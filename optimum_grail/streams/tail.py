@@ -16,18 +16,11 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.streams.calls import Call, on_device
 from optimum_grail.streams.capture import Order, order_of
 from optimum_grail.streams.hooks import first, given, hooked, patched_forward
-from optimum_grail.streams.probe import real_rows, rows_of
+from optimum_grail.streams.language_head import LanguageHead, short
+from optimum_grail.streams.outputs import Outlet, Outputs
 
 UNCHANGED = 1e-4
 """Loss that rounding alone may cause."""
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What the damage of one batch is measured on: log-probabilities of a head, or embeddings."""
-
-    logits: Tensor | None
-    embeddings: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -36,6 +29,7 @@ class Tail:
 
     Args:
         model: the model.
+        outlet: where its outputs are looked at.
         stacks: stack name to the paths of its blocks.
         order: how they follow each other.
         batches: the few batches that sensitivities are measured on.
@@ -45,6 +39,7 @@ class Tail:
     """
 
     model: nn.Module
+    outlet: Outlet
     stacks: Mapping[str, Sequence[str]]
     order: Order
     batches: Sequence[Batch]
@@ -74,11 +69,13 @@ class Tail:
             """A hook that keeps what leaves the stack ``name``."""
             return lambda module, args, output: last[name].append(first(output).clone())
 
+        sample = short(on_device(model, batches[0].head()))
+        outlet = Outlet(model, LanguageHead.of(model, sample, [path for paths in stacks.values() for path in paths]))
         with hooked(after=[(model.get_submodule(paths[-1]), keeper(name)) for name, paths in stacks.items()]):
-            reference = [outputs_of(model(**on_device(model, batch))) for batch in batches]
+            reference = [outlet.outputs(on_device(model, batch)) for batch in batches]
         masks = [batch.inputs.get(layout.mask) if layout.mask else None for batch in batches]
-        tail = cls(model, stacks, order, batches, masks, reference, last)
-        if loss_against(tail._finish(0, {}), reference[0], masks[0])[0] > UNCHANGED:
+        tail = cls(model, outlet, stacks, order, batches, masks, reference, last)
+        if outlet.loss(tail._finish(0, {}), reference[0], masks[0])[0] > UNCHANGED:
             raise ArchitectureError(
                 f"The outputs of {type(model).__name__} depend on more than what leaves its last blocks, so "
                 "sensitivities cannot be measured. Use --allocation uniform."
@@ -113,7 +110,7 @@ class Tail:
     def _mean(self, count: int, outputs: Callable[[int], Outputs]) -> float:
         total = weight = 0.0
         for index in range(count):
-            loss, rows = loss_against(outputs(index), self.reference[index], self.masks[index])
+            loss, rows = self.outlet.loss(outputs(index), self.reference[index], self.masks[index])
             total += loss * rows
             weight += rows
         return total / max(weight, 1.0)
@@ -121,12 +118,12 @@ class Tail:
     def _finish(self, index: int, left: Mapping[str, Tensor]) -> Outputs:
         states = {name: left.get(name, self.last[name][index]) for name in self.stacks}
         with leaving(self.model, self.stacks, states):
-            return outputs_of(self.model(**on_device(self.model, self.batches[index])))
+            return self.outlet.outputs(on_device(self.model, self.batches[index]))
 
     def _whole(self, index: int, constants: Mapping[str, Tensor]) -> Outputs:
         """The model as it is, but for blocks that put out something given."""
         with patched_forward(self.model, {path: _constant(value) for path, value in constants.items()}):
-            return outputs_of(self.model(**on_device(self.model, self.batches[index])))
+            return self.outlet.outputs(on_device(self.model, self.batches[index]))
 
 
 def _constant(value: Tensor) -> Callable[..., Tensor]:
@@ -154,54 +151,3 @@ def leaving(model: nn.Module, stacks: Mapping[str, Sequence[str]], hidden: Mappi
         replacements[paths[-1]] = _constant(hidden[name])
     with patched_forward(model, replacements):
         yield
-
-
-def outputs_of(output: Any) -> Outputs:
-    """Pick what to compare: logits of a head, else image and text embeddings, else the last hidden state."""
-    if isinstance(output, Tensor):
-        return Outputs(output.float(), ())
-    found: Mapping[str, Any] = output if isinstance(output, Mapping) else {}
-    logits = found.get("logits")
-    if isinstance(logits, Tensor):
-        return Outputs(logits.float(), ())
-    for names in (("image_embeds", "text_embeds"), ("last_hidden_state",)):
-        tensors = tuple(found[name].float() for name in names if isinstance(found.get(name), Tensor))
-        if tensors:
-            return Outputs(None, tensors)
-    raise ArchitectureError(
-        "The model's output has neither logits nor embeddings nor a last hidden state, so sensitivities cannot be "
-        "measured. Use --allocation uniform."
-    )
-
-
-def divergences(dense: Tensor, ours: Tensor, mask: Tensor | None) -> Tensor:
-    """``KL(dense ‖ ours)`` of every real row of logits, nats, ``[N]``.
-
-    Args:
-        dense: float32, ``[B, C]`` or ``[B, T, C]``.
-        ours: of the same shape.
-        mask: ``[B, T]``, non-zero on real tokens; ``None``: all are.
-    """
-    log_p = dense.log_softmax(-1)
-    rows = (log_p.exp() * (log_p - ours.log_softmax(-1))).sum(-1)
-    return real_rows(rows.reshape(len(rows), -1), mask)
-
-
-def loss_against(outputs: Outputs, reference: Outputs, mask: Tensor | None) -> tuple[float, float]:
-    """KL divergence from the dense logits per row, or relative squared error of the embeddings; and the rows.
-
-    Args:
-        outputs: of the student.
-        reference: the dense ones.
-        mask: ``[B, T]``, non-zero on real rows; ``None``: all are.
-    """
-    if outputs.logits is not None and reference.logits is not None:
-        rows = divergences(reference.logits, outputs.logits, mask)
-        return float(rows.mean()), float(rows.numel())
-    total = 0.0
-    for ours, dense in zip(outputs.embeddings, reference.embeddings, strict=True):
-        marked = mask if dense.dim() == 3 else None  # of a vector or a feature map no row is padding
-        ours, dense = real_rows(rows_of(ours), marked), real_rows(rows_of(dense), marked)
-        spread = dense - dense.mean(0) if len(dense) > 1 else dense
-        total += float((ours - dense).square().sum() / spread.square().sum().clamp(min=1e-30))
-    return total, float(len(reference.embeddings[0]))

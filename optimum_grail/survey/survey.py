@@ -60,6 +60,13 @@ def cost_of(signals: Iterable[Signal], work: Work) -> float:
     return cost + (work.probe + work.outputs) * any(signal.tail for signal in signals)
 
 
+def memory_of(signals: Iterable[Signal], work: Work) -> float:
+    """Bytes that signals keep while the walk goes on, and the dense outputs that losses are measured against."""
+    signals = list(signals)
+    kept = 2 * work.stream / PROBE_FRACTION * any(signal.tail for signal in signals)
+    return kept + sum(signal.memory(work) for signal in signals)
+
+
 @dataclass(frozen=True)
 class Survey:
     """The survey of a dense model.
@@ -78,7 +85,7 @@ class Survey:
     layout: Layout
     batches: Sequence[Batch]
     progress: Progress
-    needs: frozenset[Need] = frozenset({"curves"})
+    needs: frozenset[Need] = frozenset({"gradient-curves"})
     seed: int = 0
     offload: bool = False
 
@@ -124,7 +131,7 @@ class Survey:
         tail = None
         if any(signal.tail for signal in self.signals.values()):
             tail = Tail.of(self.model, self.layout, [self.batches[index] for index in few], order)
-        dense = Dense(self.model, self.layout, self.batches, few, self.seed, tail)
+        dense = Dense(self.model, self.layout, self.batches, few, self.seed, order, self.offload, tail)
         found = {name: dict(signal.before(dense)) for name, signal in self.signals.items()}
         if self._walking:
             captured = capture(self.model, self.layout.blocks, self.batches, offload=self.offload, order=order)

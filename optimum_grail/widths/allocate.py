@@ -24,6 +24,9 @@ SAME_DEPTH = 2
 """Most of them that drop the same number of blocks."""
 PAYS = 1.05
 """Every dropped block has to pay: with few samples to fit on, fewer layers look better than they are."""
+RIVALS = 1.25
+"""Rivals that are predicted to do so many times the least damage are not rehearsed. Where a rehearsal was made all the
+same (docs/adr/0012), the ratio of the losses was above the predicted one, and never below 0.95 of it."""
 Judge = Callable[[Mapping[str, int], Sequence[str]], float]
 """``(units per group, dropped blocks) -> loss``."""
 
@@ -118,9 +121,10 @@ def check_request(layout: Layout, request: Request, method: Allocation, accepts:
 def _candidates(sharing: Sharing, notes: list[str]) -> list[Widths]:
     """The method's own widths first, then its rivals', then those with blocks dropped, best predicted first."""
     own = _widths(sharing, sharing.method, _dropped_first(sharing), notes)
-    if sharing.request.sparsity is None or not sharing.findings.curves:
+    if sharing.request.sparsity is None or not sharing.findings.curves or own.predicted is None:
         return [own]
     rivals = [_widths(sharing, rival) for rival in sharing.method.rivals()]
+    rivals = [rival for rival in rivals if (rival.predicted or 0.0) <= RIVALS * own.predicted]
     shorter = [_widths(sharing, sharing.method, dropped) for dropped in drop_sets(sharing)]
     shorter.sort(key=lambda widths: widths.predicted or 0.0)
     found: list[Widths] = []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.allocations import ALLOCATIONS
+from optimum_grail.allocations._curved import Curved
 from optimum_grail.allocations.balanced import Balanced
 from optimum_grail.allocations.uniform import Uniform
 from optimum_grail.architectures import ARCHITECTURES
@@ -120,7 +121,7 @@ def test_a_model_gets_smaller_and_still_works(model: nn.Module, methods: Methods
     def accepts(groups: Any, width: int) -> bool:
         return all(expressible(model, layout, group, width) for group in groups)
 
-    curves = survey(model, batches) if "curves" in methods.needs else {}
+    curves = survey(model, batches) if isinstance(methods.allocation, Curved) else {}
     widths = allocate(layout, Request(0.4), methods.allocation, accepts, Findings(curves))
     plan = FitRun(model, layout, methods, widths.kept, batches, 0, Silent()).run_()
     left = sum(parameter.numel() for parameter in model.parameters())
@@ -140,7 +141,7 @@ def test_every_allocation_gets_what_it_needs_and_meets_the_budget(family: str, n
     model, allocation = EXAMPLES[family](), ALLOCATIONS.get(name)()
     layout, batches = resolve(model), batches_of(model)
     findings = Survey(model, layout, batches, Silent(), allocation.needs).run()
-    assert bool(findings.curves) == ("curves" in allocation.needs)
+    assert bool(findings.curves) == isinstance(allocation, Curved)
     widths = allocate(layout, Request(0.4, standalone=False), allocation, lambda groups, width: True, findings)
     assert -0.02 < layout.removed_parameters(widths.kept) / layout.block_parameters - 0.4 <= 0.02
     again = Findings.from_tensors(findings.to_tensors())

@@ -115,10 +115,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["streams kept", "streams made again"])
+@pytest.fixture(autouse=True)
+def all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block is kept at once, whatever that costs beside runs of a second."""
+    monkeypatch.setattr("optimum_grail.state.budget.SHARE", 1e9)
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_stopped_after_every_block(case: str, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimum_grail.state.streams.SHARE", 1e9 if kept else 0.0)
+def test_stopped_after_every_block(case: str, tmp_path: Path) -> None:
     build, fields = CASES[case]
     config = {"sparsity": 0.3, **fields}
     rows = None if fields.get("preset") in ("folding", "magnitude") else samples_of(build())
@@ -306,6 +310,8 @@ def test_a_run_that_was_killed_after_its_last_step_ends_well(tmp_path: Path, mon
 KILLED = """
 import os, signal, sys
 from optimum_grail.report import progress
+from optimum_grail.state import budget
+budget.SHARE = 1e9
 update = progress.RichProgress.update
 
 def last(self, advance, description):

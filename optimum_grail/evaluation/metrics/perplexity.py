@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from optimum_grail.evaluation.agreement import Listener
 from optimum_grail.evaluation.metrics import METRICS
 from optimum_grail.evaluation.metrics._metric import Measured, Metric, Readers, Result, batches, inference, positive
 from optimum_grail.report.progress import Progress
+from optimum_grail.streams.language_head import LanguageHead
 
 _TOKENS_PER_BATCH = {"cpu": 1024}  # what stays in the processor's cache is fastest there
 _MANY_TOKENS = 8192
@@ -37,8 +39,8 @@ class Perplexity(Metric):
         seqlen: default min(2048, the model's positions, the tokenizer's limit).
         num_samples: use the first windows only.
         max_tokens: use the first tokens only.
-        batch_size: windows per forward pass; default as many as make 8192 tokens (1024 on CPU) and 256 MiB of
-            logits.
+        batch_size: windows per forward pass; default as many as make 8192 tokens (1024 on CPU); logits are made in
+            slices of 32 MiB.
 
     Raises:
         ConfigError: a number below 1.
@@ -114,8 +116,9 @@ class Perplexity(Metric):
     def measure(self, model: nn.Module, readers: Readers, rows: Rows, progress: Progress | None) -> Measured:
         """See :class:`Metric`. Keys: perplexity, loss (nats per token), tokens, predicted_tokens, windows, protocol."""
         windows = self.windows(readers, rows)
-        listener = Listener(model)
-        with inference(model):
+        with inference(model) as device:
+            head = LanguageHead.of(model, {"input_ids": windows[:1, :2].to(device), "use_cache": False})
+            listener = Listener(head)
             loss = self._loss(model, windows, listener, progress)
             answers = listener.answers()
         count, seqlen = windows.shape
@@ -132,17 +135,34 @@ class Perplexity(Metric):
 
     def _loss(self, model: nn.Module, windows: Tensor, listener: Listener, progress: Progress | None) -> float:
         seqlen = windows.shape[1]
-        size = self.batch_size
         total = torch.zeros((), dtype=torch.float64)
         with inference(model) as device:
-            if size is None:
-                vocabulary = model(input_ids=windows[:1, :2].to(device), use_cache=False).logits.shape[-1]
-                most = _TOKENS_PER_BATCH.get(device.type, _MANY_TOKENS)
-                size = max(1, min(most // seqlen, _LOGITS_BYTES // (4 * seqlen * vocabulary)))
-            with listener.listening():
-                for chunk in batches(len(windows), size, progress=progress, what="perplexity"):
-                    ids = windows[chunk.start : chunk.stop].to(device)
-                    logits = model(input_ids=ids, use_cache=False).logits.float()
-                    picked = logits[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2)
-                    total += (logits.logsumexp(dim=2)[:, :-1] - picked).sum(dtype=torch.float64).cpu()
+            size = self.batch_size or self._batch(model, windows[:1, :2].to(device), seqlen, listener.head)
+            for chunk in batches(len(windows), size, progress=progress, what="perplexity"):
+                ids = windows[chunk.start : chunk.stop].to(device)
+                for logits, following in _predictions(model, ids, listener):
+                    picked = logits.gather(1, following[:, None]).squeeze(1)
+                    total += (logits.logsumexp(dim=1) - picked).sum(dtype=torch.float64).cpu()
         return float(total / (len(windows) * (seqlen - 1)))
+
+    @staticmethod
+    def _batch(model: nn.Module, few: Tensor, seqlen: int, head: LanguageHead | None) -> int:
+        """Windows per forward pass; where logits cannot be made in slices, those of the windows have to fit."""
+        most = max(1, _TOKENS_PER_BATCH.get(few.device.type, _MANY_TOKENS) // seqlen)
+        if head is not None:
+            return most
+        vocabulary = model(input_ids=few, use_cache=False).logits.shape[-1]
+        return max(1, min(most, _LOGITS_BYTES // (4 * seqlen * vocabulary)))
+
+
+def _predictions(model: nn.Module, ids: Tensor, listener: Listener) -> Iterator[tuple[Tensor, Tensor]]:
+    """The logits at all positions but the last of windows, float32 ``[N, vocabulary]``, and the tokens that follow; in
+    slices, where the model has a head that can be asked by itself."""
+    head, following = listener.head, ids[:, 1:].flatten()
+    if head is None:
+        yield model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1).float(), following
+        return
+    entering = head.entering({"input_ids": ids, "use_cache": False})[:, :-1].flatten(0, 1)
+    listener.hear(entering)
+    for rows, tokens in head.slices(entering, following):
+        yield head.logits(rows), tokens

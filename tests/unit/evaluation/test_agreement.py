@@ -14,6 +14,7 @@ from optimum_grail.evaluation import agreement
 from optimum_grail.evaluation.agreement import Answers, Classes, Embeddings
 from optimum_grail.evaluation.metrics import Readers
 from optimum_grail.evaluation.metrics.perplexity import Perplexity
+from optimum_grail.streams import language_head
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def directly(dense: PreTrainedModel, other: PreTrainedModel, windows: Tensor) ->
 def test_it_is_that_of_the_logits_however_they_are_sliced(
     windows: Tensor, slices: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agreement, "LOGITS_BYTES", slices)
+    monkeypatch.setattr(language_head, "LOGITS_BYTES", slices)
     dense, other = capped(), shaken_(capped())
     found = answers(other, windows).agreement(answers(dense, windows))
     divergence, same = directly(dense, other, windows)

@@ -28,7 +28,8 @@ from optimum_grail.selectors.obs import Obs
 from optimum_grail.streams.calls import difference
 from optimum_grail.streams.capture import Captured, capture
 from optimum_grail.streams.gradients import mask_gradients
-from optimum_grail.streams.tail import Tail, loss_against, outputs_of
+from optimum_grail.streams.outputs import Outputs, loss_against, outputs_of
+from optimum_grail.streams.tail import Tail
 from optimum_grail.survey.survey import Survey
 
 PLUS = Methods(Obs(), GrailPlus(), Balanced())
@@ -44,8 +45,16 @@ def halved(layout: Layout, *stacks: int) -> dict[str, int]:
 def losses(model: nn.Module, tail: Tail) -> float:
     with torch.no_grad():
         found = [outputs_of(model(**batch.inputs)) for batch in tail.batches]
-    rows = [loss_against(ours, dense, None)[0] for ours, dense in zip(found, tail.reference, strict=True)]
+    rows = [loss_against(ours, whole(tail, dense), None)[0] for ours, dense in zip(found, tail.reference, strict=True)]
     return sum(rows) / len(rows)
+
+
+@torch.no_grad()
+def whole(tail: Tail, outputs: Outputs) -> Outputs:
+    """With the logits of a language model, of which only what enters the head is kept."""
+    if outputs.entering is None or tail.outlet.head is None:
+        return outputs
+    return Outputs(torch.stack([tail.outlet.head.logits(sample) for sample in outputs.entering]))
 
 
 @pytest.mark.parametrize("methods", [PLUS, PLAIN], ids=["two streams", "one stream"])

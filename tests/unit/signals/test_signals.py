@@ -110,7 +110,10 @@ def test_every_signal_tells_its_cost(name: str) -> None:
 
 def test_costs_are_those_of_what_is_done() -> None:
     cost = {name: cost_of(signals_of({name}).values(), WORK) for name in SIGNALS.names()}
-    assert cost["error-curves"] < cost["gradient-curves"] < cost["curves"] < cost["bent-curves"]
+    assert cost["error-curves"] < cost["curves"] < cost["bent-curves"]
+    deep = replace(WORK, groups=60, blocks=30)
+    sweep, passes = (cost_of(signals_of({name}).values(), deep) for name in ("gradient-curves", "curves"))
+    assert cost["error-curves"] < sweep == cost["gradient-curves"] < passes  # the sweep alone does not depend on depth
     assert cost["fluctuation"] == WORK.forward + WORK.gram and cost["influence"] == WORK.forward
     assert cost["positions"] == 0 and cost["information"] > WORK.forward
     assert cost_of([], WORK) == 0

@@ -16,7 +16,8 @@ from optimum_grail.data.batches import Batch
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.resolve import resolve
 from optimum_grail.streams.capture import capture
-from optimum_grail.streams.tail import Outputs, Tail, loss_against, outputs_of
+from optimum_grail.streams.outputs import Outputs, loss_against, outputs_of
+from optimum_grail.streams.tail import Tail
 
 
 def text(rows: int = 3, length: int = 9) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from optimum_grail.allocations._curved import Curved
 from optimum_grail.allocations.balanced import Balanced
 from optimum_grail.allocations.knapsack import Knapsack
 from optimum_grail.allocations.uniform import Uniform
@@ -73,7 +74,7 @@ def run(
     curves: dict[str, Curve] | None = None,
 ) -> Widths:
     method = method or Uniform()
-    if "curves" in method.needs:
+    if isinstance(method, Curved):
         curves = curves or curves_of(layout)
     return allocate(layout, request, method, accepts, Findings(curves or {}))
 

@@ -192,8 +192,8 @@ def test_gradients_rank_groups_nearly_as_forward_passes_do(build: Callable[[], n
     )
     assert bool((gradient > 0).all())
     both = torch.stack([forward.clamp(min=1e-9).log(), gradient.log()])
-    assert float(torch.corrcoef(both)[0, 1]) > 0.5
-    assert 0.2 < float(gradient.sum() / forward.sum()) < 5
+    assert float(torch.corrcoef(both)[0, 1]) > 0.8
+    assert 0.4 < float(gradient.sum() / forward.sum()) < 3
 
 
 @pytest.mark.parametrize("budget", ["parameters", "bytes", "flops", "kv-cache", "latency"])

@@ -105,12 +105,12 @@ def _resumed(target: Path, free: list[Hold], identity: Mapping[str, Any], progre
             refused.append(refusal(hold.folder, unlike))
         else:
             states.append(RunState(target, replace(header, written=""), hold, progress))
-    if not states:
-        raise refused[-1]
-    chosen = max(states, key=lambda state: len(state.blocks))
+    chosen = max(states, key=lambda state: len(state.blocks)) if states else None
     for hold in free:
-        if hold.folder != chosen.folder:
+        if chosen is None or hold.folder != chosen.folder:
             hold.release()
+    if chosen is None:
+        raise refused[-1]
     progress.message(f"Going on with the run of {chosen.header.started}: {chosen.reached()} kept in {chosen.folder}")
     return chosen
 

@@ -3,8 +3,8 @@ disturbed, and what the state costs that makes it so.
 
 Every run is ``optimum-cli grail compress`` on llama-books-3m in a process of its own, ended by SIGKILL at a moment
 drawn uniformly from the time its work takes; the resumed run may meet the same fate. The cost is that of the same
-compression in one process with a state and without, by turns. Rows go to ``benchmarks/results/unkillable.json`` as soon as they are
-there; those that are there already are not made again unless ``--redo`` asks for it.
+compression in one process with a state and without, by turns. Rows go to ``benchmarks/results/unkillable.json`` as soon
+as they are there; those that are there already are not made again unless ``--redo`` asks for it.
 
     python benchmarks/unkillable.py [--runs 25] [--pairs 3] [--busy] [--redo]
 """
@@ -16,8 +16,8 @@ import hashlib
 import json
 import os
 import random
+import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import EMBEDDED, environment, read_results, write_results
+from optimum.commands.optimum_cli import main as main_of_cli
 
 from optimum_grail import GrailCompressor
 
@@ -57,24 +58,40 @@ class Attempt:
 
 
 def attempt(folder: Path, resume: bool, kill_after: float | None = None) -> Attempt:
-    """Run the command; ``kill_after`` so many seconds after its first word, by SIGKILL."""
-    words = ["-m", str(EMBEDDED), "-o", str(folder / "out"), *SMALL, *(["--resume"] if resume else [])]
-    code = "import sys; from optimum.commands.optimum_cli import main; sys.argv[0] = 'optimum-cli'; main()"
-    command = [sys.executable, "-u", "-c", code, "grail", "compress", *words]
-    with (folder / "log").open("w+b") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        while process.poll() is None and (folder / "log").stat().st_size == 0:
-            time.sleep(0.01)
-        began = time.perf_counter()
-        try:
-            process.wait(kill_after)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        seconds = time.perf_counter() - began
-        log.seek(0)
-        lines = log.read().decode(errors="replace").strip().splitlines()
-    return Attempt(process.returncode, seconds, lines[-1] if lines else "")
+    """Run the command in a child of this process, which has loaded the libraries; ``kill_after`` so many seconds after
+    the child's first word, by SIGKILL."""
+    log = folder / "log"
+    log.write_bytes(b"")
+    child = os.fork()
+    if child == 0:
+        _become_command(folder, [*SMALL, *(["--resume"] if resume else [])])
+    began, code = 0.0, None
+    while code is None:
+        time.sleep(0.005)
+        if not began and log.stat().st_size:
+            began = time.perf_counter()
+        if began and kill_after is not None and time.perf_counter() - began > kill_after:
+            os.kill(child, signal.SIGKILL)
+        done, status = os.waitpid(child, os.WNOHANG)
+        code = os.waitstatus_to_exitcode(status) if done else None
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return Attempt(code, time.perf_counter() - began, lines[-1] if lines else "")
+
+
+def _become_command(folder: Path, words: list[str]) -> None:
+    """``optimum-cli grail compress`` with its output in the log; never returns."""
+    descriptor = os.open(folder / "log", os.O_WRONLY)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.argv = ["optimum-cli", "grail", "compress", "-m", str(EMBEDDED), "-o", str(folder / "out"), *words]
+    code = 0
+    try:
+        main_of_cli()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A state from anyone: what could not have been written by a run of this model is refused in one line, or passed over."""
+"""A state from anyone: what no run of this model can have written is refused in one line, or passed over."""
 
 from __future__ import annotations
 

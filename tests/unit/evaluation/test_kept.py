@@ -1,0 +1,60 @@
+"""What was measured of the dense model comes back as it was, or is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from optimum_grail.architectures.llama import tiny_llama
+from optimum_grail.errors import CheckpointError
+from optimum_grail.evaluation.agreement import Classes, Embeddings, NextTokens
+from optimum_grail.evaluation.kept import from_tensors, to_tensors
+from optimum_grail.evaluation.metrics import Measured
+
+RESULT = {"accuracy": 0.1 + 0.2, "samples": 7, "protocol": "as they are", "perplexity": math.inf}
+
+
+def text(value: str) -> Tensor:
+    return torch.tensor(list(value.encode()), dtype=torch.uint8)
+
+
+def test_numbers_and_answers_come_back() -> None:
+    model = tiny_llama()
+    answers = [
+        Classes(torch.arange(4)),
+        Embeddings(torch.randn(3, 2)),
+        NextTokens(model, torch.randn(5, 4), torch.randn(4, 9)),
+        None,
+    ]
+    tensors = to_tensors([Measured(RESULT, item) for item in answers])
+    found = from_tensors(tensors, ["accuracy"] * 4, model)
+    assert [item.result for item in found] == [RESULT] * 4
+    assert [type(item.answers) for item in found] == [Classes, Embeddings, NextTokens, type(None)]
+    for one, other in zip(answers[:3], found, strict=False):
+        pairs = zip(vars(one).values(), vars(other.answers).values(), strict=True)
+        assert all(a is b if isinstance(a, nn.Module) else torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found.pop("0/result"),
+        lambda found: found.update({"0/result": text("{")}),
+        lambda found: found.update({"0/result": text("[" * 100_000)}),
+        lambda found: found.update({"0/result": text("[1]")}),
+        lambda found: found.update({"0/result": text('{"accuracy": "high"}')}),
+        lambda found: found.update({"0/result": text('{"accuracy": {"a": 1}}')}),
+        lambda found: found.update({"0/result": text('{"recall": 1}')}),
+        lambda found: found.update({"0/result": torch.tensor([255], dtype=torch.uint8)}),
+        lambda found: found.update({"0/hidden": torch.zeros(3), "0/said": torch.zeros(1, 1)}),
+    ],
+)
+def test_what_is_no_result_is_refused(change: Callable[[dict[str, Tensor]], object]) -> None:
+    tensors = to_tensors([Measured({"accuracy": 1.0})])
+    change(tensors)
+    with pytest.raises(CheckpointError, match=r"is damaged: .*Delete its state's folder"):
+        from_tensors(tensors, ["accuracy"], tiny_llama())

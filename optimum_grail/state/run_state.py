@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,27 @@ Judge = Callable[[Mapping[str, int], Sequence[str]], float]
 DAMAGED = "Delete the state's folder and begin anew."
 
 
+@dataclass(frozen=True)
+class _Done:
+    """A block that is done and not written yet.
+
+    Args:
+        path: of the block.
+        plans: what was done to it.
+        stack: name of its stack.
+        last: whether nothing asks for what leaves it.
+    """
+
+    path: str
+    plans: Sequence[GroupPlan]
+    stack: str
+    last: bool
+
+    def fitted(self, model: nn.Module) -> dict[str, Tensor]:
+        """What the fit has set in it."""
+        return fitted_tensors(model, [plan.group for plan in self.plans])
+
+
 class RunState:
     """A run into one output, so far. On the disk there is nothing of it before there is something to keep.
 
@@ -60,7 +81,7 @@ class RunState:
         self._hold = hold
         self._progress = progress
         self._budget = Budget()
-        self._pending = list[tuple[str, Sequence[GroupPlan]]]()
+        self._pending = list[_Done]()
         known = None if hold is None else hold.folder / MEASURED
         self._cache = StatisticsCache(digest(header.identity), known, REMEDY)
 
@@ -161,18 +182,21 @@ class RunState:
         :class:`optimum_grail.fit.record.Record`."""
         if not plans:
             return
-        self._pending.append((path, plans))
+        self._pending.append(_Done(path, plans, stack.name, last))
         moving = None if last else streams
-        size = sum(tensor.nbytes for _, done in self._pending for tensor in _fitted(model, done).values())
+        size = sum(tensor.nbytes for done in self._pending for tensor in done.fitted(model).values())
         size += 0 if moving is None else moving.nbytes
         if not self._budget.allows(size):
             return
         with self._budget.spending(size):
-            for done, its in self._pending:
-                notes = {"plans": notes_of(its), "last": last and done == path}
-                self.blocks.put(done, {**_fitted(model, its), **tensors_of(its)}, notes)
+            for done in self._pending:
+                tensors = {**done.fitted(model), **tensors_of(done.plans)}
+                self.blocks.put(done.path, tensors, {"plans": notes_of(done.plans), "last": done.last})
             if moving is not None:
                 self._streams.put(stack.name, path, moving)
+            for done in self._pending:
+                if done.last:  # nothing asks for its stack's streams any more
+                    self._streams.forget(done.stack)
             self._pending.clear()
             self._note()
 
@@ -228,10 +252,6 @@ class RunState:
                 raise OutputError(f"No state can be kept beside {str(self.output)!r}: {error}.") from error
             self._note()
         return self._hold.folder
-
-
-def _fitted(model: nn.Module, plans: Sequence[GroupPlan]) -> dict[str, Tensor]:
-    return fitted_tensors(model, [plan.group for plan in plans])
 
 
 def refusal(folder: Path | None, found: Sequence[str]) -> CheckpointError:

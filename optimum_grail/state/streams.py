@@ -58,6 +58,10 @@ class StreamStore:
         for path in older:
             shutil.rmtree(path, ignore_errors=True)
 
+    def forget(self, stack: str) -> None:
+        """Remove what was kept of ``stack``."""
+        shutil.rmtree(self._of(stack), ignore_errors=True)
+
     def _write(self, folder: Path, head: dict[str, str], streams: Streams) -> None:
         sides = _sides(streams)
         for index in range(len(streams.student)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -29,7 +30,8 @@ from optimum_grail.report.report import REPORT_FILE
 TOLD = ("README.md", REPORT_FILE)
 """Files that tell times."""
 TIMED = ("seconds", "forward", "peak_memory", "command")
-FED: dict[str, Any] = {"num_samples": 10}
+UNIFORM = {"allocation": "uniform"}
+"""Nothing is surveyed: sooner done."""
 
 
 class Stopped(Exception):
@@ -103,8 +105,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "llama, trained blocks": (tiny_llama, {"preset": "wandapp+grail"}),
     "llama, added biases": (tiny_llama, {"affine": True}),
     "llama, blocks dropped": (tiny_llama, {"allocation": "block-influence", "sparsity": 0.5}),
-    "llama, sub-blocks dropped": (tiny_llama, {"preset": "comp"}),
-    "llama, folded": (tiny_llama, {"preset": "folding"}),
+    "llama, sub-blocks dropped": (tiny_llama, {"preset": "comp", "allocation": None}),
+    "llama, folded": (tiny_llama, {"preset": "folding", "allocation": None}),
     "llama, without data": (tiny_llama, {"preset": "magnitude"}),
     "llama, gradients": (tiny_llama, {"preset": "fisher"}),
     "bert": (tiny_bert, {}),
@@ -124,13 +126,33 @@ def all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_stopped_after_every_block(case: str, tmp_path: Path) -> None:
     build, fields = CASES[case]
-    config = {"sparsity": 0.3, **fields}
+    config = {"sparsity": 0.3, **({} if case == "llama" else UNIFORM), **fields}
     rows = None if fields.get("preset") in ("folding", "magnitude") else samples_of(build())
     GrailCompressor(build(), config).compress(rows, tmp_path / "whole" / "out")
     stops = list(interrupted(build, config, rows, tmp_path / "parts" / "out"))
     assert stops
     assert files(tmp_path / "parts" / "out") == files(tmp_path / "whole" / "out")
     assert states(tmp_path / "parts") == [], "the state has done its work"
+
+
+@pytest.mark.parametrize("build", [tiny_clip, tiny_llama])
+def test_whatever_can_be_afforded(
+    build: Callable[[], nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks are written one by one, several at once, or not at all, within a stack and across stacks."""
+    rows, draw = samples_of(build()), random.Random(1)
+    GrailCompressor(build(), UNIFORM).compress(rows, tmp_path / "whole" / "out")
+    monkeypatch.setattr("optimum_grail.state.budget.Budget.allows", lambda self, size: draw.random() < 0.4)
+    assert list(interrupted(build, UNIFORM, rows, tmp_path / "parts" / "out"))
+    assert files(tmp_path / "parts" / "out") == files(tmp_path / "whole" / "out")
+
+
+def test_streams_are_kept_of_one_block(tmp_path: Path) -> None:
+    rows = samples_of(tiny_llama())
+    with pytest.raises(Stopped):
+        GrailCompressor(tiny_llama(), UNIFORM).compress(rows, tmp_path / "out", progress=Stop("compressing", 5))
+    (state,) = states(tmp_path)
+    assert [path.name for path in (state / "streams").rglob("*") if path.is_dir()] == ["model", "2"]
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,12 +170,12 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
 def test_the_times_of_all_parts_add_up(tmp_path: Path) -> None:
     rows = samples_of(tiny_llama())
     with pytest.raises(Stopped):
-        GrailCompressor(tiny_llama(), FED).compress(rows, tmp_path / "out", progress=Stop("compressing", 2))
+        GrailCompressor(tiny_llama(), UNIFORM).compress(rows, tmp_path / "out", progress=Stop("compressing", 2))
     (state,) = states(tmp_path)
     kept = json.loads((state / "state.json").read_text())
     kept["seconds"]["fit"] = 1000.0
     (state / "state.json").write_text(json.dumps(kept))
-    compressor = GrailCompressor(tiny_llama(), FED)
+    compressor = GrailCompressor(tiny_llama(), UNIFORM)
     compressor.compress(rows, tmp_path / "out", resume=True)
     assert 1000 < compressor.report.seconds["fit"] < 1100
 
@@ -326,6 +348,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_sigkill_and_the_command_line(tmp_path: Path, embedded_llama: Path, cli: Any, capsys: Any) -> None:
     words = ("grail", "compress", "-m", str(embedded_llama), "--dataset", "self:starts=frequent")

@@ -31,6 +31,7 @@ class Header:
         started: when the run began, for people.
         written: the mark of the report in the output that this run wrote, see
             :func:`optimum_grail.state.folder.report_mark`; ``""`` before that.
+        machine: processor and threads; on others sums may round differently.
         format: of the state.
     """
 
@@ -39,6 +40,7 @@ class Header:
     seconds: Mapping[str, float] = field(default_factory=dict)
     started: fields.Word = ""
     written: fields.Digest = ""
+    machine: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def write(self, folder: Path) -> None:

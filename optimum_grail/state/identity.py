@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.errors import shorten
-from optimum_grail.report.environment import versions
+from optimum_grail.report.environment import hardware, versions
 from optimum_grail.survey.cache import fingerprints
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ NAMES = {
     "splits": "the calibration data's split",
     "sources": "the calibration data's sources",
     "methods": "the code of the methods",
+    "processor": "the processor",
+    "threads": "the number of threads",
 }
 """What messages call the parts of an identity."""
 
@@ -57,6 +60,11 @@ def identity_of(model: nn.Module, config: GrailConfig, tokenizer: Tokenizer | No
     return dict(json.loads(json.dumps(found, default=str)))  # as it is read back
 
 
+def machine() -> dict[str, Any]:
+    """What a result may depend on in its last bits, and a resumed run may differ in all the same."""
+    return {"processor": str(hardware().get("processor")), "threads": torch.get_num_threads()}
+
+
 def digest(identity: Mapping[str, Any]) -> str:
     """sha256 (hex) of an identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -75,7 +83,7 @@ def _of(name: str, before: object, now: object) -> Iterator[str]:
         for key in sorted({*before, *now}, key=str):
             if before.get(key) != now.get(key):
                 yield f"{called} {shorten(key)[1:-1]} was {shorten(before.get(key))} and is {shorten(now.get(key))}"
-    elif name in ("dtype", "device"):
+    elif name in ("dtype", "device", "processor", "threads"):
         yield f"{called} was {shorten(before)} and is {shorten(now)}"
     else:
         verb = "are" if called.endswith("s") else "is"

@@ -15,7 +15,7 @@ from optimum_grail.errors import CheckpointError, ConfigError, OutputError
 from optimum_grail.report.progress import Progress
 from optimum_grail.state.folder import report_mark, states_of
 from optimum_grail.state.header import Header
-from optimum_grail.state.identity import differences
+from optimum_grail.state.identity import differences, machine
 from optimum_grail.state.run_state import RunState, refusal
 
 
@@ -76,7 +76,7 @@ def open_state(output: str | Path, identity: Mapping[str, Any], resume: bool, pr
         OutputError: to be resumed, another process has it.
     """
     target = Path(output).expanduser().resolve()
-    fresh = Header(identity=identity, started=time.strftime("%Y-%m-%d %H:%M"))
+    fresh = Header(identity=identity, started=time.strftime("%Y-%m-%d %H:%M"), machine=machine())
     found = states_of(target)
     free = [hold for folder in found if (hold := Hold.on(folder)) is not None]
     if not resume:
@@ -112,6 +112,8 @@ def _resumed(target: Path, free: list[Hold], identity: Mapping[str, Any], progre
     if chosen is None:
         raise refused[-1]
     progress.message(f"Going on with the run of {chosen.header.started}: {chosen.reached()} kept in {chosen.folder}")
+    if unlike := differences(chosen.header.machine, machine()):
+        progress.message(f"The last bits may not be those of an undisturbed run: {'; '.join(unlike)}.")
     return chosen
 
 

@@ -224,6 +224,16 @@ def test_of_several_states_the_right_one_is_gone_on_with(tmp_path: Path) -> None
     assert json.loads((other / "state.json").read_text())["identity"]["configuration"]["seed"] == 5
 
 
+def test_another_machine_is_told(tmp_path: Path) -> None:
+    rows, told = left_behind(tmp_path / "out"), Stop("never", 0)
+    (state,) = states(tmp_path)
+    kept = json.loads((state / "state.json").read_text())
+    kept["machine"]["threads"] = 99
+    (state / "state.json").write_text(json.dumps(kept))
+    GrailCompressor(tiny_llama()).compress(rows, tmp_path / "out", resume=True, progress=told)
+    assert "last bits may not be those" in told.lines[1] and "the number of threads was 99 and is" in told.lines[1]
+
+
 def scaled(model: nn.Module) -> nn.Module:
     """The model with one weight changed."""
     with torch.no_grad():

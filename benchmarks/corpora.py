@@ -5,20 +5,19 @@ documentation of Python; a model of embeddings on STS-B, calibrated on its sente
 every feed-forward layer goes, so that nothing but selection and compensation differs. Rows are written to
 ``benchmarks/results/corpora-MODEL.json`` as soon as they are there; one that is there is not measured again. Models and
 data that are absent are passed over. Cells come in the order of their weight: a run that is cut off has the most useful
-ones.
+ones. ``python benchmarks/corpora_tables.py`` makes the page.
 
     python benchmarks/corpora.py [--only MODEL] [--method NAME ...] [--text NAME ...] [--size 30 ...] [--windows 64 ...]
-                                 [--draws N] [--table]
+                                 [--draws N]
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import product
@@ -31,6 +30,7 @@ import datasets
 import transformers
 from _common import EMBEDDED, data_folder, environment, read_results, write_results
 from _experiments import minilm, shared
+from corpora_tables import section
 
 from optimum_grail import GrailCompressor
 from optimum_grail.checkpoints.loading import load_model
@@ -47,6 +47,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "grail-plus, gate sources": {"preset": "grail-plus", "compensator": "grail-plus:gate=sources", **UNIFORM},
     "grail-plus, target self": {"preset": "grail-plus", "target": "self", **UNIFORM},
     "grail-plus, errors alike": {"preset": "grail-plus", "selector": "obs:across=mean", **UNIFORM},
+    "grail-plus, worst source": {"preset": "grail-plus", "selector": "obs:across=max", **UNIFORM},
     "grail": {"preset": "grail", **UNIFORM},
     "flap+grail": {"preset": "flap+grail", **UNIFORM},
     "slimgpt+grail": {"preset": "slimgpt+grail", **UNIFORM},
@@ -203,30 +204,6 @@ def planned(options: argparse.Namespace) -> Iterator[Cell]:
                 yield from (Cell(m, method, text, size, count, seed) for m in models if text in m.texts)
 
 
-def table(name: str) -> Iterator[str]:
-    """The rows as lines of a table: the metric, and in brackets the damage, ``ln(compressed / dense)`` of a perplexity,
-    ``ln(dense / compressed)`` of what is better the higher."""
-    rows: Sequence[dict[str, Any]] = read_results(f"corpora-{name}").get("rows", [])
-    dense = next((row["scores"] for row in rows if row["method"] == "dense"), None)
-    if dense is None:
-        return
-    names = list(dense)
-    yield f"{name}: dense " + " | ".join(f"{key} {dense[key]:.2f}" for key in names)
-    for row in sorted(rows, key=lambda row: (row["size"], row["windows"], row["text"], row["method"], row["seed"])):
-        if row["method"] == "dense":
-            continue
-        found = {key: damage(row["scores"][key], dense[key], name) for key in names}
-        cells = [f"{row['scores'][key]:8.3f} ({found[key]:.3f})" for key in names]
-        head = f"{row['size']} % {row['windows']:4} windows, draw {row['seed']}  {row['text']:24} {row['method']:26}"
-        yield f"{head} " + " | ".join(cells) + f"  mean {sum(found.values()) / len(names):.3f}"
-
-
-def damage(compressed: float, dense: float, name: str) -> float:
-    """See :func:`table`."""
-    metric = next(model.metric for model in MODELS if model.name == name)
-    return math.log(compressed / dense) * (1 if metric == "perplexity" else -1)
-
-
 @cache
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -237,7 +214,6 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--size", nargs="+", type=int, metavar="PERCENT")
     found.add_argument("--windows", nargs="+", type=int, metavar="N")
     found.add_argument("--draws", type=int, default=len(SEEDS), metavar="N")
-    found.add_argument("--table", action="store_true", help="print what is there and measure nothing")
     return found
 
 
@@ -246,7 +222,7 @@ def main() -> None:
     options = parser().parse_args()
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
-    for cell in () if options.table else planned(options):
+    for cell in planned(options):
         result = f"corpora-{cell.model.name}"
         rows = read_results(result).get("rows", [])
         if any(all(row[key] == value for key, value in cell.key.items()) for row in rows):
@@ -258,7 +234,7 @@ def main() -> None:
         row = measured(cell)
         write_results(result, {"rows": [*read_results(result).get("rows", []), row]})
     for model in MODELS:
-        print("\n".join(table(model.name)))
+        print("\n".join(section(model.name)))
 
 
 if __name__ == "__main__":

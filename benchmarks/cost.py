@@ -1,11 +1,13 @@
-"""What survey and fit cost, against the least that they could cost on the same machine in the same run.
+"""What survey and fit cost, against the least that they could cost on the same machine in the same run, and how that
+grows with the depth of a model.
 
-The yardstick of the fit is the time of two bare passes of all blocks over the calibration batches (the dense and the
-student stream), plus the Gram products at the machine's matrix-product rate. The yardstick of the memory is one block,
-its statistics and the streams; it is held against a fit as it comes, and against one with ``--offload-streams`` and
-batches of half the size, each in a process of its own.
+The yardstick of time is two bare passes of all blocks over the calibration batches (the dense and the student stream),
+plus the Gram products at the machine's matrix-product rate. The yardstick of memory is one block, its statistics, the
+streams and the slices of logits that a loss takes; survey and fit are held against it as they come, each in a process
+of its own. Every figure is the median of all rounds. A row is written as soon as it is there, and not measured again;
+``python benchmarks/cost_tables.py`` makes the page and the picture.
 
-    python benchmarks/cost.py [--only CASE] [--repeats 3]
+    python benchmarks/cost.py [--only NAME ...] [--width N ...] [--layers N ...] [--tokens N ...] [--repeats 3]
 """
 
 from __future__ import annotations
@@ -13,21 +15,25 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, threads that spin while waiting cost most
 
 import torch
 import transformers
-from _common import EMBEDDED, environment, read_results, write_results
+from _common import EMBEDDED, environment, models_folder, read_results, write_results
 from _memory import peak_above
-from rich.console import Console
-from rich.table import Table
+from cost_tables import GOALS, lines
 from torch import nn
 
 from optimum_grail import GrailConfig
@@ -37,9 +43,11 @@ from optimum_grail.fit.methods import Methods
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import expressible
-from optimum_grail.pipeline.estimate import estimate, matmul_rate
+from optimum_grail.pipeline.estimate import estimate
 from optimum_grail.report.progress import Silent
 from optimum_grail.streams.capture import capture
+from optimum_grail.streams.language_head import COPIES, LOGITS_BYTES
+from optimum_grail.streams.pace import matmul_rate
 from optimum_grail.survey.findings import Findings
 from optimum_grail.survey.survey import Survey
 from optimum_grail.widths.allocate import allocate
@@ -47,7 +55,9 @@ from optimum_grail.widths.request import Request
 
 SEED = 42
 SPARSITY = 0.5
-GOALS = {"fit": 2.0, "survey": 1.5, "memory": 1.0}
+WIDTHS: Mapping[int, tuple[int, int, int]] = {192: (512, 3, 3), 512: (1408, 8, 4), 1024: (2816, 16, 8)}
+"""Hidden size to FFN channels, heads and key-value heads, of 64 dimensions each."""
+LAYERS, TOKENS, WINDOW = (6, 12, 24, 48), (8192, 32768), 512
 
 
 @dataclass(frozen=True)
@@ -59,40 +69,53 @@ class Case:
         build: makes the model, in float32.
         samples: windows of calibration tokens.
         seqlen: their length.
-        batch: windows per forward pass.
+        width: hidden size, of a random model.
+        layers: of a random model.
     """
 
     name: str
     build: Callable[[], nn.Module]
     samples: int
     seqlen: int
-    batch: int
+    width: int | None = None
+    layers: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Of the calibration data."""
+        return self.samples * self.seqlen
 
 
-def embedded() -> nn.Module:
-    """The model that the repository carries: 6 layers, hidden 192, FFN 512."""
-    return transformers.AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32)
+def stored(folder: Path) -> nn.Module:
+    """A model on disk."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def wider() -> nn.Module:
-    """A LLaMA with random weights: 8 layers, hidden 512, FFN 1408, 8 heads, 4 key-value heads."""
+def random_llama(width: int, layers: int) -> nn.Module:
+    """A LLaMA with random weights."""
     torch.manual_seed(SEED)
+    ffn, heads, groups = WIDTHS[width]
     config = transformers.LlamaConfig(
-        hidden_size=512,
-        intermediate_size=1408,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=4,
+        hidden_size=width,
+        intermediate_size=ffn,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        head_dim=64,
         vocab_size=4096,
-        max_position_embeddings=512,
+        max_position_embeddings=WINDOW,
     )
     return transformers.LlamaForCausalLM(config)
 
 
-CASES = (
-    Case("llama-books-3m", embedded, samples=128, seqlen=256, batch=8),
-    Case("llama-27m-random", wider, samples=64, seqlen=512, batch=4),
-)
+def cases() -> Iterator[Case]:
+    """Real models first, then the random ones, small ones first."""
+    yield Case("llama-books-3m", partial(stored, EMBEDDED), 128, 256)
+    for tokens, width, layers in product(TOKENS, WIDTHS, LAYERS):
+        name = f"width {width}, {layers} layers, {tokens // 1024}k tokens"
+        yield Case(name, partial(random_llama, width, layers), tokens // WINDOW, WINDOW, width, layers)
+    if (smol := models_folder() / "SmolLM2-135M-Instruct").is_dir():
+        yield Case("SmolLM2-135M-Instruct", partial(stored, smol), 64, WINDOW)
 
 
 class Seconds(NamedTuple):
@@ -122,21 +145,12 @@ class Run:
     @classmethod
     def of(cls, case: Case) -> Run:
         """Build the model, draw the data."""
-        model = case.build().eval()
+        model: Any = case.build().eval()
         selector, compensator, allocation = GrailConfig().methods()
-        methods = Methods(selector, compensator, allocation)
-        return cls(case, model, resolve(model), methods, cls._batches(case, model, case.batch))
-
-    @staticmethod
-    def _batches(case: Case, model: Any, size: int) -> Sequence[Batch]:
         generator = torch.Generator().manual_seed(SEED)
         ids = torch.randint(model.config.vocab_size, (case.samples, case.seqlen), generator=generator)
-        return make_batches([{"input_ids": row} for row in ids], batch_size=size)
-
-    @property
-    def thrifty(self) -> Run:
-        """The same with batches of half the size."""
-        return replace(self, batches=self._batches(self.case, self.model, max(self.case.batch // 2, 1)))
+        batches = make_batches([{"input_ids": row} for row in ids], batch_size=max(1, 2048 // case.seqlen))
+        return cls(case, model, resolve(model), Methods(selector, compensator, allocation), batches)
 
     def survey(self) -> Findings:
         """The survey."""
@@ -150,9 +164,9 @@ class Run:
 
         return allocate(self.layout, Request(SPARSITY), self.methods.allocation, accepts, findings).kept
 
-    def fit(self, model: nn.Module, kept: dict[str, int], offload: bool = False) -> None:
+    def fit(self, model: nn.Module, kept: dict[str, int]) -> None:
         """The fit, of ``model`` in place."""
-        FitRun(model, self.layout, self.methods, kept, self.batches, SEED, Silent(), offload=offload).run_()
+        FitRun(model, self.layout, self.methods, kept, self.batches, SEED, Silent()).run_()
 
     @torch.no_grad()
     def bare(self) -> Seconds:
@@ -171,7 +185,8 @@ class Run:
 
 
 def memory_parts(run: Run) -> dict[str, int]:
-    """Bytes of one block, of its statistics (fit and held-out sums of every group) and of the two streams."""
+    """Bytes of one block, of its statistics (fit and held-out sums of every group), of the two streams, and of the
+    slices of logits that a loss takes."""
     (stack,) = run.layout.stacks
     captured = capture(run.model, {stack.name: stack.blocks}, run.batches)[stack.name]
     block = run.model.get_submodule(stack.blocks[0])
@@ -184,17 +199,17 @@ def memory_parts(run: Run) -> dict[str, int]:
         "block": sum(4 * parameter.numel() for parameter in block.parameters()),
         "statistics": statistics,
         "streams": 2 * sum(4 * hidden.numel() for hidden in captured.hidden),
+        "logits": COPIES * LOGITS_BYTES,
     }
 
 
 def measure(case: Case, repeats: int) -> dict[str, Any]:
-    """All figures of one case: memory of one fit, the least seconds of all rounds."""
+    """All figures of one case."""
     run = Run.of(case)
     cost = estimate(run.model, run.layout, run.methods, run.batches)
     parts = memory_parts(run)
     kept = run.widths(run.survey())
-    peak, _ = alone(case.name, kept, offload=False)
-    offloaded, seconds = alone(case.name, kept, offload=True)
+    peaks = {what: alone(case.name, kept, what) for what in ("survey", "fit")}
     times: dict[str, list[Seconds]] = {"bare": [], "fit": [], "survey": []}
     rates = []
     for _ in range(repeats):
@@ -206,90 +221,62 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
         times["survey"].append(Seconds.of(run.survey))
         rates.append(matmul_rate())
     gram = cost.gram_flops / max(rates)
-    bare, fit, survey = (min(item.wall for item in times[name]) for name in ("bare", "fit", "survey"))
-    cpu = {name: min(item.cpu for item in items) for name, items in times.items()}
+    bare, fit, survey = (median(item.wall for item in times[name]) for name in ("bare", "fit", "survey"))
+    peak = None if None in peaks.values() else max(peak for peak in peaks.values() if peak is not None)
     return {
         "name": case.name,
+        "width": case.width,
         "layers": len(run.layout.stacks[0].blocks),
-        "tokens": case.samples * case.seqlen,
+        "tokens": case.tokens,
+        "repeats": repeats,
         "bare_pass_seconds": bare,
         "gram_seconds": gram,
         "fit_seconds": fit,
         "survey_seconds": survey,
-        "fit_ratio": fit / (2 * bare + gram),
-        "survey_ratio": survey / fit,
-        "cpu_seconds": cpu,
-        "cpu_fit_ratio": cpu["fit"] / (2 * cpu["bare"] + gram * torch.get_num_threads()),
-        "cpu_survey_ratio": cpu["survey"] / cpu["fit"],
+        "survey / fit": survey / fit,
+        "survey and fit / least": (survey + fit) / (2 * bare + gram),
         "all_seconds": times,
         "matmul_flops_per_second": max(rates),
-        "forward_flops": cost.forward_flops,
-        "peak_bytes": peak,
+        "peak_bytes": peaks,
         "memory_parts": parts,
-        "memory_ratio": None if peak is None else peak / sum(parts.values()),
-        "offloaded": {
-            "batch": run.thrifty.batches[0].size,
-            "peak_bytes": offloaded,
-            "memory_ratio": None if offloaded is None else offloaded / sum(parts.values()),
-            "fit_seconds": seconds.wall,
-        },
-        "estimated_seconds": cost.seconds,
-        "estimated_bytes": cost.memory,
+        "memory / least": None if peak is None else peak / sum(parts.values()),
+        "seconds told": cost.seconds / (survey + fit),
+        "memory told": None if peak is None else cost.memory / peak,
     }
 
 
-def peak_of(name: str, kept: dict[str, int], offload: bool) -> tuple[int | None, Seconds]:
-    """Peak and seconds of one fit of the case ``name``; with ``offload``, streams in files and half the batch size."""
-    run = Run.of(next(case for case in CASES if case.name == name))
-    run = run.thrifty if offload else run
-    seconds: list[Seconds] = []
-    peak = peak_above(lambda: seconds.append(Seconds.of(lambda: run.fit(run.model, kept, offload))))
-    return peak, seconds[0]
+def peak_of(name: str, kept: dict[str, int], what: str) -> int | None:
+    """Peak of the survey or the fit of the case ``name``."""
+    run = Run.of(next(case for case in cases() if case.name == name))
+    return peak_above(run.survey if what == "survey" else lambda: run.fit(run.model, kept))
 
 
-def alone(name: str, kept: dict[str, int], offload: bool) -> tuple[int | None, Seconds]:
+def alone(name: str, kept: dict[str, int], what: str) -> int | None:
     """The same in a process of its own: what earlier work left in the allocator would add to the peak."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(peak_of, name, kept, offload).result()
-
-
-def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The rows for people."""
-    shown = Table(title="Cost of survey and fit: seconds, MiB", box=None, title_justify="left")
-    for heading in ("", "passes", "Gram", "fit", "ratio", "survey", "/ fit", "peak", "in files", "least"):
-        shown.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for row in rows:
-        peaks = row["peak_bytes"], row["offloaded"]["peak_bytes"]
-        shown.add_row(
-            row["name"],
-            *(f"{value:.1f}" for value in (2 * row["bare_pass_seconds"], row["gram_seconds"], row["fit_seconds"])),
-            f"{row['fit_ratio']:.2f}",
-            f"{row['survey_seconds']:.1f}",
-            f"{row['survey_ratio']:.2f}",
-            *("-" if peak is None else f"{peak / 2**20:.0f}" for peak in peaks),
-            f"{sum(row['memory_parts'].values()) / 2**20:.0f}",
-        )
-    shown.caption = (
-        "passes: two bare ones; ratio: fit / (passes + Gram products), at most 2.0; / fit: of the survey, at most 1.5; "
-        "peak: of the fit, beyond the model; in files: the same with --offload-streams and half the batch size; least: "
-        "one block, its statistics and two streams"
-    )
-    return shown
+        return pool.submit(peak_of, name, kept, what).result()
 
 
 def main() -> None:
-    """Measure the cases and print them."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", choices=[case.name for case in CASES], help="one case only")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds; the best counts")
+    """Measure what is missing, and print everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows only")
+    parser.add_argument("--width", nargs="+", type=int, choices=list(WIDTHS), help="of random models")
+    parser.add_argument("--layers", nargs="+", type=int, choices=LAYERS, help="of random models")
+    parser.add_argument("--tokens", nargs="+", type=int, choices=TOKENS, help="of random models")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds, of which the median counts")
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
-    rows = {row["name"]: row for row in read_results("cost").get("rows", [])}
-    for case in CASES:
-        if options.only in (None, case.name):
-            rows[case.name] = {**measure(case, options.repeats), **environment()}
-            write_results("cost", {"goals": GOALS, "rows": list(rows.values())})
-    Console().print(table(list(rows.values())))
+    random = {"width": options.width, "layers": options.layers, "tokens": options.tokens}
+    for case in cases():
+        rows = read_results("cost").get("rows", [])
+        skipped = any(row["name"] == case.name for row in rows) or (options.only and case.name not in options.only)
+        if any(chosen and getattr(case, name) not in chosen for name, chosen in random.items()) or skipped:
+            continue
+        print(case.name, file=sys.stderr, flush=True)
+        row = {**measure(case, options.repeats), **environment()}
+        write_results("cost", {"goals": GOALS, "rows": [*read_results("cost").get("rows", []), row]})
+    print("\n".join(lines(read_results("cost").get("rows", []))))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from optimum_grail.checkpoints.single_files import write_file
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.data.batches import CalibrationData
 from optimum_grail.data.content import content_key
 from optimum_grail.data.request import DataRequest, Recipient
-from optimum_grail.errors import GrailError, OutputError
+from optimum_grail.errors import OutputError
 from optimum_grail.models.intact import evaluating, refuse_half_compressed
 from optimum_grail.models.precision import float32_on_cpu
 from optimum_grail.models.resolve import resolve
@@ -245,12 +246,5 @@ def _stored(path: Path | None, identity: Mapping[str, Any], overwrite: bool) -> 
 
 
 def _write(path: Path | None, result: Mapping[str, Any]) -> None:
-    if path is None:
-        return
-    draft = path.with_suffix(".json.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise GrailError(f"Cannot write {str(path)!r}: {error}. Name another --output.") from error
+    if path is not None:
+        write_file(path, (json.dumps(result, indent=1) + "\n").encode())

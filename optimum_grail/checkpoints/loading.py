@@ -160,7 +160,7 @@ def load_model(
     wanted = _DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
     if isinstance(wanted, str) and wanted != "auto":
         raise ConfigError(f"dtype={dtype!r}: expected 'auto' or one of {', '.join(_DTYPES)}.")
-    place = _device(device)
+    place = usable_device(device)
     config = load_config(path, trust_remote_code, revision, token)
     kind = model_class(config, trust_remote_code)
     stored = stored_weights(path, revision, token)
@@ -282,7 +282,8 @@ def _refuse_missing(path: str | Path, missing: list[str]) -> None:
         warnings.warn(f"{str(path)!r} has no weights for its pooler; they are random.", stacklevel=3)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """``device``, by default a GPU if there is one, else the CPU; raises ``ConfigError`` where it cannot be used."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -30,9 +30,11 @@ BAD_INPUT, FAILURE = 2, 1
 NOISE: Mapping[str, str] = {
     "torchao": "Failed to load ",
     "torch.utils._pytree": "%s is an Enum subclass and is now natively supported",
+    "transformers.integrations.heterogeneity.configuration_utils": "Reading global config value for ",
 }
-"""How messages begin that libraries log while they are imported, by the name of their logger. transformers imports
-torchao wherever it is installed; neither what it lacks nor how it uses torch concerns a user of these commands."""
+"""How messages begin that libraries log whatever a user does, by the name of their logger. transformers imports
+torchao wherever it is installed; neither what it lacks nor how it uses torch concerns a user of these commands. And it
+reads every field of a config whose layers differ only to check it, and warns whoever does that."""
 BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 """What Hugging Face's libraries read, once, when they are imported: a bar is for a terminal, not for a log."""
 
@@ -64,13 +66,13 @@ def session(args: Namespace) -> Iterator[Session]:
 def _guarded(args: Namespace, interrupted: Callable[[], bool]) -> Iterator[Session]:
     stdout = sys.stdout
     try:
-        with quiet(), warnings.catch_warnings(), redirect_stdout(sys.stderr if args.json else stdout):
+        with quiet(), warnings.catch_warnings(), redirect_stdout(sys.stderr if args.json is True else stdout):
             warnings.showwarning = _one_line(warnings.showwarning)
             from rich.console import Console  # costs more than every other import of a plain --help
 
             current = Session(Console())
             yield current
-        if args.json:
+        if args.json is True:  # and not a file that the command has written
             stdout.write(json.dumps(current.result, indent=2, allow_nan=False) + "\n")
     except GrailError as error:
         _fail(args, str(error), BAD_INPUT)
@@ -184,9 +186,14 @@ def add_trust_flag(parser: ArgumentParser) -> None:
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that the model's repository brings.")
 
 
-def add_output_flags(parser: ArgumentParser) -> None:
-    """``--json`` and ``--debug``."""
-    parser.add_argument("--json", action="store_true", help="Print one JSON object and nothing else on stdout.")
+def add_output_flags(parser: ArgumentParser, file: str = "") -> None:
+    """``--json`` and ``--debug``; ``file``: what the help calls the file that ``--json`` may name here."""
+    printed = "Print one JSON object and nothing else on stdout."
+    if file:
+        text = f"Write everything to this file; without one: {printed[0].lower()}{printed[1:]}"
+        parser.add_argument("--json", nargs="?", const=True, default=False, metavar=file, help=text)
+    else:
+        parser.add_argument("--json", action="store_true", help=printed)
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
 
 

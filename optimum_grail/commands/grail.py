@@ -9,6 +9,7 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 from optimum_grail.commands._interrupt import end_on_interrupt_
 from optimum_grail.commands._shared import describe
+from optimum_grail.commands.benchmark import BenchmarkCommand
 from optimum_grail.commands.card import CardCommand
 from optimum_grail.commands.compress import CompressCommand
 from optimum_grail.commands.convert_adapter import ConvertAdapterCommand
@@ -22,6 +23,7 @@ from optimum_grail.commands.sweep import SweepCommand
 EXAMPLES = """\
   optimum-cli grail compress -m MODEL -o small                 a fifth of the blocks' parameters, default method
   optimum-cli grail evaluate -m small --dataset text.txt --metric perplexity
+  optimum-cli grail benchmark -m MODEL -m small                how much faster it is
   optimum-cli grail sweep -m MODEL -o sweep --eval-dataset text.txt    several sizes, a table and a plot
   optimum-cli grail inspect -m MODEL                           what can shrink, and how far
   optimum-cli grail list presets                               the methods"""
@@ -37,6 +39,7 @@ class GrailCommand(BaseOptimumCLICommand):
         CommandInfo("compress", "Compress a model, save it and evaluate it.", CompressCommand),
         CommandInfo("sweep", "Many methods and sizes from one calibration.", SweepCommand),
         CommandInfo("evaluate", "Measure a dense or compressed model.", EvaluateCommand),
+        CommandInfo("benchmark", "Measure how fast models are, in turns.", BenchmarkCommand),
         CommandInfo("recover", "Train a compressed model shortly on the dense model's answers.", RecoverCommand),
         CommandInfo("convert-adapter", "Carry a LoRA adapter over to a compressed model.", ConvertAdapterCommand),
         CommandInfo("card", "Write the card of a compressed model again.", CardCommand),

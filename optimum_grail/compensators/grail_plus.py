@@ -124,7 +124,7 @@ class GrailPlus(Compensator):
             compensator="grail-plus",
             allocation="balanced",
             within_block="sequential",
-            cost="four forward passes and short ones per layer, elimination and solves per layer",
+            cost="five forward passes, a backward pass of an eighth of the data, elimination and solves per layer",
         ),
     )
 

@@ -238,24 +238,6 @@ class Statistics:
     subsets: tuple[Subset, ...]
     crossed: bool = False
 
-    @classmethod
-    def of(
-        cls,
-        fit: Moments,
-        held: Moments | None = None,
-        fit_target: TargetMoments | None = None,
-        held_target: TargetMoments | None = None,
-    ) -> Statistics:
-        """Of one source.
-
-        Args:
-            fit: moments of the rows readouts are fitted on.
-            held: moments of the held-out rows, or ``None`` when nobody asked for them.
-            fit_target: drift of the fit rows, or ``None`` for the self target.
-            held_target: drift of the held-out rows, or ``None``.
-        """
-        return cls((Subset(fit, fit_target), *(() if held is None else (Subset(held, held_target),))))
-
     @property
     def moments(self) -> Moments:
         """Moments of all rows."""

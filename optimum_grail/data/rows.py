@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.config.source import is_general
+from optimum_grail.config.source import GENERAL, SELF, is_general
 from optimum_grail.data.batches import LABELS
 from optimum_grail.data.files import LOADERS, local_arguments, pick_split
-from optimum_grail.data.genres import read_general
-from optimum_grail.errors import DataError, shorten
+from optimum_grail.data.genres import GENRES, read_general
+from optimum_grail.errors import DataError, did_you_mean, shorten
 
 if TYPE_CHECKING:
     from optimum_grail.data.foreign import DataSource
@@ -125,6 +125,11 @@ def check_path(name: str) -> None:
         raise DataError(f"The dataset path {shorten(name, 200)} does not exist. Check the spelling of the path.")
 
 
+def _guess(name: str) -> str:
+    """Which source that needs no file was probably meant, as a sentence; empty where none is near."""
+    return did_you_mean(name, (SELF, GENERAL, *(f"{GENERAL}/{genre}" for genre in GENRES)))
+
+
 @contextlib.contextmanager
 def _reading(name: str, local: bool) -> Iterator[None]:
     import datasets
@@ -146,8 +151,9 @@ def _reading(name: str, local: bool) -> Iterator[None]:
                 "text, JSON lines, CSV and Parquet files, folders of them and image folders work."
             ) from error
         raise DataError(
-            f"{name!r} is neither a local path nor a dataset that the Hub gives ({reason}). Check the id, "
-            "--dataset-config-name and the network, or give a local file or, for causal language models, 'self'."
+            f"{name!r} is neither a local path nor a dataset that the Hub gives ({reason}).{_guess(name)} Check "
+            "the id, --dataset-config-name and the network, or give a local file or, for causal language models, "
+            "'self'."
         ) from error
     finally:
         datasets.logging.set_verbosity(verbosity)

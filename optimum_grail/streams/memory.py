@@ -7,7 +7,8 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
@@ -27,6 +28,25 @@ def available_memory(device: torch.device) -> int | None:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return None
+
+
+def resident_memory(field: Literal["VmRSS", "VmHWM"] = "VmRSS") -> int | None:
+    """Bytes of this process in memory: now, or with ``VmHWM`` most since :func:`reset_peak`; ``None`` where the system
+    does not tell (Linux does)."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
+
+
+def reset_peak() -> bool:
+    """Forget the highest resident memory so far; whether the system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
 
 
 @functools.cache

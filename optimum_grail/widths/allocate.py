@@ -25,8 +25,8 @@ SAME_DEPTH = 2
 PAYS = 1.05
 """Every dropped block has to pay: with few samples to fit on, fewer layers look better than they are."""
 RIVALS = 1.25
-"""Rivals that are predicted to do so many times the least damage are not rehearsed. Where a rehearsal was made all the
-same (docs/adr/0012), the ratio of the losses was above the predicted one, and never below 0.95 of it."""
+"""Rivals that are predicted to do more than so many times the least damage are not rehearsed: wherever one was, it lost
+(docs/adr/0012)."""
 Judge = Callable[[Mapping[str, int], Sequence[str]], float]
 """``(units per group, dropped blocks) -> loss``."""
 

@@ -47,11 +47,10 @@ def problem_of(span: int, name: str = "layers.0.mlp", seed: int = 0) -> GroupPro
     for count in (200, 50):
         rows = torch.randn(count, width, generator=draw) @ mixing + 1
         drift = rows[:, :1] / 5 + torch.randn(count, OUTPUTS, generator=draw) / 10
-        parts.append((Moments.of(rows), TargetMoments.of(drift, rows)))
-    (fit, fit_target), (held, held_target) = parts
+        parts.append(Subset(Moments.of(rows), TargetMoments.of(drift, rows)))
     weight = torch.randn(OUTPUTS, width, generator=draw, dtype=torch.float64)
     producers = (torch.randn(UNITS, 5 * span, generator=draw, dtype=torch.float64),)
-    statistics = Statistics.of(fit, held, fit_target, held_target)
+    statistics = Statistics(tuple(parts))
     return GroupProblem(
         name,
         UNITS,

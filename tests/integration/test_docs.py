@@ -29,6 +29,7 @@ QUICK = {
     "compress": ("--num-samples", "16", "--seqlen", "64"),
     "recover": ("--num-samples", "20", "--steps", "10"),
     "evaluate": ("--seqlen", "64"),
+    "benchmark": ("--prompt-tokens", "16", "--new-tokens", "4", "--repeats", "2"),
 }
 """What is added to the commands of the guides."""
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

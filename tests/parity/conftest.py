@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from optimum_grail.core.moments import Moments, Statistics, TargetMoments
+from optimum_grail.core.moments import Moments, Statistics, Subset, TargetMoments
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.solve import NormalEquations
@@ -84,7 +84,7 @@ class Sample:
             self.units,
             torch.from_numpy(self.w),
             (torch.from_numpy(self.p),),
-            Statistics.of(self.moments, None, None if drift is None else self.target(drift)),
+            Statistics((Subset(self.moments, None if drift is None else self.target(drift)),)),
             owns_bias,
             mask_gradients=by_mask,
             block_gradients=by_weight,

@@ -11,7 +11,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from optimum_grail.core.moments import Moments, Statistics, TargetMoments
+from optimum_grail.core.moments import Moments, Statistics, Subset, TargetMoments
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
@@ -62,10 +62,8 @@ class Case:
         """All rows as fit rows, or one row in five held out."""
         held = torch.arange(len(self.rows)) % 5 == 4 if parts == 2 else torch.zeros(len(self.rows), dtype=torch.bool)
         fit, rest = self.part(~held), self.part(held)
-        if parts == 1:
-            return Statistics.of(fit.moments, None, fit.target if drift else None)
-        targets = (fit.target, rest.target) if drift else (None, None)
-        return Statistics.of(fit.moments, rest.moments, *targets)
+        found = (fit,) if parts == 1 else (fit, rest)
+        return Statistics(tuple(Subset(part.moments, part.target if drift else None) for part in found))
 
     def problem(self, owns_bias: bool = True, drift: bool = True, parts: int = 2) -> GroupProblem:
         """The case with all that any method may ask for."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.core.elimination import eliminate
 from optimum_grail.core.linalg import factorise
-from optimum_grail.core.moments import Moments, Statistics, TargetMoments
+from optimum_grail.core.moments import Moments, Statistics, Subset, TargetMoments
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.solve import NormalEquations
@@ -58,7 +58,7 @@ def hard_problem(seed: int, span: int, how: dict[str, Any], affine: bool) -> Gro
         UNITS,
         weight,
         (),
-        Statistics.of(moments, moments, target, target),
+        Statistics((Subset(moments, target),) * 2),
         owns_bias=affine,
         mask_gradients=torch.randn(how["count"], UNITS, generator=generator, dtype=torch.float64) * how["scale"],
         block_gradients=torch.rand(weight.shape, generator=generator, dtype=torch.float64) * how["scale"],

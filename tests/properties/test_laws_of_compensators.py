@@ -55,7 +55,7 @@ def test_independent_features_leave_nothing_to_make_up_for(build: Build, seed: i
     width = case.weight.shape[1]
     rows = torch.cat([torch.eye(width), -torch.eye(width)]) * 2
     zero = TargetMoments.zero(*case.weight.shape)
-    statistics = Statistics.of(Moments.of(rows), Moments.of(rows), zero, zero)
+    statistics = Statistics((Subset(Moments.of(rows), zero),) * 2)
     problem = replace(case.problem(), statistics=statistics)
     for chosen, name, reduction, readout in readouts(problem, len(case.keep)):
         plain = reduction.lift_columns(case.weight, span)
@@ -113,7 +113,7 @@ def test_dropping_one_of_two_twins_is_made_up_for(name: str, seed: int, span: in
     rows = torch.randn(300, half * span, generator=generator)
     twins = torch.cat([rows, rows], 1)
     weight = torch.randn(3, 2 * half * span, generator=generator, dtype=torch.float64)
-    statistics = Statistics.of(Moments.of(twins[:200]), Moments.of(twins[200:]))
+    statistics = Statistics((Subset(Moments.of(twins[:200])), Subset(Moments.of(twins[200:]))))
     problem = GroupProblem("g", 2 * half, weight, (), statistics, owns_bias=bool(seed % 2))
     keep = torch.arange(half) + half * torch.randint(2, (half,), generator=generator)
     reduction = Reduction.prune(2 * half, keep)
@@ -210,7 +210,7 @@ def test_exact_patches_are_never_worse_than_taps_that_share_a_map(name: str, see
     found, problems = {}, {}
     for view in ("shared", "patch"):
         rows = features_of(images, conv, view).flatten(0, 1)
-        problems[view] = GroupProblem("g", 4, to_matrix(conv, view), (), Statistics.of(Moments.of(rows)))
+        problems[view] = GroupProblem("g", 4, to_matrix(conv, view), (), Statistics((Subset(Moments.of(rows)),)))
         found[view] = compensator(problems[view], reduction).readout.weight
     assert found["shared"].shape == (27, 2)
     equations = equations_of(problems["patch"], reduction)

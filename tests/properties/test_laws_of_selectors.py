@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optimum_grail.core.moments import Moments, Statistics
+from optimum_grail.core.moments import Moments, Statistics, Subset
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.selectors import SELECTORS
 from optimum_grail.selectors.obs import Obs
@@ -51,7 +51,7 @@ def test_the_order_of_the_rows_and_their_batches_does_not_matter(build: Build, s
     cut = len(shuffled) // 3
     streamed = sum((Moments.of(part) for part in shuffled.split(cut)), Moments.zero(shuffled.shape[1]))
     problem = case.problem(parts=1)
-    other = replace(problem, statistics=Statistics.of(streamed))
+    other = replace(problem, statistics=Statistics((Subset(streamed),)))
     for name, selector in SELECTORS:
         first, second = (selector()(item, len(case.keep)).reduction for item in (problem, other))
         assert torch.equal(first.assignment, second.assignment), name
@@ -69,7 +69,7 @@ def test_the_units_of_measurement_do_not_matter(build: Build, seed: int, factor:
         problem,
         weight=problem.weight / factor,
         producers=tuple(factor * rows for rows in problem.producers),
-        statistics=Statistics.of(scaled),
+        statistics=Statistics((Subset(scaled),)),
         mask_gradients=factor * problem.mask_gradients,
         block_gradients=factor * problem.block_gradients,
     )
@@ -89,7 +89,7 @@ def test_of_two_duplicates_one_always_stays(selector: Any, seed: int, span: int)
     rows = torch.randn(400, half * span, generator=generator)
     weight = 1 + torch.rand(3, 2 * half * span, generator=generator, dtype=torch.float64)
     twins = Moments.of(torch.cat([rows, rows], 1))  # unit u + half is unit u again
-    kept = selector(GroupProblem("g", 2 * half, weight, (), Statistics.of(twins)), half).reduction.kept
+    kept = selector(GroupProblem("g", 2 * half, weight, (), Statistics((Subset(twins),))), half).reduction.kept
     assert sorted(unit % half for unit in kept.tolist()) == list(range(half))
 
 

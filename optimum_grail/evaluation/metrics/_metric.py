@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -151,7 +151,11 @@ class Metric(ABC):
 
     def count(self, readers: Readers, rows: Rows) -> int:
         """How many samples are measured; arguments as of :meth:`check`."""
-        return min(len(rows.data), self.num_samples or len(rows.data))
+        return self.used(rows.data)
+
+    def used(self, data: Sized) -> int:
+        """How many of the rows are used: the first ones, up to ``num_samples``."""
+        return min(len(data), self.num_samples or len(data))
 
     @abstractmethod
     def fingerprints(self, readers: Readers, rows: Rows) -> frozenset[str]:

@@ -90,17 +90,14 @@ class Accuracy(Metric):
             readers.need_tokenizer()
             readers.length(self.seqlen)
 
-    def _count(self, rows: Dataset) -> int:
-        return min(len(rows), self.num_samples or len(rows))
-
     def _labels(self, rows: Dataset, config: Config | None) -> Tensor:
         """Class numbers, int64 ``[rows]``."""
-        return class_numbers(rows, self.label_column, config, range(self._count(rows)))
+        return class_numbers(rows, self.label_column, config, range(self.used(rows)))
 
     def fingerprints(self, readers: Readers, rows: Rows) -> frozenset[str]:
         """See :class:`Metric`; of images where the rows have a column of them, else of texts."""
         data = table(rows)
-        used = range(self._count(data))
+        used = range(self.used(data))
         if self.text_column is None:
             try:
                 column = image_column(data, self.image_column)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -91,24 +92,21 @@ class Retrieval(Metric):
         readers.length(self.seqlen)
         readers.need_image_processor()
 
-    def count(self, readers: Readers, rows: Rows) -> int:
-        """See :class:`Metric`."""
-        return self._count(rows.data)
-
-    def _count(self, rows: Dataset) -> int:
-        return min(len(rows), self.num_samples or self.max_rows, self.max_rows)
+    def used(self, data: Sized) -> int:
+        """See :class:`Metric`; at most ``max_rows``."""
+        return min(super().used(data), self.max_rows)
 
     def fingerprints(self, readers: Readers, rows: Rows) -> frozenset[str]:
         """See :class:`Metric`; of the images."""
         data = table(rows)
         column = image_column(data, self.image_column)
-        images = read_images(data.select_columns([column]), column, range(self._count(data)))
+        images = read_images(data.select_columns([column]), column, range(self.used(data)))
         return frozenset(map(fingerprint_image, images))
 
     def measure(self, model: nn.Module, readers: Readers, rows: Rows, progress: Progress | None) -> Measured:
         """See :class:`Metric`. Keys: image_to_text_r1, …_r10, text_to_image_r1, …_r10, rows, protocol."""
         data = table(rows)
-        count = self._count(data)
+        count = self.used(data)
         captions = [text or "" for text in data[:count][text_column(data, self.text_column)]]
         images, texts = self._embed(model, readers, data, captions, progress)
         similarity = images @ texts.T

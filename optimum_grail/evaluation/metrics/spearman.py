@@ -96,7 +96,7 @@ class Spearman(Metric):
 
     def _scores(self, rows: Dataset) -> np.ndarray:
         _require(rows, self.label_column, "--label-column")
-        values = rows[: self.num_samples or len(rows)][self.label_column]
+        values = rows[: self.used(rows)][self.label_column]
         try:
             scores = np.asarray([float(value) for value in values])
         except (TypeError, ValueError) as error:
@@ -114,7 +114,7 @@ class Spearman(Metric):
     def fingerprints(self, readers: Readers, rows: Rows) -> frozenset[str]:
         """See :class:`Metric`; of both sentences."""
         data = table(rows)
-        used = data[: self.num_samples or len(data)]
+        used = data[: self.used(data)]
         return frozenset(
             fingerprint_text(text or "") for name in (self.text_column, self.text_pair_column) for text in used[name]
         )

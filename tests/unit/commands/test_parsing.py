@@ -95,7 +95,7 @@ def test_missing_or_wrong_arguments_exit_2(parse_words, words):
     assert end.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["compress", "evaluate", "inspect", "list"])
+@pytest.mark.parametrize("command", ["compress", "evaluate", "benchmark", "inspect", "list"])
 def test_help_teaches_by_example(parse_words, capsys, command):
     with pytest.raises(SystemExit) as end:
         parse_words("grail", command, "--help")

@@ -30,6 +30,7 @@ def test_help():
         ("compress", "--help"),
         ("evaluate", "--help"),
         ("sweep", "--help"),
+        ("benchmark", "--help"),
         ("push", "--help"),
     ],
 )

@@ -33,9 +33,8 @@ def problem(held: bool = True, fit_rows: int = 100, **more: Any) -> GroupProblem
     parts = []
     for count, seed in ((fit_rows, 1), (40, 2)):
         rows, drift = rows_of(count, seed)
-        parts.append((Moments.of(rows), TargetMoments.of(drift, rows)))
-    (fit, fit_target), (rest, rest_target) = parts
-    statistics = Statistics.of(fit, rest if held else None, fit_target, rest_target if held else None)
+        parts.append(Subset(Moments.of(rows), TargetMoments.of(drift, rows)))
+    statistics = Statistics(tuple(parts[: 2 if held else 1]))
     weight = torch.randn(OUTPUTS, UNITS, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     return GroupProblem("g", UNITS, weight, (), statistics, **{"owns_bias": True, **more})
 
@@ -122,7 +121,7 @@ def test_batch_norm_may_be_reestimated_where_that_helps() -> None:
     weight = torch.randn(OUTPUTS, UNITS, generator=draw, dtype=torch.float64)
     output = rows.double() @ weight.T
     norm = (output.mean(0) + 0.5, 4 * output.var(0), 1e-5)
-    statistics = Statistics.of(Moments.of(rows), Moments.of(rows))
+    statistics = Statistics((Subset(Moments.of(rows)), Subset(Moments.of(rows))))
     case = GroupProblem("g", UNITS, weight, (), statistics, owns_bias=True, norm=norm)
     equations = NormalEquations.of(weight, statistics.subsets[0].moments, None, KEEP)
     forms = list(GrailPlus(target="self")._forms(True))
@@ -131,7 +130,7 @@ def test_batch_norm_may_be_reestimated_where_that_helps() -> None:
     assert GrailPlus(target="self")(case, KEEP).diagnostics["chosen"] == "fit"
     stretched = 0.9 * output + 0.5  # the dense stream varies twice as much as the student's own output
     target = TargetMoments.of(stretched.float(), rows)
-    louder = dataclasses.replace(case, statistics=Statistics.of(Moments.of(rows), Moments.of(rows), target, target))
+    louder = dataclasses.replace(case, statistics=Statistics((Subset(Moments.of(rows), target),) * 2))
     found = GrailPlus(tau=0.0)(louder, Reduction.keep_all(UNITS))
     assert found.diagnostics["chosen"] == "batch-norm"
     assert found.readout.bias is not None and found.diagnostics["fit_error"] < 0.1

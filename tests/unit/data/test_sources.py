@@ -182,6 +182,8 @@ def test_the_inputs_of_an_own_module_are_named_by_its_forward() -> None:
         ("/no/such/file.txt", "does not exist"),
         ("missing.parquet", "does not exist"),
         ("some/hub-id", "'some/hub-id' is neither a local path nor a dataset that the Hub gives"),
+        ("generl", r"\. Did you mean 'general'\? Check"),
+        ("general-code", r"\. Did you mean 'general/code'\?"),
         ([], "empty"),
         (7, "A int is not a dataset"),
         ({"text": ["a"]}, "A dict is not a dataset"),

@@ -26,9 +26,9 @@ from optimum_grail.models.resolve import resolve
 from optimum_grail.report.progress import Silent
 from optimum_grail.selectors.magnitude import Magnitude
 from optimum_grail.selectors.obs import Obs
-from optimum_grail.streams.tail import Tail
 from optimum_grail.survey.findings import Curve, Findings
 from optimum_grail.survey.survey import Survey
+from optimum_grail.widths import allocate as allocation
 from optimum_grail.widths.allocate import Widths, allocate
 from optimum_grail.widths.request import Request
 
@@ -84,12 +84,11 @@ def test_a_rehearsal_tells_what_the_fit_on_its_batches_does() -> None:
         smaller = copy.deepcopy(model)
         judges = rehearsal.unseen
         assert {batch.split for batch in judges} == {"held"} and not {*map(id, judges)} & {*map(id, rehearsal.few)}
-        tail = Tail.of(model, layout, judges)
         FitRun(smaller, layout, METHODS, kept, rehearsal.few, 0, Silent(), gone).run_()
         for path in gone:
             smaller.get_submodule(path.rpartition(".")[0])._modules[path.rpartition(".")[2]] = Skip()
         logits = [smaller(**batch.inputs).logits.detach() for batch in judges]
-        dense = [reference.logits for reference in tail.reference]
+        dense = [model(**batch.inputs).logits.detach() for batch in judges]
         losses = [
             (d.softmax(-1) * (d.log_softmax(-1) - o.log_softmax(-1))).sum(-1).mean()
             for d, o in zip(dense, logits, strict=True)
@@ -131,7 +130,8 @@ def judged(layout: Layout, method: Balanced, best: Callable[[Mapping[str, int], 
     return found
 
 
-def test_a_rehearsal_overrules_the_prediction() -> None:
+def test_a_rehearsal_overrules_the_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocation, "RIVALS", 1e9)
     layout = resolve(tiny_llama())
     predicted = allocate(layout, Request(0.5), Balanced(), anything, findings_of(layout))
     uniform = allocate(layout, Request(0.5), Uniform(), anything)
@@ -140,6 +140,17 @@ def test_a_rehearsal_overrules_the_prediction() -> None:
     assert found.kept == uniform.kept and any("Tried on part" in note for note in found.notes)
     kept = judged(layout, Balanced(), lambda kept, dropped: kept == predicted.kept)
     assert kept.kept == predicted.kept and kept.notes == predicted.notes
+
+
+def test_rivals_that_are_predicted_to_be_far_worse_are_not_rehearsed() -> None:
+    layout, findings = resolve(tiny_llama()), findings_of(resolve(tiny_llama()))
+    uniform = allocate(layout, Request(0.5), Uniform(), anything).kept
+    ours = allocate(layout, Request(0.5), Balanced(), anything, findings)
+    damage = sum(curve.damage(uniform[name]) for name, curve in findings.curves.items())
+    assert ours.predicted is not None and damage > allocation.RIVALS * ours.predicted
+    alone = Findings(findings.curves)  # without any block that may go
+    found = allocate(layout, Request(0.5), Balanced(), anything, alone, lambda *_: pytest.fail("rehearsed"))
+    assert found.kept == ours.kept
 
 
 def test_layers_go_where_a_rehearsal_says_so() -> None:

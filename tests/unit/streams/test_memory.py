@@ -1,4 +1,4 @@
-"""Freed tensors go back to the system at once, inside and only inside the context."""
+"""Freed tensors go back to the system at once, inside and only inside the context; and how much is resident."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from optimum_grail.streams.memory import released_at_once
+from optimum_grail.streams.memory import released_at_once, reset_peak, resident_memory
 
 KEPT = """
 import torch
@@ -48,3 +49,11 @@ def test_without_wish_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("optimum_grail.streams.memory._glibc", lambda name: pytest.fail(name))
     with released_at_once(False):
         pass
+
+
+@pytest.mark.skipif(resident_memory() is None, reason="the system does not tell")
+def test_the_peak_is_that_since_it_was_forgotten():
+    torch.ones(2**25).sum()
+    assert resident_memory("VmHWM") > resident_memory() + 100 * 2**20
+    assert reset_peak()
+    assert resident_memory("VmHWM") < resident_memory() + 20 * 2**20

@@ -1,0 +1,1 @@
+"""How fast models are for whoever uses them: checkpoints take turns, each in a process of its own."""

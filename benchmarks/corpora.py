@@ -35,6 +35,7 @@ from corpora_tables import section
 from optimum_grail import GrailCompressor
 from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.checkpoints.processors import load_processors
+from optimum_grail.errors import DataError
 from optimum_grail.evaluation.evaluate import make_metric
 from optimum_grail.hub.metadata import without_folders
 
@@ -231,7 +232,11 @@ def main() -> None:
             print(f"{cell.model.name} is absent, passed over", file=sys.stderr)
             continue
         print(f"{cell.model.name}: {cell.key}", file=sys.stderr, flush=True)
-        row = measured(cell)
+        try:
+            row = measured(cell)
+        except DataError as error:  # a text that this model cannot write, such as one with a chat template
+            print(f"passed over: {error}", file=sys.stderr)
+            continue
         write_results(result, {"rows": [*read_results(result).get("rows", []), row]})
     for model in MODELS:
         print("\n".join(section(model.name)))

@@ -12,6 +12,10 @@ from transformers import PreTrainedModel
 from optimum_grail.errors import CheckpointError
 from optimum_grail.evaluation.agreement import Answers, Classes, Embeddings, NextTokens
 from optimum_grail.evaluation.metrics import Measured
+from optimum_grail.streams.language_head import LanguageHead
+
+SHORT = 16
+"""Most ids of the sample that a head is asked with."""
 
 
 def to_tensors(found: Sequence[Measured]) -> dict[str, Tensor]:
@@ -57,7 +61,9 @@ def _parts(answers: Answers | None) -> dict[str, Tensor]:
         return {"classes": answers.numbers}
     if isinstance(answers, Embeddings):
         return {"vectors": answers.vectors}
-    return {"hidden": answers.hidden, "said": answers.said} if isinstance(answers, NextTokens) else {}
+    if isinstance(answers, NextTokens):
+        return {"hidden": answers.hidden, "said": answers.said, "ids": answers.head.sample["input_ids"].cpu()}
+    return {}
 
 
 def _answers(own: Mapping[str, Tensor], model: nn.Module) -> Answers | None:
@@ -65,8 +71,23 @@ def _answers(own: Mapping[str, Tensor], model: nn.Module) -> Answers | None:
         return Classes(own["classes"])
     if "vectors" in own:
         return Embeddings(own["vectors"])
-    if "hidden" not in own or not isinstance(model, PreTrainedModel):
+    if "hidden" not in own:
         return None
-    if own["hidden"].dim() != 2 or own["said"].dim() != 2:
-        raise ValueError("hidden states have another shape")
-    return NextTokens(model, own["hidden"], own["said"])
+    hidden, said, ids = (own[name] for name in ("hidden", "said", "ids"))
+    words = len(model.get_input_embeddings().weight) if isinstance(model, PreTrainedModel) else 0
+    if (
+        ids.dtype != torch.int64
+        or ids.dim() != 2
+        or ids.numel() > SHORT
+        or not bool(((ids >= 0) & (ids < words)).all())
+    ):
+        raise ValueError("the ids of a sample are none")
+    head = LanguageHead.of(model, {"input_ids": ids.to(next(model.parameters()).device), "use_cache": False})
+    if (
+        head is None
+        or hidden.dim() != 2
+        or said.dim() != 2
+        or hidden.shape[1] != head.module.get_parameter("weight").shape[1]
+    ):
+        raise ValueError("hidden states do not fit the model's head")
+    return NextTokens(head, hidden, said)

@@ -303,12 +303,12 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path, monkeypatch
 def test_a_data_file_that_went_is_missed_and_taken_when_it_is_back(tmp_path: Path, prose: Any) -> None:
     text, small = tmp_path / "text.txt", {"dataset": str(tmp_path / "text.txt"), "num_samples": 6, "seqlen": 32}
     text.write_bytes(prose.calibration.read_bytes()[:20000])
+    (tmp_path / "eval.txt").write_bytes(prose.held.read_bytes()[:3000])
+    places: Any = {"save_directory": tmp_path / "out", "eval_dataset": str(tmp_path / "eval.txt")}
     folder = Path(__file__).resolve().parents[2] / "examples" / "llama-books-3m"
     config = {"preset": "wanda", **small}
     with pytest.raises(Stopped):
-        GrailCompressor.from_pretrained(folder, config).compress(
-            save_directory=tmp_path / "out", progress=Stop("compressing", 3)
-        )
+        GrailCompressor.from_pretrained(folder, config).compress(**places, progress=Stop("compressing", 3))
     whole = text.read_bytes()
     text.unlink()
     with pytest.raises(DataError, match=r"text\.txt"):
@@ -318,10 +318,12 @@ def test_a_data_file_that_went_is_missed_and_taken_when_it_is_back(tmp_path: Pat
         GrailCompressor.from_pretrained(folder, config).compress(save_directory=tmp_path / "out", resume=True)
     text.write_bytes(whole)
     told = Stop("never", 0)
-    GrailCompressor.from_pretrained(folder, config).compress(
-        save_directory=tmp_path / "out", resume=True, progress=told
-    )
+    compressor = GrailCompressor.from_pretrained(folder, config)
+    compressor.compress(**places, resume=True, progress=told)
     assert "1 compressed block kept" in told.lines[0]
+    assert not any("Measuring the dense model" in line for line in told.lines)
+    (row,) = compressor.report.evaluation
+    assert row["compressed"] > row["dense"] > 1 and row["agreement"]["kl"] > 0
 
 
 def test_a_run_that_was_killed_after_its_last_step_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import nn
@@ -31,11 +31,14 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.models.stock import refuse_compressed
 from optimum_grail.pipeline.forecast import Forecast, forecast
 from optimum_grail.pipeline.run import compress_
-from optimum_grail.pipeline.saving import Checkpoint
+from optimum_grail.pipeline.saving import Checkpoint, SavingOptions
 from optimum_grail.pipeline.setup import Setup
 from optimum_grail.pipeline.summary import Outcome
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import Report
+from optimum_grail.state.identity import identity_of
+from optimum_grail.state.opening import kept_state, written_by_state
+from optimum_grail.state.run_state import RunState
 
 if TYPE_CHECKING:
     from optimum_grail.data.foreign import DataSource, EvaluationSets, Processor, Tokenizer
@@ -84,6 +87,7 @@ class GrailCompressor:
         self._report: Report | None = None
         self._layout: Layout | None = None
         self._folder: Path | None = None
+        self._state: RunState | None = None
         self._resolved = self.config.resolved()
         refuse_half_compressed(model)
         if not self.config.allow_recompress:
@@ -111,13 +115,9 @@ class GrailCompressor:
             model_or_path: a Hub id, a folder, or a loaded model.
             grail_config: what to do.
             tokenizer, processor: instead of those beside the model.
-            dtype: of the saved weights; ``"auto"`` keeps the checkpoint's.
-            device: where to compute; a GPU if there is one by default.
-            trust_remote_code: whether the model's own code may run.
-            revision: branch, tag or commit of a Hub model.
-            token: Hub token.
+            dtype, device, trust_remote_code, revision, token, allow_pickle: as
+                :func:`optimum_grail.checkpoints.loading.load_model`.
             base_model: Hub id of the model, for the card, where ``model_or_path`` is not one.
-            allow_pickle: read weights from ``pytorch_model.bin`` where there are no safetensors.
 
         Raises:
             CheckpointError: the model is missing, corrupt, pickled, or compressed already.
@@ -154,40 +154,40 @@ class GrailCompressor:
         eval_dataset: EvaluationSets | None = None,
         robustness: bool = False,
         overwrite: bool = False,
+        resume: bool = False,
         progress: Progress | None = None,
+        **saving: Unpack[SavingOptions],
     ) -> nn.Module:
         """Compress the model in place and return it.
 
         Args:
             calibration_dataset: instead of the configuration's ``dataset``; any form that that takes.
-            save_directory: folder to write the checkpoint to.
+            save_directory: folder to write the checkpoint to; :mod:`optimum_grail.state` is kept beside it until then.
             eval_dataset: measure dense and compressed model on this, by the metric of the model's task; several sets by
                 name, as in ``{"books": "books.txt", "code": rows}``. ``robustness``: on damaged inputs as well.
             overwrite: replace a checkpoint in ``save_directory``.
+            resume: go on with the run into ``save_directory`` that did not end; the result is the same to the last bit.
             progress: told about every group; silent by default.
+            saving: what else :meth:`save_pretrained` takes.
 
         Raises:
             GrailError: any bad input, before long work where it can be known; the message says what to do.
         """
         if self._report is not None:
             raise CheckpointError("This compressor has compressed its model already. Load the dense model again.")
+        overwrite = overwrite or (resume and written_by_state(save_directory))
         if save_directory is not None:
             check_output(save_directory, overwrite, source=self.source if os.path.exists(self.source) else None)
-        watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), progress or Silent())
-        run = compress_(self.model, self._setup(progress), calibration_dataset, watch)
-        self.plan, self._layout = run.plan, run.left
-        self._report = Outcome(
-            source=self.source,
-            base_model=self.base_model,
-            revision=self.revision,
-            config=self._resolved,
-            run=run,
-            notes=watch.notes,
-            evaluation=watch.results,
-            forward=watch.forward,
-        ).report(self.model)
-        if save_directory is not None:
-            self.save_pretrained(save_directory, overwrite=overwrite)
+        identity = partial(identity_of, self.model, self._resolved, self.tokenizer)
+        with kept_state(save_directory, identity, resume, progress or Silent()) as self._state:
+            keep = None if self._state is None else self._state.get
+            watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), progress or Silent(), keep=keep)
+            run = compress_(self.model, self._setup(progress), calibration_dataset, watch)
+            self.plan, self._layout = run.plan, run.left
+            known = (self.source, self.base_model, self.revision, self._resolved, run)
+            self._report = Outcome(*known, watch.notes, watch.results, watch.forward).report(self.model)
+            if save_directory is not None:
+                self.save_pretrained(save_directory, overwrite=overwrite, **saving)
         return self.model
 
     quantize = compress
@@ -213,7 +213,7 @@ class GrailCompressor:
         return Comparisons.prepare(self.model, dataset, self.tokenizer, self.processor, self._resolved, robustness)
 
     def _setup(self, progress: Progress | None) -> Setup:
-        return Setup(self._resolved, self.spec, self.tokenizer, self.processor, progress or Silent())
+        return Setup(self._resolved, self.spec, self.tokenizer, self.processor, progress or Silent(), None, self._state)
 
     def save_pretrained(
         self,
@@ -235,13 +235,17 @@ class GrailCompressor:
             raise GrailError("There is nothing to save yet. Call compress() first.")
         companions = tuple(item for item in (self.processor, self.tokenizer) if item is not None)
         inherited = inherited_from(self.source, revision=self.revision) or inherited_from(self.base_model)
-        checkpoint = Checkpoint(self.model, self._layout, self.plan, self.report, companions, inherited)
+        state = self._state if self._state is not None and self._state.is_of(save_directory) else None
+        announce = None if state is None else state.announce
+        checkpoint = Checkpoint(self.model, self._layout, self.plan, self.report, companions, inherited, announce)
         checkpoint.save(
             save_directory,
             overwrite=overwrite,
             max_shard_size=max_shard_size,
             include_modeling_code=include_modeling_code,
         )
+        if state is not None:
+            state.end()
         self._folder = Path(save_directory)
 
     def push_to_hub(
@@ -279,13 +283,8 @@ class GrailCompressor:
     ) -> None:
         """Write a LoRA adapter for the compressed model, made from one that was trained on the dense model.
 
-        Args:
-            adapter: folder or Hub id of the adapter.
-            output: folder to write; complete or absent.
-            base_model: the dense model; by default it is loaded again from where it came from.
-            dataset: data of the adapter's task; a causal language model with the adapter writes its own by default.
-            overwrite: replace an adapter in ``output``.
-            progress: told what is going on.
+        Args: as :func:`optimum_grail.adapters.convert_adapter`; the dense model is loaded again from where it came from
+            by default.
 
         Raises:
             GrailError: nothing has been saved yet, or as :func:`optimum_grail.adapters.convert_adapter`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import warnings
@@ -11,6 +10,7 @@ from contextlib import contextmanager, suppress
 from itertools import count, islice
 from pathlib import Path
 
+from optimum_grail.checkpoints.atomic import is_full
 from optimum_grail.checkpoints.files import MANIFEST, strangers, write_manifest, written_files
 from optimum_grail.checkpoints.work_folders import WorkFolder, remove_abandoned
 from optimum_grail.errors import OutputError
@@ -120,7 +120,7 @@ def staged_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     except BaseException as error:
         written = _size(staging)
         _end_(work)
-        if _is_full(error):
+        if is_full(error):
             free = shutil.disk_usage(_nearest_folder(target.parent)).free
             raise OutputError(
                 f"The disk of {str(target)!r} is full: {written:,} bytes were written before it failed, {free:,} bytes "
@@ -192,10 +192,3 @@ def _put_back_(folder: Path) -> bool:
 def _size(folder: Path) -> int:
     """Bytes of the files in ``folder``."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _is_full(error: BaseException) -> bool:
-    """Whether a full disk or quota is the cause; safetensors reports it in words only."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return "No space left on device" in str(error) or "os error 28" in str(error)

@@ -58,7 +58,7 @@ def load_reductions(folder: str | Path) -> dict[str, Reduction]:
     for name in (key.removesuffix(".assignment") for key in tensors if key.endswith(".assignment")):
         assignment = tensors[f"{name}.assignment"]
         weight = tensors.get(f"{name}.weight", torch.ones(assignment.shape, dtype=torch.float64))
-        if not _is_reduction(assignment, weight):
+        if not is_reduction(assignment, weight):
             raise CheckpointError(
                 f"The plan {str(path)!r} says of {shorten(name)} what no reduction can be: {assignment.dtype} "
                 f"{tuple(assignment.shape)}. Download or compress the checkpoint again."
@@ -67,7 +67,7 @@ def load_reductions(folder: str | Path) -> dict[str, Reduction]:
     return reductions
 
 
-def _is_reduction(assignment: torch.Tensor, weight: torch.Tensor) -> bool:
+def is_reduction(assignment: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether every unit goes to a slot below the number of units, or to none (-1), with a finite weight."""
     if assignment.dtype != torch.int64 or assignment.dim() != 1 or not len(assignment):
         return False

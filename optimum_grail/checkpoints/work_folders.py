@@ -1,4 +1,5 @@
-"""Work folders: where a run writes what is not finished. The next run removes those whose process has ended."""
+"""Work folders: where a run writes what is not finished. The next run removes those whose process has ended; a
+:class:`Hold` is on a folder that outlives it."""
 
 from __future__ import annotations
 
@@ -52,6 +53,47 @@ class WorkFolder:
             (self.path / LOCK).unlink(missing_ok=True)
 
 
+class Hold:
+    """What keeps other processes off a folder that outlives this one; the system gives it back when the process ends.
+
+    Args:
+        folder: the folder.
+        descriptor: of the open, locked file in it.
+    """
+
+    def __init__(self, folder: Path, descriptor: int) -> None:
+        self.folder = folder
+        self._end = weakref.finalize(self, os.close, descriptor)
+
+    @classmethod
+    def on(cls, folder: Path) -> Hold | None:
+        """Hold an existing folder; ``None`` if another process does. Where the file system knows no locks, nobody is
+        kept off.
+
+        Raises:
+            OSError: nothing can be written there.
+        """
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        if _is_held(descriptor):
+            os.close(descriptor)
+            return None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, _machine(), 0)
+        return cls(folder, descriptor)
+
+    def release(self) -> None:
+        """Let others have the folder."""
+        self._end()
+
+    def discard(self, prefix: str) -> None:
+        """Remove the folder. What a process that is killed over it leaves goes by a name that :func:`remove_abandoned`
+        looks for with ``prefix``."""
+        doomed = self.folder.with_name(f"{prefix}{uuid.uuid4().hex[:12]}{SUFFIX}")
+        self.folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+        self.release()
+
+
 def remove_abandoned(parent: str | Path, prefix: str, rescue: Callable[[Path], bool] | None = None) -> None:
     """Remove the work folders in ``parent`` that no living process needs.
 
@@ -97,6 +139,10 @@ if sys.platform == "win32":
         """There is no such lock: nothing counts as abandoned."""
         return False
 
+    def _is_held(descriptor: int) -> bool:
+        """There is no such lock: nothing counts as held."""
+        return False
+
 else:
     import fcntl
 
@@ -107,3 +153,13 @@ else:
         except OSError:
             return False
         return True
+
+    def _is_held(descriptor: int) -> bool:
+        """Whether another process has the lock on an open file; if not, this one has it now, where there are locks."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False

@@ -64,6 +64,13 @@ class CompressCommand(BaseOptimumCLICommand):
             metavar="FILE",
             help="JSON or YAML with any of the fields below, or the report or folder of an earlier run; flags win.",
         )
+        parser.add_argument(
+            "--resume",
+            action="store_true",
+            help="Go on with the run into --output that was killed or failed; the result is the same to the last bit. "
+            "Give everything else as it was. Until a run ends, what it has done is kept in .grail-NAME.state beside "
+            "--output; a run without --resume leaves that alone.",
+        )
         add_eval_flag(parser, "Evaluate before and after on this data, on each of several sets by itself.")
         parser.add_argument(
             "--robustness",
@@ -89,7 +96,7 @@ class CompressCommand(BaseOptimumCLICommand):
         """Check what can be checked at once, then compress, save and report."""
         with session(self.args) as out:
             args = self.args
-            target = check_output(args.output, args.overwrite, source=args.model)
+            target = check_output(args.output, args.overwrite or args.resume, source=args.model)
             from optimum_grail.compressor import GrailCompressor
             from optimum_grail.evaluation.sets import by_spelling
             from optimum_grail.report.progress import RichProgress
@@ -113,13 +120,13 @@ class CompressCommand(BaseOptimumCLICommand):
                     out.console.print(line, markup=False, highlight=False, soft_wrap=True)
                 out.result = {"output": None, "forecast": found.to_dict()}
                 return
+            places = {"save_directory": target, "overwrite": args.overwrite, "resume": args.resume}
             try:
-                compressor.compress(**measured, progress=progress)
+                compressor.compress(
+                    **measured, **places, progress=progress, include_modeling_code=args.include_modeling_code
+                )
             finally:
                 progress.finish()
-            compressor.save_pretrained(
-                target, overwrite=args.overwrite, include_modeling_code=args.include_modeling_code
-            )
             print_report(compressor.report, out.console)
             out.console.print(f"Written to {target}", markup=False, highlight=False, soft_wrap=True)
             out.result = {"output": str(target), "report": compressor.report.to_dict()}

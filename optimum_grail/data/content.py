@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from torch import Tensor
 from optimum_grail.config.source import GENERAL, SELF, Writing, is_general, spell_source
 from optimum_grail.data.genres import corpus_digest
 from optimum_grail.data.request import DataRequest
+
+_PROCESS = uuid.uuid4().hex
+"""The addresses of objects say nothing to other processes."""
 
 
 def content_key(request: DataRequest) -> str:
@@ -29,6 +33,14 @@ def content_key(request: DataRequest) -> str:
         fields = {name: fields[name] for name in ("num_samples", "seqlen", "batch_size", "seed")}
     state = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for part in _content(request):
+        state.update(len(part).to_bytes(8, "big") + part)
+    return state.hexdigest()
+
+
+def content_of(value: object) -> str:
+    """A hash of what a data set, or a mapping of such and of plain values, holds, as of :func:`content_key`."""
+    state = hashlib.sha256()
+    for part in _parts(value):
         state.update(len(part).to_bytes(8, "big") + part)
     return state.hexdigest()
 
@@ -73,7 +85,7 @@ def _parts(value: object) -> Iterator[bytes]:
     elif value is None or isinstance(value, bool | int | float | bytes):
         yield repr(value).encode()
     else:
-        yield str(id(value)).encode()
+        yield f"{_PROCESS} {id(value)}".encode()
 
 
 def _on_disk(path: Path) -> Iterator[bytes]:

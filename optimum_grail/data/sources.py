@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
-from optimum_grail.config.source import GENERAL, SELF
+from optimum_grail.config.source import SELF
 from optimum_grail.data import images, text
 from optimum_grail.data.batches import (
     HELD_EVERY,
@@ -25,12 +24,13 @@ from optimum_grail.data.batches import (
     interleave,
     make_batches,
 )
-from optimum_grail.data.genres import documents, read_genre
+from optimum_grail.data.genres import read_genre
 from optimum_grail.data.labels import class_numbers
+from optimum_grail.data.own_text import Keep, own_text
 from optimum_grail.data.parts import Part, check_sources, parts_of
 from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.rows import Rows, input_names, only_inputs, read_rows, ready_samples
-from optimum_grail.data.selfgen import generate_self_text
+from optimum_grail.data.selfgen import SelfText
 from optimum_grail.data.starts import need_template
 from optimum_grail.errors import DataError, shorten
 from optimum_grail.report.progress import Progress, Silent
@@ -51,7 +51,12 @@ class _Samples:
 
 
 def load_calibration(
-    recipient: Recipient, request: DataRequest, *, held_out: bool = True, progress: Progress | None = None
+    recipient: Recipient,
+    request: DataRequest,
+    *,
+    held_out: bool = True,
+    progress: Progress | None = None,
+    keep: Keep | None = None,
 ) -> CalibrationData:
     """Read, draw and batch calibration samples; the same arguments give the same batches.
 
@@ -63,6 +68,7 @@ def load_calibration(
         request: which rows.
         held_out: hold out the samples with index % 5 == 4.
         progress: told what is going on.
+        keep: knows the text that the model has written already; ``None``: there is none.
 
     Raises:
         DataError: the data is missing, empty, too short, of the wrong type, or needs a tokenizer or processor that
@@ -76,7 +82,7 @@ def load_calibration(
     if not all(part.own for part in parts):
         progress.message("Reading calibration data")
     for number, part in sorted(enumerate(parts), key=lambda item: item[1].own):  # what takes longest comes last
-        samples[number] = _read(recipient, part, progress)
+        samples[number] = _read(recipient, part, progress, keep)
     return _finish([samples[number] for number in range(len(parts))], parts, recipient, request, held_out)
 
 
@@ -108,12 +114,13 @@ def _check(recipient: Recipient, request: DataRequest, parts: Sequence[Part]) ->
         need_template(recipient.tokenizer)
 
 
-def _read(recipient: Recipient, part: Part, progress: Progress) -> _Samples:
+def _read(recipient: Recipient, part: Part, progress: Progress, keep: Keep | None) -> _Samples:
     """The samples of one source; in a mixture, messages name it."""
     request = part.request
     try:
         if part.own:
-            samples = replace(_self_samples(recipient, part, progress), source=f"{SELF}, seed {request.seed}")
+            written = own_text(recipient, part, progress, keep)
+            samples = replace(_self_samples(written), source=f"{SELF}, seed {request.seed}")
         else:
             rows = _rows(recipient, part)
             samples = replace(_row_samples(recipient, request, rows, shared=bool(part.name)), source=rows.source)
@@ -192,18 +199,7 @@ def _batches(
     return interleave(found)
 
 
-def _self_samples(recipient: Recipient, part: Part, progress: Progress) -> _Samples:
-    model: Any = recipient.model
-    written = generate_self_text(
-        model,
-        recipient.tokenizer,
-        num_samples=part.request.num_samples,
-        seqlen=recipient.length(part.request.seqlen),
-        seed=part.request.seed,
-        progress=progress,
-        writing=part.writing,
-        documents=documents() if part.writing is not None and part.writing.starts == GENERAL else (),
-    )
+def _self_samples(written: SelfText) -> _Samples:
     ids, times = written.ids, written.restarts
     notes = (f"rows that went round in circles were begun anew {times} times",) if times else ()
     return _Samples([{"input_ids": row} for row in ids], fingerprint_tokens(ids), ids.shape[1], notes)

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from optimum_grail.data.batches import CalibrationData
+from optimum_grail.data.own_text import Keep
 from optimum_grail.evaluation.comparison import Comparisons
+from optimum_grail.evaluation.kept import from_tensors, to_tensors
 from optimum_grail.evaluation.stopwatch import compare_forward, shape_of, stopwatch_seconds
 from optimum_grail.report.progress import Progress
 
@@ -24,6 +26,7 @@ class BeforeAndAfter:
         results: the report's evaluation rows, once both are measured.
         notes: what a reader of the results should know.
         forward: both forward passes, as a report has them.
+        keep: knows what a run that did not end measured of the dense model; ``None``: nothing.
     """
 
     comparisons: Comparisons
@@ -31,6 +34,7 @@ class BeforeAndAfter:
     results: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     forward: Mapping[str, Any] = field(default_factory=dict)
+    keep: Keep | None = None
 
     def seconds(self, model: nn.Module, sample: float) -> float:
         """See :class:`optimum_grail.pipeline.run.Watch`."""
@@ -38,8 +42,16 @@ class BeforeAndAfter:
 
     def dense(self, model: nn.Module, data: CalibrationData | None) -> None:
         """Measure what the compressed model is compared with."""
-        self._dense = self.comparisons.measure(model, "dense", self.progress)
+        items = self.comparisons.items
+        if self.keep is None or not items:
+            self._dense = self.comparisons.measure(model, "dense", self.progress)
+        else:
+            found = self.keep("evaluation", {"of": [item.identity for item in items]}, lambda: self._measured(model))
+            self._dense = from_tensors(found, [item.metric.headline for item in items], model)
         self._shape = None if data is None else shape_of(model)
+
+    def _measured(self, model: nn.Module) -> dict[str, Tensor]:
+        return to_tensors(self.comparisons.measure(model, "dense", self.progress))
 
     def compressed(self, model: nn.Module, data: CalibrationData | None) -> None:
         """Measure and compare."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.data.batches import CalibrationData, overlap
+from optimum_grail.data.content import content_of
 from optimum_grail.data.rows import Rows
 from optimum_grail.errors import DataError, StatisticsError
 from optimum_grail.evaluation.corpus import COMMONPLACE, relation
@@ -41,6 +42,7 @@ class Comparison:
         readers: what turns the data into inputs of the model.
         dataset: what reports call the data.
         perturbation: what is done to the inputs; ``None``: nothing.
+        content: tells what the data holds, see :func:`optimum_grail.data.content.content_of`.
     """
 
     name: str
@@ -49,6 +51,12 @@ class Comparison:
     readers: Readers
     dataset: str
     perturbation: str | None = None
+    content: Callable[[], str] = str
+
+    @property
+    def identity(self) -> list[str]:
+        """What decides the result for a given model."""
+        return [repr(self.metric), self.dataset, self.content()]
 
     @classmethod
     def prepare(
@@ -81,7 +89,8 @@ class Comparison:
         metric = make_metric(kind, chosen | ({} if limit is None else {"num_samples": limit}))
         rows = metric.read(source, config_name=reading.config_name, split=reading.split)
         metric.check(readers, rows)
-        return cls(kind, metric, rows, readers, name or rows.source)
+        content = partial(content_of, {"data": source, "config": reading.config_name, "split": reading.split})
+        return cls(kind, metric, rows, readers, name or rows.source, content=content)
 
     def perturbed(self) -> tuple[Comparison, ...]:
         """The same on damaged inputs, once for everything that can be done to them."""

@@ -62,7 +62,6 @@ def classifiers_of(model: nn.Module, layout: Layout) -> list[ChannelGroup]:
 def refit_classifiers_(
     model: nn.Module,
     layout: Layout,
-    groups: Sequence[ChannelGroup],
     methods: Methods,
     batches: Sequence[Batch],
     streams: Mapping[str, Streams],
@@ -73,7 +72,6 @@ def refit_classifiers_(
     Args:
         model: compressed; its classifiers change.
         layout: of the dense model.
-        groups: the classifiers.
         methods: with a compensator that refits what loses nothing.
         batches: calibration batches.
         streams: both streams as they leave the last block of each stack.
@@ -82,6 +80,7 @@ def refit_classifiers_(
     Returns:
         what was done with each that saw enough rows, the readouts left out (the model has them).
     """
+    groups = classifiers_of(model, layout)
     collectors = [collector_for(model, group, "held-out" in methods.needs) for group in groups]
     given = Batches.of(batches, layout.mask, "sources" in methods.needs)
     for index, batch in enumerate(batches):

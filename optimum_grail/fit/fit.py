@@ -20,13 +20,13 @@ from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch
 from optimum_grail.fit.classifier import classifiers_of, refit_classifiers_
 from optimum_grail.fit.methods import Methods
+from optimum_grail.fit.record import Record, Unrecorded
 from optimum_grail.fit.regional import Regional
 from optimum_grail.models.depth import kept_runs
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.surgery import apply_
 from optimum_grail.report.progress import Progress
-from optimum_grail.streams.blocks import Batches, BlockRun, Streams, Targets, advance
-from optimum_grail.streams.calls import Call
+from optimum_grail.streams.blocks import Batches, BlockRun, Calls, Streams, Targets, advance
 from optimum_grail.streams.capture import Captured, Order, capture, order_of
 from optimum_grail.streams.gradients import block_gradients
 from optimum_grail.streams.masking import capture_fed
@@ -34,21 +34,6 @@ from optimum_grail.streams.memory import release, released_at_once
 from optimum_grail.streams.probe import Probe, Wanted
 from optimum_grail.streams.problems import collector_for, problem_of, to_patches
 from optimum_grail.streams.shortcut import Shortcut, Shortcuts
-
-
-@dataclass(frozen=True)
-class Calls:
-    """What a block is called with, per batch.
-
-    Args:
-        student: in the model as compressed so far.
-        dense: in the model that targets come from; the very same unless an earlier stack changed them.
-        beyond: blocks right after it that the student lacks, with their calls in that model.
-    """
-
-    student: Sequence[Call]
-    dense: Sequence[Call]
-    beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +53,7 @@ class FitRun:
         mask_gradients: per group, what :func:`optimum_grail.streams.gradients.mask_gradients` returned.
         offload: keep both streams in files of a temporary folder instead of in memory.
         around: called with a block's path; what it returns is entered around all that is done about that block.
+        record: told of every block that is done; those that it knows already are restored instead.
     """
 
     model: nn.Module
@@ -81,6 +67,7 @@ class FitRun:
     mask_gradients: Mapping[str, Tensor] = field(default_factory=dict)
     offload: bool = False
     around: Callable[[str], AbstractContextManager[Any]] = nullcontext
+    record: Record = field(default_factory=Unrecorded)
 
     @cached_property
     def _shortcuts(self) -> dict[type[nn.Module], dict[str, Shortcut | None]]:
@@ -105,9 +92,7 @@ class FitRun:
         for stack, student, dense in self._walk(left):
             plans += self._stack_(stack, student, dense, left)
         if self._classifiers and any(not streams.equal for streams in left.values()):
-            plans += refit_classifiers_(
-                self.model, self.layout, self._classifiers, self.methods, self.batches, left, self.seed
-            )
+            plans += refit_classifiers_(self.model, self.layout, self.methods, self.batches, left, self.seed)
         return plans
 
     def _walk(self, left: Mapping[str, Streams]) -> Iterator[tuple[Stack, Captured | None, Captured | None]]:
@@ -146,30 +131,30 @@ class FitRun:
         """Compress one stack; ``left`` is told the streams that leave it."""
         kept = [path for path in stack.blocks if path not in self.dropped]
         if student is None or dense is None:
-            return [plan for path in kept for plan in self._by_weights_(path)]
+            return [plan for path in kept for plan in self._data_free_(stack, path)]
         batches = Batches.of(self.batches, stack.spec.mask, "sources" in self.methods.needs)
-        streams = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
-        left[stack.name] = streams
-        plans: list[GroupPlan] = []
+        streams = left[stack.name] = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
+        plans, done = list[GroupPlan](), self.record.done_(stack, streams)
         drifted = student is not dense
         for path, beyond in kept_runs(stack.blocks, self.dropped):
             skipped = [(self.model.get_submodule(item), dense.calls[item]) for item in beyond]
             if path is None:  # the stack begins with dropped blocks
-                for block, block_calls in skipped if streams.dense is not None else ():
+                for block, block_calls in skipped if streams.dense is not None and not done else ():
                     advance(block, block_calls, streams.dense or [])
             else:
                 groups = self._touched(path, drifted, bool(beyond))
                 last = path == kept[-1] and not self._classifiers
                 calls = Calls(student.calls[path], dense.calls[path], skipped)
                 with self.around(path):
-                    plans += self._block_(path, groups, calls, streams, batches, last)
+                    if path in done:
+                        plans += self._restored_(path, groups)
+                    else:
+                        found = self._block_(path, groups, calls, streams, batches, last)
+                        self.record.keep(self.model, stack, path, found, streams, last)
+                        plans += found
                 drifted = drifted or bool(groups)
             drifted = drifted or bool(beyond)
         return plans
-
-    def _by_weights_(self, path: str) -> list[GroupPlan]:
-        with self.around(path):
-            return [self._group_(group, group, None) for group in self._touched(path, False)]
 
     def _touched(self, path: str, drifted: bool, cut: bool = False) -> list[ChannelGroup]:
         """The groups of a block about which anything is to be done: units go, or the consumer is refitted because what
@@ -212,6 +197,21 @@ class FitRun:
         if not last:
             run.advance()
             release()
+        return plans
+
+    def _data_free_(self, stack: Stack, path: str) -> list[GroupPlan]:
+        groups = self._touched(path, False)
+        with self.around(path):
+            if path in self.record.done_(stack, None):
+                return self._restored_(path, groups)
+            plans = [self._group_(group, group, None) for group in groups]
+            self.record.keep(self.model, stack, path, plans, None, False)
+            return plans
+
+    def _restored_(self, path: str, groups: list[ChannelGroup]) -> list[GroupPlan]:
+        plans = self.record.restore_(self.model, path, groups) if groups else []
+        for group in groups:
+            self.progress.update(1, group.name)
         return plans
 
     def _pass_through(self, block: nn.Module, calls: Calls, streams: Streams, last: bool) -> list[GroupPlan]:

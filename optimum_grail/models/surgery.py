@@ -1,4 +1,5 @@
-"""The only place where a weight changes: :func:`apply_` for a plan, :func:`narrow_` for empty shapes while loading."""
+"""The only place where a weight changes: :func:`apply_` for a plan, :func:`narrow_` for empty shapes while loading;
+:mod:`optimum_grail.models.restoring` for what an earlier run left of a plan."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ def narrow_(model: nn.Module, group: ChannelGroup, units: int) -> None:
     port, consumer = group.consumer, model.get_submodule(group.consumer.module)
     _, axis = axes(consumer, port.module)
     left = consumer.get_parameter("weight").detach().narrow(axis, port.offset, units * port.span)
-    _rewrite_(model, group, units, lambda strip, span: strip[: units * span].clone(), left.clone())
+    rewrite_(model, group, units, lambda strip, span: strip[: units * span].clone(), left.clone())
 
 
 def check_weights(model: nn.Module, groups: Iterable[ChannelGroup]) -> None:
@@ -182,7 +183,7 @@ def _apply_one_(model: nn.Module, item: GroupPlan) -> None:
     consumer = model.get_submodule(group.consumer.module)
     weight = consumer.get_parameter("weight")
     columns_left = from_matrix(readout.weight.to(weight.device, weight.dtype), consumer)
-    _rewrite_(model, group, reduction.slots, reduction.encode_rows, columns_left)
+    rewrite_(model, group, reduction.slots, reduction.encode_rows, columns_left)
     if readout.bias is None:
         return
     if consumer._parameters.get("bias") is not None:
@@ -194,7 +195,9 @@ def _apply_one_(model: nn.Module, item: GroupPlan) -> None:
     _set_(norm, "running_mean", mean.double() - readout.bias.to(mean.device))
 
 
-def _rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, consumer_strip: Tensor) -> None:
+def rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, consumer_strip: Tensor) -> None:
+    """Give the modules of ``group`` the shapes of ``slots`` units: producers by ``encode``, the consumer's columns as
+    given. Nothing is checked: callers have."""
     for port in _from_the_end(group.producers):
         module = model.get_submodule(port.module)
         axis = 0 if is_channelwise(module) else axes(module, port.module)[0]

@@ -15,8 +15,8 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import float32_on_cpu
 from optimum_grail.models.residence import is_offloaded
 from optimum_grail.models.size import Size
+from optimum_grail.pipeline.preparing import prepare_
 from optimum_grail.pipeline.setup import Setup, Unwatched, Watch
-from optimum_grail.pipeline.stages import prepare_
 from optimum_grail.streams.memory import released_at_once
 from optimum_grail.widths.allocate import Widths
 
@@ -73,6 +73,7 @@ def compress_(model: nn.Module, setup: Setup, dataset: DataSource | None = None,
     with released_at_once(is_offloaded(model)), kept_intact_(model) as undo:
         ready = prepare_(model, setup, undo)
         data = ready.calibrate_(dataset, watch)
+        ready.recognise(data)
         with ready.journal.timed("evaluation"), float32_on_cpu(model):
             watch.dense(model, data)
         widths = ready.allocate(data, ready.survey(data))

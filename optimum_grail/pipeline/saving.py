@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -23,6 +23,13 @@ from optimum_grail.hub.card import write_card
 from optimum_grail.models.layout import Layout
 from optimum_grail.report.plots import PLOT_FILE, can_plot, plot_errors
 from optimum_grail.report.report import Report
+
+
+class SavingOptions(TypedDict, total=False):
+    """What may be said of how a checkpoint is saved, see :meth:`Checkpoint.save`."""
+
+    max_shard_size: str | int
+    include_modeling_code: bool
 
 
 class Savable(Protocol):
@@ -43,6 +50,7 @@ class Checkpoint:
         report: what was measured.
         companions: tokenizer and processor.
         inherited: licence and language of the base model, for the card.
+        announce: called with the folder when everything is in it, right before it goes to its place.
     """
 
     model: nn.Module
@@ -51,6 +59,7 @@ class Checkpoint:
     report: Report
     companions: tuple[Savable, ...] = ()
     inherited: Mapping[str, Any] | None = None
+    announce: Callable[[Path], None] | None = None
 
     def save(
         self,
@@ -93,3 +102,5 @@ class Checkpoint:
             if source is not None:
                 carry_over(source, folder)
             write_card(report, folder, inherited=self.inherited)
+            if self.announce is not None:
+                self.announce(folder)

@@ -16,6 +16,7 @@ from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.data.batches import CalibrationData
 from optimum_grail.fit.methods import Methods
 from optimum_grail.report.progress import Progress, Silent
+from optimum_grail.state.run_state import RunState
 from optimum_grail.survey.cache import StatisticsCache
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Setup:
         processor: for image calibration data.
         progress: told about every group.
         cache: of the dense model, for what does not depend on the sparsity; ``None``: everything is measured.
+        state: of the run, so far; ``None``: nothing of it is kept.
     """
 
     config: GrailConfig
@@ -41,6 +43,7 @@ class Setup:
     processor: Processor | None = None
     progress: Progress = field(default_factory=Silent)
     cache: StatisticsCache | None = None
+    state: RunState | None = None
 
     @cached_property
     def methods(self) -> Methods:
@@ -61,15 +64,25 @@ class Journal:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     offload: bool = False
+    _began: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the wall time of the body to ``seconds[stage]``."""
-        start = time.perf_counter()
+        self._began[stage] = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            self.seconds[stage] = self.so_far()[stage]
+            del self._began[stage]
+
+    def so_far(self) -> dict[str, float]:
+        """``seconds`` with what the stages under way have taken yet."""
+        now = time.perf_counter()
+        return {
+            stage: self.seconds.get(stage, 0.0) + (now - self._began[stage] if stage in self._began else 0.0)
+            for stage in (*self.seconds, *(stage for stage in self._began if stage not in self.seconds))
+        }
 
 
 class Watch(Protocol):

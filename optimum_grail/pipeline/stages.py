@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,27 +22,26 @@ from optimum_grail.data.parts import written_samples
 from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.sources import load_calibration
 from optimum_grail.fit.fit import FitRun
+from optimum_grail.fit.record import Unrecorded
 from optimum_grail.fit.rehearsal import Rehearsal
-from optimum_grail.models.biases import add_biases_
 from optimum_grail.models.depth import drop_blocks_
 from optimum_grail.models.layout import Layout
-from optimum_grail.models.matrix import owns_bias
 from optimum_grail.models.precision import Precision, cast_
 from optimum_grail.models.residence import is_offloaded, resident
-from optimum_grail.models.resolve import resolve
 from optimum_grail.models.size import Size
 from optimum_grail.models.stock import current_widths, expressible_together, is_standalone, write_config_
-from optimum_grail.models.surgery import check_weights
 from optimum_grail.models.trial import try_widths
 from optimum_grail.pipeline.estimate import Outlook, estimate
 from optimum_grail.pipeline.placement import check_disk, choose_dtype_, streams_go_to_files
 from optimum_grail.pipeline.setup import Journal, Setup, Watch
+from optimum_grail.state.soundness import check_gradients, check_measured
 from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.gradients import check_labels, mask_gradients
 from optimum_grail.survey.cache import dependencies
 from optimum_grail.survey.findings import Findings
+from optimum_grail.survey.signature import signature
 from optimum_grail.survey.survey import Survey
-from optimum_grail.widths.allocate import Widths, allocate, check_request
+from optimum_grail.widths.allocate import Widths, allocate
 from optimum_grail.widths.request import Expressible, Request
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ NO_OWN_TEXT = (
 
 @dataclass(frozen=True)
 class Prepared:
-    """A dense model that a run may begin with; made by :func:`prepare_`.
+    """A dense model that a run may begin with; made by :func:`optimum_grail.pipeline.preparing.prepare_`.
 
     Args:
         model: in eval mode.
@@ -164,12 +163,23 @@ class Prepared:
     def _read(self, dataset: DataSource | None) -> CalibrationData:
         request = self._request(dataset)
         with self.journal.timed("data"):
-            data = load_calibration(self._recipient, request, progress=self.setup.progress)
+            keep = None if self.setup.state is None else self.setup.state.get
+            data = load_calibration(self._recipient, request, progress=self.setup.progress, keep=keep)
             if request.label_column is not None:
                 check_labels(self.model, data.batches)
                 if not self.setup.methods.reads_labels:
                     self.journal.notes.append("Labels were read and not used: fisher, snip and taylor would use them.")
             return data
+
+    def recognise(self, data: CalibrationData | None) -> None:
+        """Make sure that the state, if one is kept, is that of a run of this model on this data.
+
+        Raises:
+            CheckpointError: it is another run's; the message names what differs.
+        """
+        if self.setup.state is not None:
+            known = dependencies(self.model, self.layout, data.batches if data is not None else ())
+            self.setup.state.recognise({**known, "methods": signature(self.setup.methods)})
 
     def survey(self, data: CalibrationData | None) -> Findings:
         """What the allocation has to know, measured on the dense model; empty if it asks for nothing."""
@@ -187,7 +197,10 @@ class Prepared:
             return findings.to_tensors()
 
         with self.journal.timed("survey"):
-            return Findings.from_tensors(self._once("survey", data, survey.depends, measure))
+            found = self._once("survey", data, survey.depends, measure)
+            if self.setup.state is not None:
+                check_measured(found, self.layout)
+            return Findings.from_tensors(found)
 
     def _once(
         self,
@@ -197,10 +210,11 @@ class Prepared:
         measure: Callable[[], Mapping[str, Tensor]],
     ) -> Mapping[str, Tensor]:
         """A measurement of the dense model: from the cache, if there is one."""
-        if self.setup.cache is None:
+        cache = self.setup.state or self.setup.cache
+        if cache is None:
             return measure()
         common = dependencies(self.model, self.layout, data.batches)
-        return self.setup.cache.get(kind, {**common, **depends}, measure)
+        return cache.get(kind, {**common, **depends}, measure)
 
     def allocate(self, data: CalibrationData | None, findings: Findings) -> Widths:
         """Units to keep per group; where the allocation has rivals, they are rehearsed on a few batches."""
@@ -208,9 +222,10 @@ class Prepared:
         if data is not None and findings.curves:
             methods, seed = self.setup.methods, self.setup.config.seed
             batches, progress = data.batches, self.setup.progress
-            judge = Rehearsal(
+            rehearsal = Rehearsal(
                 self.model, self.layout, methods, batches, findings.curves, seed, self.offload, progress
-            ).damage
+            )
+            judge = rehearsal.damage if self.setup.state is None else self.setup.state.remembered(rehearsal.damage)
         with self.journal.timed("survey"):
             return allocate(self.layout, *self.request, findings, judge)
 
@@ -231,6 +246,7 @@ class Prepared:
                 gradients,
                 self.offload,
                 self._resident,
+                self.setup.state or Unrecorded(),
             )
             plan = run.run_()
             self.setup.progress.finish()
@@ -249,7 +265,10 @@ class Prepared:
             return found
 
         with self.journal.timed("gradients"):
-            return self._once("gradients", data, {"seed": seed}, measure)
+            found = self._once("gradients", data, {"seed": seed}, measure)
+            if self.setup.state is not None:
+                check_gradients(found, self.layout)
+            return found
 
     def finish_(self, widths: Widths) -> tuple[Layout, bool]:
         """Take dropped blocks out, write the widths into the config, and give the weights their dtype back, so that
@@ -274,25 +293,3 @@ class Prepared:
         if self.spool is not None:
             self.spool.settle_()
         return left, standalone
-
-
-def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
-    """Check the weights and the request, and add biases if a fitted one could not be stored otherwise.
-
-    Args:
-        model: in eval mode.
-        setup: what the run is told.
-        undo: given what takes the biases out again.
-
-    Raises:
-        GrailError: no map fits, weights are not finite, or the request cannot be reached.
-    """
-    precision = Precision.of(model)
-    layout = resolve(model, setup.spec)
-    check_weights(model, layout.groups)
-    before = Size.of(model, layout)
-    if setup.methods.compensator.wants_bias and not all(owns_bias(model, group) for group in layout.groups):
-        undo.callback(add_biases_(model, layout).remove_)
-        layout = resolve(model, setup.spec)
-    ready = Prepared(model, setup, layout, before, precision, Journal())
-    return replace(ready, classes=check_request(layout, *ready.request))

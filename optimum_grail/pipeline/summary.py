@@ -134,6 +134,8 @@ def hub_data(sources: Sequence[str]) -> tuple[str, ...]:
 
 
 def _command() -> str:
-    """The command line that started this process, if it was optimum-cli."""
+    """The command line that makes this result, if optimum-cli did: that of this process, or of one before that a
+    ``--resume`` went on with."""
     program = Path(sys.argv[0]).name if sys.argv else ""
-    return shlex.join([program, *sys.argv[1:]]) if program == "optimum-cli" else ""
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    return shlex.join([program, *words]) if program == "optimum-cli" else ""

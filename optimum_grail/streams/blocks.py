@@ -19,6 +19,21 @@ from optimum_grail.streams.shortcut import Shortcuts
 from optimum_grail.streams.states import States, is_same
 
 
+@dataclass(frozen=True)
+class Calls:
+    """What a block is called with, per batch.
+
+    Args:
+        student: in the model as compressed so far.
+        dense: in the model that targets come from; the very same unless an earlier stack changed them.
+        beyond: blocks right after it that the student lacks, with their calls in that model.
+    """
+
+    student: Sequence[Call]
+    dense: Sequence[Call]
+    beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = ()
+
+
 @dataclass
 class Streams:
     """Hidden states entering the next block, one tensor per batch.
@@ -35,6 +50,17 @@ class Streams:
     def equal(self) -> bool:
         """Whether both are still one, because nothing has been compressed yet."""
         return self.dense is not None and is_same(self.dense, self.student, 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both, if all batches were as large as the first."""
+        sides = [side for side in (self.student, self.dense) if side is not None and len(side)]
+        return sum(len(side) * int(side[0].nbytes) for side in sides)
+
+    def part(self) -> None:
+        """From now on they are two, whatever their values: something has been compressed."""
+        if self.equal:
+            self.student[0] = self.student[0].clone()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from optimum_grail.checkpoints.atomic import write_atomically
 from optimum_grail.data.batches import LABELS, Batch, digest
 from optimum_grail.errors import OutputError
 from optimum_grail.models.layout import Layout
@@ -30,11 +31,27 @@ _KEY = "key"
 def fingerprint(model: nn.Module) -> str:
     """A hash of everything that decides what a model puts out: names, types, shapes and values of its parameters and
     buffers, its configuration, and the classes and settings of its modules."""
-    state = hashlib.sha256(json.dumps([_config(model), repr(model), _sources(model)]).encode())
+    state = hashlib.sha256(_architecture(model))
+    _add_values(state, model)
+    return state.hexdigest()
+
+
+def fingerprints(model: nn.Module) -> dict[str, str]:
+    """The two halves of :func:`fingerprint`, so that it can be told which of them differs: the ``architecture``, and
+    the ``weights``, which the values of buffers count as."""
+    weights = hashlib.sha256()
+    _add_values(weights, model)
+    return {"architecture": hashlib.sha256(_architecture(model)).hexdigest(), "weights": weights.hexdigest()}
+
+
+def _architecture(model: nn.Module) -> bytes:
+    return json.dumps([_config(model), repr(model), _sources(model)]).encode()
+
+
+def _add_values(state: hashlib._Hash, model: nn.Module) -> None:
     for name, tensor in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
         state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return state.hexdigest()
 
 
 def _config(model: nn.Module) -> Any:
@@ -89,10 +106,12 @@ class StatisticsCache:
     Args:
         model: :func:`fingerprint` of the dense model.
         folder: where they outlive the process, one safetensors file each; ``None``: nowhere.
+        remedy: what to do where it cannot be written.
     """
 
     model: str
     folder: Path | None = None
+    remedy: str = "Name another --stats-cache."
     _held: dict[str, Tensors] = field(default_factory=dict)
 
     @classmethod
@@ -154,10 +173,9 @@ class StatisticsCache:
         path = self._path(kind, key)
         if path is None:
             return
-        draft = path.with_suffix(".part")
+        whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
         try:
-            save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, draft, {_KEY: key})
-            draft.replace(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda draft: save_file(whole, draft, {_KEY: key}), self.remedy)
         except (OSError, SafetensorError) as error:
-            draft.unlink(missing_ok=True)
-            raise OutputError(f"Cannot write {str(path)!r}: {error}. Name another --stats-cache.") from error
+            raise OutputError(f"Cannot write {str(path)!r}: {error}. {self.remedy}") from error

@@ -216,7 +216,7 @@ def refuse(cli: Callable[..., int], capsys: Any, place: Path) -> Callable[..., t
     """Run ``grail compress`` on bad input; returns the error's class and message.
 
     Checks that the exit code is 2, that there is one line and no traceback, that the work had not begun, and that
-    nothing was written beside the output and in the model's folder.
+    nothing was written beside the output and in the model's folder, but for the state of a run that had begun to work.
     """
 
     def run(model: Path | str, *words: str | Path, output: Path | None = None, early: bool = True) -> tuple[str, str]:
@@ -231,6 +231,10 @@ def refuse(cli: Callable[..., int], capsys: Any, place: Path) -> Callable[..., t
             assert not re.search(r"^(survey|fit)$", shown.err, re.MULTILINE), "found out after the work had begun"
         assert cli(*command, "--debug", "--json") == 2
         kinds = re.findall(r"^optimum_grail\.errors\.(\w+): ", capsys.readouterr().err, re.MULTILINE)
+        states = [path for path in place.iterdir() if path.name.startswith(".grail-") and ".state" in path.name]
+        assert not (early and states)
+        for path in states:  # what a run that failed late has done is not lost
+            shutil.rmtree(path)
         assert [tree(folder) for folder in (place, Path(model)) if folder.exists()] == before
         return kinds[-1], line
 

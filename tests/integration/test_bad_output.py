@@ -89,19 +89,21 @@ def test_disk_full_while_saving(full_disk: str, refuse: Refuse, embedded_llama: 
 
 
 @pytest.mark.parametrize(
-    "where",
+    ("where", "measured"),
     [
-        "optimum_grail.checkpoints.loading.load_config",
-        "optimum_grail.pipeline.stages.load_calibration",
-        "optimum_grail.survey.survey.Survey.run",
-        "optimum_grail.models.surgery._apply_one_",
-        "optimum_grail.pipeline.saving.save_plan",
-        "optimum_grail.pipeline.saving.write_card",
+        ("optimum_grail.checkpoints.loading.load_config", False),
+        ("optimum_grail.pipeline.stages.load_calibration", False),
+        ("optimum_grail.survey.survey.Survey.run", False),
+        ("optimum_grail.models.surgery._apply_one_", True),
+        ("optimum_grail.pipeline.saving.save_plan", True),
+        ("optimum_grail.pipeline.saving.write_card", True),
     ],
 )
-def test_interrupt_leaves_nothing(
-    where: str, cli: Any, capsys: Any, monkeypatch: Any, embedded_llama: Path, text: Path, place: Path
+def test_interrupt_leaves_no_output(
+    where: str, measured: bool, cli: Any, capsys: Any, monkeypatch: Any, embedded_llama: Path, text: Path, place: Path
 ) -> None:
+    """What was measured stays in a state, and where that is is told."""
+
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
@@ -112,7 +114,8 @@ def test_interrupt_leaves_nothing(
     shown = capsys.readouterr()
     assert shown.err.endswith("Error: interrupted; no output folder was written or changed.\n")
     assert "Traceback" not in shown.err and shown.out == ""
-    assert tree(place) == {} and tree(embedded_llama) == before
+    assert [path.name for path in place.iterdir()] == [".grail-out.state"] * measured
+    assert ("Go on with --resume" in shown.err) == measured and tree(embedded_llama) == before
 
 
 def test_failure_after_compressing_in_memory_can_be_saved_elsewhere(
@@ -126,7 +129,7 @@ def test_failure_after_compressing_in_memory_can_be_saved_elsewhere(
         )
         with pytest.raises(ValueError, match="is full"):
             compressor.compress(save_directory=tmp_path / "out")
-    assert tree(tmp_path) == {}
+    assert not (tmp_path / "out").exists()
     compressor.save_pretrained(tmp_path / "elsewhere")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "elsewhere")
     ids = torch.arange(5, 30)[None]

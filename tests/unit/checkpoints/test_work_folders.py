@@ -118,3 +118,33 @@ def test_where_locks_are_unknown_nothing_is_removed(tmp_path: Path, monkeypatch:
 
 def test_no_parent_no_leftovers(tmp_path: Path) -> None:
     remove_abandoned(tmp_path / "nowhere", "w-")
+
+
+def test_a_hold_keeps_other_processes_off_as_long_as_its_own_lives(tmp_path: Path) -> None:
+    code = "import os, sys; from pathlib import Path; from optimum_grail.checkpoints.work_folders import Hold"
+    code += "; hold = Hold.on(Path(sys.argv[1])); print(hold is not None, flush=True); sys.stdin.readline()"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    first = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert first.stdout is not None and first.stdout.readline() == "True\n"
+    assert work_folders.Hold.on(tmp_path) is None
+    kill(first)
+    hold = work_folders.Hold.on(tmp_path)
+    assert hold is not None and work_folders.Hold.on(tmp_path) is None
+    hold.release()
+    assert work_folders.Hold.on(tmp_path) is not None
+
+
+def test_what_is_left_of_a_discarded_folder_is_removed_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "data").write_text("x")
+    hold = work_folders.Hold.on(tmp_path / "kept")
+    assert hold is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(work_folders.shutil, "rmtree", lambda *args, **kwargs: None)
+        hold.discard("w-")
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith("w-")
+    remove_abandoned(tmp_path, "w-")
+    assert not list(tmp_path.iterdir())

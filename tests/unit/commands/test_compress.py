@@ -27,10 +27,7 @@ class Recorder:
     def compress(self, **kwargs):
         self.calls.append(("compress", kwargs))
         kwargs["progress"].start(1, "fit")
-
-    def save_pretrained(self, save_directory, **kwargs):
-        self.calls.append(("save", save_directory, kwargs))
-        with staged_folder(save_directory, kwargs["overwrite"]) as folder:
+        with staged_folder(kwargs["save_directory"], kwargs["overwrite"]) as folder:
             (folder / "config.json").write_text("{}")
             if self.error is not None:
                 raise self.error
@@ -63,21 +60,26 @@ def test_loads_compresses_reports(recorder, cli, tmp_path, capsys):
         cli(*words(tmp_path, "--sparsity", "0.3", "--dtype", "float32", "--eval-dataset", "some/texts", "--no-affine"))
         == 0
     )
-    (_, model, config, loading), (_, running), (_, folder, saving) = recorder
+    (_, model, config, loading), (_, running) = recorder
     assert model == "some/model"
     assert config == {"quant_method": "grail", "sparsity": 0.3, "affine": False}
     assert (loading.pop("dtype"), loading.pop("device"), loading.pop("base_model")) == ("float32", None, None)
     assert loading == {"trust_remote_code": False, "allow_pickle": False}
-    assert folder == tmp_path / "out"
+    assert running["save_directory"] == tmp_path / "out"
     assert running["eval_dataset"] == "some/texts"
-    assert saving == {"overwrite": False, "include_modeling_code": False}
+    assert not (running["overwrite"] or running["resume"] or running["include_modeling_code"])
     shown = capsys.readouterr().out
     assert "before and after" in shown and f"Written to {tmp_path / 'out'}" in shown
 
 
 def test_what_the_card_and_the_folder_get(recorder, cli, tmp_path):
     assert cli(*words(tmp_path, "--base-model", "org/base", "--include-modeling-code")) == 0
-    assert recorder[0][3]["base_model"] == "org/base" and recorder[2][2]["include_modeling_code"] is True
+    assert recorder[0][3]["base_model"] == "org/base" and recorder[1][1]["include_modeling_code"] is True
+
+
+def test_resume_reaches_the_compressor(recorder, cli, tmp_path):
+    assert cli(*words(tmp_path, "--resume")) == 0
+    assert recorder[1][1]["resume"] is True and recorder[1][1]["overwrite"] is False
 
 
 def test_json(recorder, cli, tmp_path, capsys, report):

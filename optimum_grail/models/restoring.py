@@ -1,0 +1,69 @@
+"""A block made again what an earlier run made of it, from its plan and from what that run fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.core.plan import GroupPlan
+from optimum_grail.errors import ArchitectureError, CheckpointError
+from optimum_grail.models.matrix import axes
+from optimum_grail.models.surgery import rewrite_
+
+Tensors = Mapping[str, Tensor]
+"""By path in the model."""
+
+
+def fitted_tensors(model: nn.Module, groups: Iterable[ChannelGroup]) -> dict[str, Tensor]:
+    """What a fit sets in the modules of ``groups``, by path in the model: what the consumers hold, and the BatchNorm
+    right after one. Whatever else a plan changes follows from its reductions, so that it need not be kept."""
+    paths = dict.fromkeys(path for group in groups for path in (group.consumer.module, group.norm) if path is not None)
+    found: dict[str, Tensor] = {}
+    for path in paths:
+        module = model.get_submodule(path)
+        tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        found |= {f"{path}.{name}": tensor for name, tensor in tensors}
+    return found
+
+
+def restore_(model: nn.Module, plans: Sequence[GroupPlan], values: Callable[[Tensors], Tensors]) -> None:
+    """Make of a dense block what an earlier run made of it, to the last bit.
+
+    Args:
+        model: with the block as it was before that run.
+        plans: of all groups of the block that were compressed or refitted, in the order in which that was done; their
+            readouts are not looked at.
+        values: called with :func:`fitted_tensors` at their new shapes; returns what that run set them to.
+
+    Raises:
+        ArchitectureError: a plan does not fit its group.
+        CheckpointError: the values do not fit.
+    """
+    for plan in plans:
+        group, reduction = plan.group, plan.reduction
+        if len(reduction.assignment) != group.units or not group.fewest <= reduction.slots <= group.units:
+            raise ArchitectureError(
+                f"The plan of {group.name!r} reduces {len(reduction.assignment)} units to {reduction.slots}; the group "
+                f"has {group.units}. Restore a block from the state of its own model."
+            )
+        consumer = model.get_submodule(group.consumer.module)
+        _, axis = axes(consumer, group.consumer.module)
+        width = reduction.slots * group.consumer.span
+        left = consumer.get_parameter("weight").detach().narrow(axis, group.consumer.offset, width)
+        rewrite_(model, group, reduction.slots, reduction.encode_rows, left.clone())
+    places = fitted_tensors(model, [plan.group for plan in plans])
+    found = values(places)
+    for name, place in places.items():
+        if name not in found or not _fits(found[name], place):
+            raise CheckpointError(
+                f"What was kept of {name} is missing, not finite, or no {place.dtype} of shape {tuple(place.shape)}."
+            )
+    for name, place in places.items():
+        place.data = found[name].to(place.device, copy=True)  # memory of its own, as torch aligns it
+
+
+def _fits(value: Tensor, place: Tensor) -> bool:
+    return value.shape == place.shape and value.dtype == place.dtype and bool(torch.isfinite(value).all())

@@ -21,6 +21,7 @@ from optimum_grail.checkpoints.atomic import write_atomically
 from optimum_grail.data.batches import LABELS, Batch, digest
 from optimum_grail.errors import OutputError
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.residence import device_of, hook_of
 from optimum_grail.report.environment import versions
 from optimum_grail.survey.signature import signature
 
@@ -51,7 +52,15 @@ def _architecture(model: nn.Module) -> bytes:
 def _add_values(state: hashlib._Hash, model: nn.Module) -> None:
     for name, tensor in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
         state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        value = _value(model, name, tensor).detach().cpu().contiguous()
+        state.update(value.flatten().view(torch.uint8).numpy().data)
+
+
+def _value(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """The tensor, read from where it is if it is offloaded."""
+    home, _, local = name.rpartition(".")
+    hook = hook_of(model.get_submodule(home)) if tensor.device.type == "meta" else None
+    return tensor if hook is None else hook.weights_map[local].to(tensor.dtype)
 
 
 def _config(model: nn.Module) -> Any:
@@ -94,7 +103,7 @@ def dependencies(model: nn.Module, layout: Layout, batches: Sequence[Batch]) -> 
         "splits": [batch.split for batch in batches],
         "sources": [batch.source for batch in batches],
         "dtype": str(first.dtype),
-        "device": first.device.type,
+        "device": device_of(model).type,
         "versions": versions(),
     }
 

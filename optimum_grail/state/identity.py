@@ -19,7 +19,7 @@ from optimum_grail.survey.cache import fingerprints
 if TYPE_CHECKING:
     from optimum_grail.data.foreign import Tokenizer
 
-NEUTRAL = ("offload_streams", "allow_recompress")
+NEUTRAL = ("low_memory", "offload_streams", "allow_recompress")
 """Fields of a configuration that decide nothing about the result."""
 NAMES = {
     "weights": "the model's weights",

@@ -12,6 +12,7 @@ from torch import nn
 
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.errors import shorten
+from optimum_grail.models.residence import device_of
 from optimum_grail.report.environment import hardware, versions
 from optimum_grail.survey.cache import fingerprints
 
@@ -53,7 +54,7 @@ def identity_of(model: nn.Module, config: GrailConfig, tokenizer: Tokenizer | No
         **fingerprints(model),
         "tokenizer": _of_tokenizer(tokenizer),
         "dtype": str(first.dtype),
-        "device": first.device.type,
+        "device": device_of(model).type,
         "configuration": asked,
         "versions": versions(),
     }

@@ -143,14 +143,6 @@ def test_whatever_can_be_afforded(
     assert files(tmp_path / "parts" / "out") == files(tmp_path / "whole" / "out")
 
 
-def test_streams_are_kept_of_one_block(tmp_path: Path) -> None:
-    rows = samples_of(tiny_llama())
-    with pytest.raises(Stopped):
-        GrailCompressor(tiny_llama(), UNIFORM).compress(rows, tmp_path / "out", progress=Stop("compressing", 5))
-    (state,) = states(tmp_path)
-    assert [path.name for path in (state / "streams").rglob("*") if path.is_dir()] == ["model", "2"]
-
-
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, told = samples_of(tiny_llama()), Stop("trying", 99)
     texts = [{"input_ids": row["input_ids"]} for row in rows]
@@ -174,12 +166,6 @@ def test_the_times_of_all_parts_add_up(tmp_path: Path) -> None:
     compressor = GrailCompressor(tiny_llama(), UNIFORM)
     compressor.compress(rows, tmp_path / "out", resume=True)
     assert 1000 < compressor.report.seconds["fit"] < 1100
-
-
-def test_nothing_to_resume_is_told(tmp_path: Path) -> None:
-    told = Stop("never", 0)
-    GrailCompressor(tiny_llama(), {"preset": "magnitude"}).compress(None, tmp_path / "o", resume=True, progress=told)
-    assert told.lines[0].startswith("There is nothing to resume for") and (tmp_path / "o" / "config.json").is_file()
 
 
 def left_behind(out: Path, config: Any = None, after: int = 2) -> list[dict[str, Tensor]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.errors import CheckpointError, DataError
 from optimum_grail.report.progress import Silent
@@ -61,6 +62,12 @@ def files(folder: Path) -> dict[str, Any]:
 def all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block is kept at once, whatever that costs beside runs of a second."""
     monkeypatch.setattr("optimum_grail.state.budget.SHARE", 1e9)
+
+
+def test_nothing_to_resume_is_told(tmp_path: Path) -> None:
+    told = Stop("never", 0)
+    GrailCompressor(tiny_llama(), {"preset": "magnitude"}).compress(None, tmp_path / "o", resume=True, progress=told)
+    assert told.lines[0].startswith("There is nothing to resume for") and (tmp_path / "o" / "config.json").is_file()
 
 
 def test_a_data_file_that_went_is_missed_and_taken_when_it_is_back(tmp_path: Path, prose: Any) -> None:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from optimum_grail.adapters import convert_adapter
 from optimum_grail.checkpoints.identity import check_base_model
 from optimum_grail.checkpoints.loading import load_model
+from optimum_grail.checkpoints.offloading import choice_of
 from optimum_grail.checkpoints.output import check_output
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.config.config import GrailConfig
@@ -121,16 +122,18 @@ class GrailCompressor:
         Raises:
             CheckpointError: the model is missing, corrupt, pickled, or compressed already.
         """
+        config = grail_config if isinstance(grail_config, GrailConfig) else GrailConfig.from_dict(grail_config or {})
         if isinstance(model_or_path, nn.Module):
             model, source = model_or_path, None
         else:
             source = str(model_or_path)
-            trusted = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
-            model = load_model(source, dtype=dtype, device=device, revision=revision, token=token, **trusted)
+            place: dict[str, Any] = {"device": device, "offload": choice_of(config.low_memory)}
+            place |= {"trust_remote_code": trust_remote_code, "revision": revision, "token": token}
+            model = load_model(source, dtype=dtype, allow_pickle=allow_pickle, **place)
             if tokenizer is None and processor is None:
                 tokenizer, processor = load_processors(source, trust_remote_code, revision=revision, token=token)
         named: dict[str, Any] = {"tokenizer": tokenizer, "processor": processor, "revision": revision}
-        return cls(model, grail_config, source=source, base_model=base_model, **named)
+        return cls(model, config, source=source, base_model=base_model, **named)
 
     @property
     def report(self) -> Report:
@@ -288,12 +291,5 @@ class GrailCompressor:
         """
         if self._folder is None:
             raise GrailError("An adapter names the model that it belongs to. Call save_pretrained() first.")
-        convert_adapter(
-            adapter,
-            output,
-            self._folder,
-            base_model=base_model or self.source,
-            dataset=dataset,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        given: dict[str, Any] = {"dataset": dataset, "overwrite": overwrite, "progress": progress}
+        convert_adapter(adapter, output, self._folder, base_model=base_model or self.source, **given)

@@ -7,6 +7,7 @@ model that can be cast, trained, and quantized in its turn.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from transformers import PreTrainedModel
 from transformers.quantizers.base import HfQuantizer
@@ -38,6 +39,10 @@ class GrailHfQuantizer(HfQuantizer):
                 "quantization_config: remove it from config.json and load without."
             )
         self.quantization_config.methods()
+
+    def update_device_map(self, device_map: Any) -> Any:
+        """Weights stay on disk where the configuration says so and nobody says where they go."""
+        return {"": "disk"} if device_map is None and self.quantization_config.low_memory else device_map
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: object) -> None:
         if not self.quantization_config.allow_recompress:

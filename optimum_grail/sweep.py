@@ -23,9 +23,10 @@ from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.data.batches import CalibrationData
 from optimum_grail.data.content import content_key
 from optimum_grail.data.request import DataRequest, Recipient
-from optimum_grail.errors import OutputError
+from optimum_grail.errors import ConfigError, OutputError
 from optimum_grail.models.intact import evaluating, refuse_half_compressed
 from optimum_grail.models.precision import float32_on_cpu
+from optimum_grail.models.residence import is_offloaded
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.size import Size
 from optimum_grail.models.stock import refuse_compressed
@@ -95,6 +96,7 @@ class Sweep:
         progress: told what is going on.
 
     Raises:
+        ConfigError: the weights of the model are offloaded.
         CheckpointError: the model is compressed already, or a failed run has left it half compressed.
         OutputError: ``stats_cache`` cannot be made.
     """
@@ -115,6 +117,8 @@ class Sweep:
 
     def __post_init__(self) -> None:
         refuse_half_compressed(self.model)
+        if is_offloaded(self.model):
+            raise ConfigError("A sweep compresses copies of a model in memory. Load it without disk or cpu offload.")
         refuse_compressed(self.model, self.source or type(self.model).__name__)
         self._cache = StatisticsCache.of(self.model, self.stats_cache)
 
@@ -214,9 +218,9 @@ def damage(result: Mapping[str, Any], row: Mapping[str, Any]) -> float:
 
 
 def _decisive(config: GrailConfig) -> dict[str, Any]:
-    """What of a resolved configuration decides a cell's outcome: where streams are kept does not."""
-    fields = config.to_dict()
-    return {key: value for key, value in fields.items() if value is not None and key != "offload_streams"}
+    """What of a resolved configuration decides a cell's outcome: where weights and streams are kept does not."""
+    aside = ("low_memory", "offload_streams")
+    return {key: value for key, value in config.to_dict().items() if value is not None and key not in aside}
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, str, str, str | None]:

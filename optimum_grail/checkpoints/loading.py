@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from optimum_grail.checkpoints.headers import Stored, local_weights, refuse_pickles, stored_weights
+from optimum_grail.checkpoints.misfits import refuse_misfit, refuse_missing
+from optimum_grail.checkpoints.offloading import Choice, load_offloaded
 from optimum_grail.checkpoints.skeleton import check_numbers, weighed_skeleton
 from optimum_grail.errors import ArchitectureError, CheckpointError, ConfigError, GrailError, shorten
 
@@ -139,6 +141,7 @@ def load_model(
     revision: str | None = None,
     token: str | bool | None = None,
     allow_pickle: bool = False,
+    offload: Choice | None = None,
 ) -> Any:
     """Load the class named in the configuration, in eval mode.
 
@@ -150,6 +153,7 @@ def load_model(
         revision: branch, tag or commit on the Hub.
         token: Hub token.
         allow_pickle: read weights from ``pytorch_model.bin`` where there are no safetensors.
+        offload: says whether the weights stay on disk, see :mod:`optimum_grail.checkpoints.offloading`; ``None``: no.
 
     Raises:
         CheckpointError: missing, out of reach, corrupt, pickled, or without some of the model's weights; or config.json
@@ -165,15 +169,15 @@ def load_model(
     kind = model_class(config, trust_remote_code)
     stored = stored_weights(path, revision, token)
     refuse_pickles(stored, path, allow_pickle)
-    _weigh(kind, config, stored, path)
+    skeleton = _weigh(kind, config, stored, path)
+    stays = offload is not None and skeleton is not None and offload(skeleton, place)
     arguments: dict[str, Any] = {"dtype": wanted, "revision": revision or "main", "token": token}
     arguments["use_safetensors"] = None if allow_pickle else True
     if trust_remote_code:
         arguments["trust_remote_code"] = True
     try:
-        model, report = kind.from_pretrained(
-            str(path), output_loading_info=True, ignore_mismatched_sizes=True, **arguments
-        )
+        load = partial(kind.from_pretrained, str(path), output_loading_info=True, ignore_mismatched_sizes=True)
+        model, report = load_offloaded(load, place, **arguments) if stays else load(**arguments)
     except (GrailError, MemoryError):
         raise
     except Exception as error:  # safetensors, torch and json have unrelated exceptions for broken files
@@ -181,9 +185,9 @@ def load_model(
             f"The weights in {str(path)!r} cannot be loaded ({_reason(error)}). The files are missing, corrupt or "
             "truncated, or do not fit config.json; fetch or write them again."
         ) from error
-    _refuse_misfit(path, sorted(report["mismatched_keys"]))  # ignored above only to be told which
-    _refuse_missing(path, sorted(report["missing_keys"]))
-    return model.to(place).eval()
+    refuse_misfit(path, sorted(report["mismatched_keys"]))  # ignored above only to be told which
+    refuse_missing(path, sorted(report["missing_keys"]), stays)
+    return model.eval() if stays else model.to(place).eval()
 
 
 def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
@@ -248,38 +252,19 @@ def refuse_oversized(
         return
 
 
-def _weigh(kind: type, config: PreTrainedConfig, stored: Stored | None, path: str | Path) -> None:
-    """Refuse what asks for far more than is stored, and nothing else: loading has the last word. A class of the
-    repository's own, which runs only where that is trusted, is not weighed."""
+def _weigh(kind: type, config: PreTrainedConfig, stored: Stored | None, path: str | Path) -> PreTrainedModel | None:
+    """The model without weights, where it can be built. Refuse what asks for far more than is stored, and nothing else:
+    loading has the last word. A class of the repository's own, which runs only where it is trusted, is not weighed."""
     from transformers import PreTrainedModel
 
     if issubclass(kind, PreTrainedModel):
         try:
-            weighed_skeleton(kind, config, stored, path)
+            return weighed_skeleton(kind, config, stored, path)
         except (GrailError, MemoryError):
             raise
         except Exception:  # loading fails for the same reason and says it, or knows how to build it all the same
-            return
-
-
-def _refuse_misfit(path: str | Path, misfits: list[tuple[str, Any, Any]]) -> None:
-    if misfits:
-        name, stored, expected = misfits[0]
-        raise CheckpointError(
-            f"{len(misfits)} weights in {str(path)!r} do not fit config.json: {name!r} has the shape {tuple(stored)}, "
-            f"the configuration asks for {tuple(expected)}. Restore the file that was changed."
-        )
-
-
-def _refuse_missing(path: str | Path, missing: list[str]) -> None:
-    lost = [name for name in missing if "pooler" not in name]
-    if lost:
-        raise CheckpointError(
-            f"{len(lost)} weights are missing in {str(path)!r}, among them {lost[0]!r}; they would be random. "
-            "Fetch or write the checkpoint again."
-        )
-    if missing:
-        warnings.warn(f"{str(path)!r} has no weights for its pooler; they are random.", stacklevel=3)
+            return None
+    return None
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:

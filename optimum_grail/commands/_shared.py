@@ -29,12 +29,14 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 BAD_INPUT, FAILURE = 2, 1
 NOISE: Mapping[str, str] = {
     "torchao": "Failed to load ",
+    "accelerate.big_modeling": "Some parameters are on the meta device",
     "torch.utils._pytree": "%s is an Enum subclass and is now natively supported",
     "transformers.integrations.heterogeneity.configuration_utils": "Reading global config value for ",
 }
 """How messages begin that libraries log whatever a user does, by the name of their logger. transformers imports
-torchao wherever it is installed; neither what it lacks nor how it uses torch concerns a user of these commands. And it
-reads every field of a config whose layers differ only to check it, and warns whoever does that."""
+torchao wherever it is installed; neither what it lacks nor how it uses torch concerns a user of these commands, nor
+where weights are until they are needed. And it reads every field of a config whose layers differ only to check it, and
+warns whoever does that."""
 BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 """What Hugging Face's libraries read, once, when they are imported: a bar is for a terminal, not for a log."""
 

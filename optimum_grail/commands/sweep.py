@@ -27,7 +27,7 @@ EXAMPLES = """\
       three methods on the same calibration data
   optimum-cli grail sweep -m MODEL -o sweep --eval-dataset test.txt --stats-cache stats
       keep what does not depend on the size for the next run; a sweep that was interrupted goes on where it stopped"""
-LEFT_OUT = (*BUDGETS, "preset", "allow_recompress")
+LEFT_OUT = (*BUDGETS, "preset", "allow_recompress", "low_memory")
 
 
 class SweepCommand(BaseOptimumCLICommand):

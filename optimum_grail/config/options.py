@@ -216,10 +216,20 @@ OPTIONS: tuple[Option, ...] = (
         _RUN,
     ),
     Option(
+        "low_memory",
+        "switch",
+        None,
+        "Leave the weights on disk until their layer's turn comes, for models larger than memory; done where they "
+        "would take more than 60% of it when not given.",
+        "true or false",
+        _RUN,
+    ),
+    Option(
         "offload_streams",
-        "flag",
-        False,
-        "Keep what runs from layer to layer in calibration in files of the temporary folder (TMPDIR), not in memory.",
+        "switch",
+        None,
+        "Keep what runs from layer to layer in calibration in files of the temporary folder (TMPDIR), not in memory; "
+        "where it would not fit when not given.",
         "true or false",
         _RUN,
     ),

@@ -36,13 +36,18 @@ class Factor:
 
     def solve(self, rhs: Tensor) -> Tensor:
         """``rhs (A + λD)⁻¹`` for ``rhs`` of shape ``[R, size]``, float64; dead columns come back zero."""
-        scaled = rhs[:, self.live] * self.scale
+        whole = len(self.live) == self.size  # nothing is copied for features that are all there
+        scaled = (rhs if whole else rhs[:, self.live]) * self.scale
         if self.inverse:
             solution = scaled @ self.lower
         else:
             solution = torch.cholesky_solve(scaled.T, self.lower).T
+        del scaled
+        solution.mul_(self.scale)
+        if whole:
+            return solution
         out = rhs.new_zeros(rhs.shape[0], self.size)
-        out[:, self.live] = solution * self.scale
+        out[:, self.live] = solution
         return out
 
 
@@ -64,13 +69,16 @@ def factorise(matrix: Tensor, ridge: float, scale: RidgeScale = "diagonal") -> F
     If the factorisation fails the ridge grows tenfold, at most eight times; then eigenvalues are clipped.
     """
     live = live_features(matrix.diagonal())
-    a = matrix[live][:, live]
+    a = matrix if len(live) == len(matrix) else matrix[live][:, live]
     root = a.diagonal().rsqrt()
-    a = (a + a.T) * (0.5 * root[:, None] * root)
+    a = (a + a.T).mul_(0.5 * root[:, None] * root)
     bump = torch.ones_like(root) if scale == "diagonal" else matrix.diagonal().mean() * root.square()
     tried = ridge
     for attempt in range(ESCALATIONS):
-        lower, info = torch.linalg.cholesky_ex(a + torch.diag(tried * bump))
+        damped = a.clone()
+        damped.diagonal().add_(tried * bump)
+        lower, info = torch.linalg.cholesky_ex(damped)
+        del damped
         if int(info) == 0 and bool(torch.isfinite(lower).all()):
             return Factor(live, root, lower, False, tried, len(matrix))
         tried = max(ridge, 1e-12) * 10.0 ** (attempt + 1)

@@ -6,6 +6,7 @@ loses digits beyond about 1e5 rows).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -230,12 +231,13 @@ class Statistics:
     """Everything the calibration measured for one group.
 
     Args:
-        subsets: the rows, at least one subset. A second one holds rows that readouts are judged on.
+        subsets: the rows, at least one subset. A second one holds rows that readouts are judged on. They may be read
+            from files whenever they are looked at.
         crossed: the subsets come from different sources, and every one is judged by what is fitted on all the others;
             else everything is fitted on the first and judged on the second.
     """
 
-    subsets: tuple[Subset, ...]
+    subsets: Sequence[Subset]
     crossed: bool = False
 
     @property

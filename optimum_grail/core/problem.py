@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,8 @@ class GroupProblem:
         name: the group's name, for messages and seeds.
         units: number of units.
         weight: the consumer's 2-D weight ``[O, F]``, float64; unit ``u`` owns columns ``[u * span, (u + 1) * span)``.
-        producers: one matrix ``[units, …]`` per producer, float64: all the rows of a unit, flattened.
+        producers: one matrix ``[units, …]`` per producer, float64: all the rows of a unit, flattened. It may be made
+            whenever it is looked up: few methods read it, and it is as large as the weights.
         statistics: what calibration measured, or ``None`` for data-free methods.
         owns_bias: whether the consumer can take a bias (its own, or a BatchNorm's after it).
         norm: for a consumer followed by BatchNorm: the mean and variance that it expects, ``[O]``, and its epsilon.
@@ -37,7 +38,7 @@ class GroupProblem:
     name: str
     units: int
     weight: Tensor
-    producers: tuple[Tensor, ...] = ()
+    producers: Sequence[Tensor] = ()
     statistics: Statistics | None = None
     owns_bias: bool = False
     norm: tuple[Tensor, Tensor, float] | None = None

@@ -138,8 +138,10 @@ class NormalEquations:
         gram = centred(self.gram, self.mean, n) if affine else self.gram
         cross = self.cross - torch.outer(self.output, self.mean) / n if affine else self.cross
         factor = factorise(gram, ridge, scale)
-        start = self.naive if anchor == "naive" else torch.zeros_like(self.naive)
-        base = start + factor.solve(cross - start @ gram)
+        if anchor == "naive":
+            base = factor.solve(cross - self.naive @ gram).add_(self.naive)
+        else:
+            base = factor.solve(cross)
         slope = None
         if self.drift_cross is not None and self.drift is not None:
             pull = self.drift_cross - torch.outer(self.drift, self.mean) / n if affine else self.drift_cross

@@ -18,6 +18,7 @@ from optimum_grail.data import text
 from optimum_grail.data.batches import Batch, SampleKind
 from optimum_grail.data.genres import GENRES
 from optimum_grail.errors import DataError
+from optimum_grail.models.residence import is_offloaded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -93,11 +94,12 @@ class DataRequest:
 
     def filled(self, recipient: Recipient) -> DataRequest:
         """With :data:`DEFAULT_TEXT` where a causal language model was given no data; without a tokenizer, or with fewer
-        samples than the general corpus has genres, it writes all of the text itself."""
+        samples than the general corpus has genres, it writes all of the text itself. A model whose weights are on disk
+        would be read once for every token: it gets the general corpus alone."""
         able = recipient.causal and recipient.main_input == "text" and recipient.tokenizer is not None
         if self.dataset is not None or not able or self.num_samples <= len(GENRES):
             return self
-        return replace(self, dataset=dict(DEFAULT_TEXT))
+        return replace(self, dataset=GENERAL if is_offloaded(recipient.model) else dict(DEFAULT_TEXT))
 
     @property
     def mixture(self) -> Mixture | None:

@@ -24,6 +24,7 @@ from optimum_grail.data.starts import (
 )
 from optimum_grail.errors import StatisticsError
 from optimum_grail.models.intact import evaluating
+from optimum_grail.models.residence import no_gradients
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -121,7 +122,7 @@ def generate_self_text(
     try:
         if progress is not None:
             progress.start(num_samples * seqlen, WRITING)
-        with evaluating(model), torch.inference_mode():
+        with evaluating(model), no_gradients(model):
             starts, bos = (writer.starts(documents), writer.bos) if prompts is None else (in_order(prompts), None)
             for start in range(0, num_samples, width):
                 parts.append(writer.write(starts, bos, min(width, num_samples - start), seqlen, progress))

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from optimum_grail.data.batches import CalibrationData
 from optimum_grail.errors import CheckpointError
-from optimum_grail.streams.memory import available_memory
+from optimum_grail.models.residence import device_of, is_offloaded, no_gradients
+from optimum_grail.report.environment import available_memory
 
 BATCHES = (1, 8)
 """Samples per pass that are timed."""
@@ -55,7 +56,7 @@ def shape_of(model: nn.Module) -> nn.Module | None:
     ``None`` where there is no such copy: of a model that is spread over devices or partly on disk, or that Python
     cannot copy.
     """
-    if len({parameter.device for parameter in model.parameters()}) != 1:
+    if is_offloaded(model) or len({parameter.device for parameter in model.parameters()}) != 1:
         return None
     try:
         return _twin(model, lambda parameter: torch.empty_like(parameter, device="meta"))
@@ -63,7 +64,6 @@ def shape_of(model: nn.Module) -> nn.Module | None:
         return None
 
 
-@torch.inference_mode()
 def compare_forward(dense: nn.Module | None, compressed: nn.Module, data: CalibrationData | None) -> dict[str, Any]:
     """One pass of both models, as a report has it; empty without data.
 
@@ -80,20 +80,20 @@ def compare_forward(dense: nn.Module | None, compressed: nn.Module, data: Calibr
     """
     if data is None:
         return {}
-    parameter = next(compressed.parameters())
-    batch = {name: tensor.to(parameter.device) for name, tensor in data.batches[0].inputs.items()}
+    device, dtype = device_of(compressed), next(compressed.parameters()).dtype
+    batch = {name: tensor.to(device) for name, tensor in data.batches[0].inputs.items()}
     single = _resized(batch, 1)
     found: dict[str, Any] = {
         "inputs": {name: {"shape": list(t.shape), "dtype": str(t.dtype)} for name, t in single.items()},
-        "outputs": _shapes(compressed(**single)),
-        "dtype": str(parameter.dtype).removeprefix("torch."),
-        "device": parameter.device.type,
+        "outputs": _outputs(compressed, single),
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": device.type,
         "latency": [],
         "memory": [],
     }
-    if dense is None or not _fits(dense, parameter.device):
+    if dense is None or not _fits(dense, device):
         return found
-    models = [_twin(dense, lambda item: _filled(item, parameter.device)), compressed]
+    models = [_twin(dense, lambda item: _filled(item, device)), compressed]
     for size in BATCHES:
         first, second = take_turns(models, [_resized(batch, size)] * 2)
         row = {"batch": size, "dense": first.seconds, "compressed": second.seconds}
@@ -166,7 +166,7 @@ def _filled(parameter: nn.Parameter, device: torch.device) -> Tensor:
 
 def _fits(model: nn.Module, device: torch.device) -> bool:
     """Whether there is memory for the parameters of ``model``, and half as much again."""
-    free = available_memory(device)
+    free = available_memory(str(device))
     return free is None or 1.5 * sum(p.numel() * p.element_size() for p in model.parameters()) < free
 
 
@@ -193,6 +193,11 @@ def _seconds(model: nn.Module, inputs: Mapping[str, Tensor]) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def _outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    with no_gradients(model):
+        return _shapes(model(**inputs))
 
 
 def _shapes(outputs: object) -> dict[str, list[int]]:

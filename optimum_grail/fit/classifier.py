@@ -15,6 +15,7 @@ from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch
 from optimum_grail.fit.methods import Methods
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.residence import resident, tied_weights
 from optimum_grail.models.surgery import apply_
 from optimum_grail.streams.blocks import Batches, Streams
 from optimum_grail.streams.calls import on_device
@@ -30,13 +31,15 @@ def classifiers_of(model: nn.Module, layout: Layout) -> list[ChannelGroup]:
 
     One whose weight lives elsewhere too (tied) is left alone.
     """
+    tied = tied_weights(model)  # offloaded weights do not show it
+    elsewhere = {*tied, *tied.values()}
     homes: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
         homes[id(parameter)] = homes.get(id(parameter), 0) + 1
     modules, found = dict(model.named_modules()), []
     for path in dict.fromkeys(path for stack in layout.stacks for path in stack.spec.classifiers):
         module = modules.get(path)
-        if isinstance(module, nn.Linear) and homes[id(module.weight)] == 1:
+        if isinstance(module, nn.Linear) and homes[id(module.weight)] == 1 and f"{path}.weight" not in elsewhere:
             group = ChannelGroup(
                 name=path,
                 kind="classifier",
@@ -123,6 +126,7 @@ def _records(
 
 def _refit_(model: nn.Module, methods: Methods, group: ChannelGroup, statistics: Statistics, seed: int) -> GroupPlan:
     whole = Reduction.keep_all(group.units)
-    compensation = methods.compensator(problem_of(model, group, statistics, seed), whole)
-    apply_(model, Plan([GroupPlan(group, whole, compensation.readout)]))
+    with resident(model, group.name):
+        compensation = methods.compensator(problem_of(model, group, statistics, seed), whole)
+        apply_(model, Plan([GroupPlan(group, whole, compensation.readout)]))
     return GroupPlan(group, whole, None, diagnostics=compensation.diagnostics)

@@ -145,13 +145,13 @@ class FitRun:
                 groups = self._touched(path, drifted, bool(beyond))
                 last = path == kept[-1] and not self._classifiers
                 calls = Calls(student.calls[path], dense.calls[path], skipped)
-                if path in done:
-                    plans += self._restored_(path, groups)
-                else:
-                    with self.around(path):
+                with self.around(path):
+                    if path in done:
+                        plans += self._restored_(path, groups)
+                    else:
                         found = self._block_(path, groups, calls, streams, batches, last)
-                    self.record.keep(self.model, stack, path, found, streams, last)
-                    plans += found
+                        self.record.keep(self.model, stack, path, found, streams, last)
+                        plans += found
                 drifted = drifted or bool(groups)
             drifted = drifted or bool(beyond)
         return plans
@@ -201,11 +201,12 @@ class FitRun:
 
     def _data_free_(self, stack: Stack, path: str) -> list[GroupPlan]:
         groups = self._touched(path, False)
-        if path in self.record.done_(stack, None):
-            return self._restored_(path, groups)
-        plans = [self._group_(group, group, None) for group in groups]
-        self.record.keep(self.model, stack, path, plans, None, False)
-        return plans
+        with self.around(path):
+            if path in self.record.done_(stack, None):
+                return self._restored_(path, groups)
+            plans = [self._group_(group, group, None) for group in groups]
+            self.record.keep(self.model, stack, path, plans, None, False)
+            return plans
 
     def _restored_(self, path: str, groups: list[ChannelGroup]) -> list[GroupPlan]:
         plans = self.record.restore_(self.model, path, groups) if groups else []

@@ -146,6 +146,7 @@ class _Audience:
             block = keeper.enter_context(spare(model, path))
             yield
             advance(block, seen.calls[path], seen.hidden)
+            del block
 
     def _entering(self, stack: Stack) -> Captured:
         run = self.rehearsal

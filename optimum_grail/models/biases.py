@@ -11,6 +11,7 @@ from torch import nn
 
 from optimum_grail.errors import ConfigError
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.residence import give_
 from optimum_grail.models.stock import config_of
 
 
@@ -71,5 +72,6 @@ def add_biases_(model: nn.Module, layout: Layout) -> AddedBiases:
             module = model.get_submodule(port.module)
             if isinstance(module, nn.Linear) and module.bias is None:
                 module.bias = nn.Parameter(torch.zeros_like(module.weight[:, 0]), module.weight.requires_grad)
+                give_(module, "bias", torch.zeros(len(module.weight), dtype=module.weight.dtype))
                 modules.append(module)
     return AddedBiases(modules, flags)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
 from optimum_grail.errors import CheckpointError
 from optimum_grail.models.precision import Precision
+from optimum_grail.models.residence import Holdings, retie_
 
 MARK = "_grail_half_compressed"
 """Attribute of a model that a failed run has changed; only this file reads and writes it. Copies have it too."""
@@ -57,8 +57,7 @@ def kept_intact_(model: nn.Module, *, always: bool = False) -> Iterator[ExitStac
     """
     refuse_half_compressed(model)
     precision = Precision.of(model)
-    # weak, so that weights that have been replaced take no memory
-    weights = {name: weakref.ref(parameter) for name, parameter in model.named_parameters()}
+    weights = Holdings.of(model)
     undo = ExitStack()
     with evaluating(model):
         try:
@@ -68,13 +67,11 @@ def kept_intact_(model: nn.Module, *, always: bool = False) -> Iterator[ExitStac
             raise
         if always:
             _give_back_(model, weights, precision, undo)
+        retie_(model)
 
 
-def _give_back_(
-    model: nn.Module, weights: Mapping[str, weakref.ref[nn.Parameter]], precision: Precision, undo: ExitStack
-) -> None:
-    now = dict(model.named_parameters())
-    if all(old() is now.get(name) for name, old in weights.items()):
+def _give_back_(model: nn.Module, weights: Holdings, precision: Precision, undo: ExitStack) -> None:
+    if weights.unchanged(model):
         undo.close()
     else:
         vars(model)[MARK] = True

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from optimum_grail.models.residence import device_of
+
 
 def saved_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of every floating-point parameter and persistent buffer."""
@@ -24,7 +26,7 @@ def saved_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def cast_(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast every floating-point parameter and persistent buffer to ``dtype``."""
+    """Cast every floating-point parameter and persistent buffer to ``dtype``; what is offloaded comes in it later."""
     for _, tensor in saved_tensors(model):
         tensor.data = tensor.data.to(dtype)
 
@@ -55,7 +57,7 @@ class Precision:
 @contextmanager
 def float32_on_cpu(model: nn.Module) -> Iterator[None]:
     """Compute in float32 on a CPU, where half precision is slow; every tensor has its dtype and value back after."""
-    if next(model.parameters()).device.type != "cpu":
+    if device_of(model).type != "cpu":
         yield
         return
     before = Precision.of(model)

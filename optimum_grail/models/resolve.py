@@ -16,6 +16,7 @@ from optimum_grail.core.spec import ArchitectureSpec, GroupSpec
 from optimum_grail.errors import ArchitectureError, BlocksMissingError, UnknownNameError
 from optimum_grail.models.grouping import GroupBuilder, weights_of
 from optimum_grail.models.layout import Layout, Stack, Weights
+from optimum_grail.models.residence import parameters_of
 
 
 def resolve(model: nn.Module, spec: ArchitectureSpec | None = None) -> Layout:
@@ -48,7 +49,7 @@ def resolve(model: nn.Module, spec: ArchitectureSpec | None = None) -> Layout:
     _check_overlaps(groups)
     _check_sharing(model, touched)
     inside = {id(p): p for stack in stacks for block in stack.blocks for p in _parameters(model, block)}
-    whole = list(model.parameters())
+    whole = parameters_of(model)
     return Layout(
         stacks=tuple(stacks),
         groups=tuple(groups),

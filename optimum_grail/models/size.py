@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.residence import parameters_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Size:
         """Measure ``model``, whose blocks are where ``layout`` says, in the dtypes that it has now: those of its
         checkpoint, unless it has been cast to be computed with."""
         inside = {id(p): p for s in layout.stacks for path in s.blocks for p in model.get_submodule(path).parameters()}
-        parameters = list(model.parameters())
+        parameters = parameters_of(model)
         return cls(
             parameters=sum(parameter.numel() for parameter in parameters),
             blocks=sum(parameter.numel() for parameter in inside.values()),

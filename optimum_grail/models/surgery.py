@@ -17,6 +17,7 @@ from optimum_grail.errors import ArchitectureError, StatisticsError
 from optimum_grail.models.attributes import read, write_
 from optimum_grail.models.headless import take_heads_
 from optimum_grail.models.matrix import axes, columns, from_matrix, is_channelwise, owns_bias, rows, taps
+from optimum_grail.models.residence import refuse_empty, values_of
 
 Encode = Callable[[Tensor, int], Tensor]
 """``(rows of all units, span) -> rows of the kept slots``."""
@@ -65,14 +66,15 @@ def check_weights(model: nn.Module, groups: Iterable[ChannelGroup]) -> None:
     """Refuse weights that cannot be compressed, before any work is spent on them.
 
     Raises:
-        ArchitectureError: a weight of the groups is quantized, offloaded or on the meta device.
+        ArchitectureError: a weight of the groups is quantized, or on the meta device without a hook that loads it.
         StatisticsError: a parameter or buffer of the model, of a group or not, holds NaN or infinity.
     """
-    for group in groups:
-        for port in (*group.producers, group.consumer):
-            _check_values(model.get_submodule(port.module), port.module)
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.device.type != "meta" and not bool(torch.isfinite(tensor).all()) and not _is_mask(tensor):
+    paths = {port.module for group in groups for port in (*group.producers, group.consumer)}
+    refuse_empty(model, paths)
+    for path in sorted(paths):
+        _check_kind(model.get_submodule(path), path)
+    for name, tensor in values_of(model):
+        if not bool(torch.isfinite(tensor).all()) and not _is_mask(tensor):
             raise StatisticsError(f"{name} holds NaN or infinite values. Repair the checkpoint before compressing.")
 
 
@@ -98,12 +100,17 @@ def _module(model: nn.Module, path: str) -> nn.Module:
 
 
 def _check_values(module: nn.Module, path: str) -> None:
+    _check_kind(module, path)
     for name, parameter in module.named_parameters(recurse=False):
         if parameter.device.type == "meta":
             raise ArchitectureError(
-                f"{path}.{name} is on the meta device or offloaded, so it has no values to change. Load the model into "
-                "memory (no device_map with disk or cpu offload) before compressing it."
+                f"{path}.{name} is on the meta device or offloaded, so it has no values to change. Hold the module in "
+                "memory while its weights change (optimum_grail.models.residence.resident)."
             )
+
+
+def _check_kind(module: nn.Module, path: str) -> None:
+    for name, parameter in module.named_parameters(recurse=False):
         if not parameter.is_floating_point() or type(parameter) is not nn.Parameter:
             raise ArchitectureError(
                 f"{path}.{name} is quantized ({type(parameter).__name__}, {parameter.dtype}). Compress the unquantized "

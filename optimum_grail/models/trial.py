@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.layout import Layout, Stack
+from optimum_grail.models.residence import forget_copies, resident
 from optimum_grail.models.surgery import narrow_
 
 FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, AssertionError)
@@ -78,12 +79,15 @@ def try_widths(model: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -
     for group in groups:
         if group.block not in seen.args:  # not reached by this sample: found out where streams are recorded
             continue
-        shell = _alone(model, group.block)
+        with resident(model, group.block):
+            shell = _alone(model, group.block)
         narrow_(shell, group, group.units - 1)
         try:
             shell.get_submodule(group.block)(*seen.args[group.block], **seen.kwargs[group.block])
         except FAILURES as error:
             raise cannot_run(group, group.units - 1, error, shell) from error
+        del shell
+        forget_copies(model)
 
 
 def _watched(model: nn.Module, paths: set[str], inputs: Mapping[str, Tensor]) -> _Seen:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from optimum_grail.data.batches import PROBE_FRACTION, Batch, CalibrationData
-from optimum_grail.errors import OutputError
 from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.rehearsal import REHEARSED_FRACTION
 from optimum_grail.models.layout import Layout
-from optimum_grail.models.precision import Precision
-from optimum_grail.signals import Work
+from optimum_grail.models.residence import is_offloaded
+from optimum_grail.signals import Signal, Work
 from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.language_head import COPIES, LOGITS_BYTES, run_blocks
-from optimum_grail.streams.memory import available_memory
 from optimum_grail.streams.pace import Counted, Pace, counting, pace_of
 from optimum_grail.streams.problems import view_of
 from optimum_grail.survey.survey import cost_of, memory_of, signals_of
@@ -34,8 +30,6 @@ STEP_CALLS = 40
 """Operations on little data that an elimination makes for every unit that goes."""
 ROWS_PER_FEATURE = 4
 """Calibration rows that a fit wants for every feature."""
-HEADROOM = 0.8
-"""Share of the free memory that a run may plan with."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +38,18 @@ class Estimate:
 
     Args:
         seconds: expected wall time of survey and fit, and of what :meth:`beside` adds.
-        memory: bytes of streams (unless they are kept in files), one block's statistics and copies, and logits.
+        memory: bytes of streams (unless they are kept in files), one block's statistics and copies, and logits; where
+            weights stay on disk, of the block and of the largest other module as well.
         forward_flops: floating point operations of one pass over the calibration data through all blocks.
         gram_flops: of all Gram products, once.
-        disk: bytes of streams that are kept in files.
+        disk: bytes of streams that are kept in files, and of compressed weights that leave memory.
         rows: calibration rows that the widest group sees.
         features: of that group.
         sample: seconds of one sample's pass through the whole model.
         logits: bytes of ``memory`` that are logits, in float32 whatever the model computes in.
+        streams: bytes of disk that the streams would take.
+        movable: bytes of ``memory`` that would be saved by that.
+        offloaded: whether weights stay on disk.
     """
 
     seconds: float
@@ -63,6 +61,9 @@ class Estimate:
     features: int = 0
     sample: float = 0.0
     logits: int = 0
+    streams: int = 0
+    movable: int = 0
+    offloaded: bool = False
 
     def beside(self, written: int, watched: float) -> Estimate:
         """With what goes on before and after.
@@ -86,25 +87,14 @@ class Estimate:
     def line(self, samples: int, tokens: int) -> str:
         """One line for people."""
         data = f"{samples:,} samples" + (f", {tokens:,} tokens" if tokens else "")
-        disk = f" and {_size(self.disk)} of disk" if self.disk else ""
-        needs = f"{_span(self.seconds)} and about {_size(self.memory)} of memory beyond the model{disk}"
+        disk = f" and {size_of(self.disk)} of disk" if self.disk else ""
+        memory = f"about {size_of(self.memory)} of memory" + ("" if self.offloaded else " beyond the model")
+        needs = f"{_span(self.seconds)} and {memory}{disk}" + (", weights stay on disk" if self.offloaded else "")
         return f"Needs {needs} ({data})."
 
-    def check_disk(self) -> None:
-        """Refuse to begin where the streams do not fit.
-
-        Raises:
-            OutputError: the temporary folder has less space than they take.
-        """
-        if not self.disk:
-            return
-        folder = tempfile.gettempdir()
-        free = shutil.disk_usage(folder).free
-        if self.disk > free:
-            raise OutputError(
-                f"The calibration data's hidden states need {_size(self.disk)} of disk, and {folder} has {_size(free)} "
-                "free. Name another folder with the environment variable TMPDIR, or leave --offload-streams out."
-            )
+    def in_files(self) -> Estimate:
+        """The same with the streams in files."""
+        return replace(self, memory=self.memory - self.movable, disk=self.disk + self.streams)
 
 
 @dataclass(frozen=True)
@@ -134,7 +124,8 @@ def _span(seconds: float) -> str:
     return f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} min"
 
 
-def _size(count: int) -> str:
+def size_of(count: int) -> str:
+    """Bytes for people."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(count / 2**20, 1):.0f} MiB"
 
 
@@ -144,7 +135,6 @@ def estimate(
     layout: Layout,
     methods: Methods,
     batches: Sequence[Batch],
-    offload: bool = False,
 ) -> Estimate:
     """Count one sample's operations with hooks, measure this machine's pace, multiply.
 
@@ -153,17 +143,19 @@ def estimate(
         layout: its stacks and groups.
         methods: of the run.
         batches: calibration data, or an outline of it.
-        offload: whether streams are kept in files.
+
+    Returns:
+        the estimate with streams in memory.
     """
     samples = sum(batch.size for batch in batches)
     with counting(model, layout) as counted:
         run_blocks(model, on_device(model, batches[0].head()))
     pace = pace_of(model, layout, batches[0])
     load = _Load.of(model, layout, counted, samples)
-    passes, fitted = pace.blocks * samples, _fit_seconds(load, methods, pace, samples)
+    fitted = _fit_seconds(load, methods, pace, samples)
     signals = signals_of(methods.allocation.needs).values()
     work = Work(
-        forward=passes,
+        forward=pace.blocks * samples,
         gram=load.gram / pace.products,
         solve=load.solve / pace.solves + load.steps * pace.call,
         groups=len(layout.groups),
@@ -175,29 +167,38 @@ def estimate(
         rows=load.rows,
     )
     rehearses = any(signal.finds == "curves" for signal in signals) and bool(methods.allocation.rivals())
-    survey = cost_of(signals, work)
-    if rehearses:
-        rehearsed = _fit_seconds(load, methods, pace, samples / REHEARSED_FRACTION)
-        survey += (1 + len(methods.allocation.rivals())) * (rehearsed + (passes + work.rest) / REHEARSED_FRACTION)
-    copies = 2 if methods.two_streams else 1
-    streams = work.stream * copies
+    survey = cost_of(signals, work) + (_rehearsals(load, methods, pace, work) if rehearses else 0.0)
     compares = rehearses or any(signal.finds == "curves" or signal.tail for signal in signals)
     logits = COPIES * LOGITS_BYTES if compares and pace.slices else 0
-    measuring = work.stream * (not offload) + memory_of(signals, work)
-    rehearsing = (
-        (streams + 3 * work.stream) / REHEARSED_FRACTION * rehearses
-    )  # two streams, and three of unseen batches
+    streams = work.stream * (2 if methods.two_streams else 1)
+    moving, filed = (_moving(work, signals, streams, rehearses, kept) for kept in (True, False))
+    offloaded = is_offloaded(model)
     return Estimate(
         seconds=fitted + survey,
         sample=pace.blocks + pace.rest,
         logits=int(logits),
-        memory=int(load.memory + logits + max(0 if offload else streams, measuring, rehearsing)),
+        memory=int(load.memory + logits + moving + offloaded * _visiting(model, layout)),
         forward_flops=counted.flops * samples,
         gram_flops=load.gram,
-        disk=int(streams) if offload else 0,
+        disk=offloaded * layout.block_bytes,
         rows=load.rows,
         features=load.features,
+        streams=int(streams),
+        movable=int(moving - filed),
+        offloaded=offloaded,
     )
+
+
+def _rehearsals(load: _Load, methods: Methods, pace: Pace, work: Work) -> float:
+    """Seconds of trying all shares that an allocation considers."""
+    once = _fit_seconds(load, methods, pace, load.samples / REHEARSED_FRACTION)
+    return (1 + len(methods.allocation.rivals())) * (once + (work.forward + work.rest) / REHEARSED_FRACTION)
+
+
+def _moving(work: Work, signals: Iterable[Signal], streams: float, rehearses: bool, kept: bool) -> float:
+    """Bytes of hidden states in memory at once, where the streams are ``kept`` there or are in files."""
+    rehearsing = (streams + 3 * work.stream) / REHEARSED_FRACTION * rehearses  # two streams, three of unseen batches
+    return max(kept * streams, kept * work.stream + memory_of(signals, work), rehearsing)
 
 
 @dataclass(frozen=True)
@@ -261,27 +262,20 @@ def _fit_seconds(load: _Load, methods: Methods, pace: Pace, samples: float) -> f
     return passes + products + solves * load.solve / pace.solves + load.steps * pace.call
 
 
-def choose_dtype_(model: nn.Module, cost: Estimate, native: Precision) -> str | None:
-    """Keep float32 streams if they fit the free memory, else compute in the checkpoint's dtype and say so.
-
-    The drift of the residual stream is a small difference of large numbers: bfloat16 would drown it.
-    """
-    free = available_memory(next(model.parameters()).device)
-    needed = cost.memory - cost.logits
-    if free is None or needed < HEADROOM * free or native.main == torch.float32:
-        return None
-    native.restore_(model)
-    return (
-        f"Hidden states in float32 need {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: computed in "
-        f"{native.main} instead. Fewer samples (--num-samples) or tokens (--seqlen) would fit."
-    )
-
-
 def _features(model: nn.Module, layout: Layout, name: str) -> int:
     group = layout.group(name)
     weights = layout.weights[group.consumer.module]
     taps = weights.taps if view_of(model, group) == "patch" else 1
     return group.units * group.consumer.span * taps
+
+
+def _visiting(model: nn.Module, layout: Layout) -> int:
+    """Bytes of weights that are in memory for a while: of a block, and of the largest module that belongs to none."""
+    inside = [model.get_submodule(path) for stack in layout.stacks for path in stack.blocks]
+    parts = {id(module) for block in inside for module in block.modules()}
+    others = (module for module in model.modules() if id(module) not in parts)
+    alone = (sum(4 * item.numel() for item in module.parameters(recurse=False)) for module in others)
+    return max(map(_bytes, inside), default=0) + max(alone, default=0)
 
 
 def _bytes(module: nn.Module) -> int:

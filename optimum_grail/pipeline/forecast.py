@@ -11,8 +11,9 @@ from torch import nn
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.models.intact import kept_intact_
 from optimum_grail.pipeline.estimate import Outlook
+from optimum_grail.pipeline.preparing import prepare_
 from optimum_grail.pipeline.setup import Setup, Unwatched, Watch
-from optimum_grail.pipeline.stages import Prepared, prepare_
+from optimum_grail.pipeline.stages import Prepared
 from optimum_grail.survey.findings import Findings
 from optimum_grail.widths.allocate import Widths
 from optimum_grail.widths.request import NOUNS

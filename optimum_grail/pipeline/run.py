@@ -13,9 +13,11 @@ from optimum_grail.data.batches import CalibrationData
 from optimum_grail.models.intact import kept_intact_
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import float32_on_cpu
+from optimum_grail.models.residence import is_offloaded
 from optimum_grail.models.size import Size
+from optimum_grail.pipeline.preparing import prepare_
 from optimum_grail.pipeline.setup import Setup, Unwatched, Watch
-from optimum_grail.pipeline.stages import prepare_
+from optimum_grail.streams.memory import released_at_once
 from optimum_grail.widths.allocate import Widths
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def compress_(model: nn.Module, setup: Setup, dataset: DataSource | None = None,
         GrailError: any bad input, before long work where it can be known; the message says what to do.
     """
     watch = watch or Unwatched()
-    with kept_intact_(model) as undo:
+    with released_at_once(is_offloaded(model)), kept_intact_(model) as undo:
         ready = prepare_(model, setup, undo)
         data = ready.calibrate_(dataset, watch)
         ready.recognise(data)

@@ -16,6 +16,7 @@ from optimum_grail.checkpoints.output import staged_folder
 from optimum_grail.checkpoints.plain_modules import save_compressed
 from optimum_grail.checkpoints.plan_file import save_plan, write_json
 from optimum_grail.checkpoints.remote_code import write_remote_code_
+from optimum_grail.checkpoints.writing import write_weights
 from optimum_grail.config.recipe import CONFIG_FILE, stamped
 from optimum_grail.core.plan import Plan
 from optimum_grail.hub.card import write_card
@@ -87,7 +88,7 @@ class Checkpoint:
             if isinstance(model, PreTrainedModel):
                 if include_modeling_code and not report.standalone:
                     write_remote_code_(model, folder)
-                model.save_pretrained(folder, max_shard_size=max_shard_size)
+                write_weights(model, folder, max_shard_size)
             else:
                 save_compressed(model, folder, self.layout)
             for companion in self.companions:

@@ -51,17 +51,19 @@ class Setup:
         return Methods.of(self.config)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Journal:
     """What a run notes along its way.
 
     Args:
         seconds: wall time by stage.
         notes: what the user should know.
+        offload: whether the streams are kept in files.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    offload: bool = False
     _began: dict[str, float] = field(default_factory=dict)
 
     @contextmanager

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from optimum_grail.checkpoints.spool import Spool
+from optimum_grail.config.source import GENERAL
 from optimum_grail.core.budget import WidthClass
 from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.plan import Plan
@@ -22,17 +24,15 @@ from optimum_grail.data.sources import load_calibration
 from optimum_grail.fit.fit import FitRun
 from optimum_grail.fit.record import Unrecorded
 from optimum_grail.fit.rehearsal import Rehearsal
-from optimum_grail.models.biases import add_biases_
 from optimum_grail.models.depth import drop_blocks_
 from optimum_grail.models.layout import Layout
-from optimum_grail.models.matrix import owns_bias
 from optimum_grail.models.precision import Precision, cast_
-from optimum_grail.models.resolve import resolve
+from optimum_grail.models.residence import is_offloaded, resident
 from optimum_grail.models.size import Size
 from optimum_grail.models.stock import current_widths, expressible_together, is_standalone, write_config_
-from optimum_grail.models.surgery import check_weights
 from optimum_grail.models.trial import try_widths
-from optimum_grail.pipeline.estimate import Outlook, choose_dtype_, estimate
+from optimum_grail.pipeline.estimate import Outlook, estimate
+from optimum_grail.pipeline.placement import check_disk, choose_dtype_, streams_go_to_files
 from optimum_grail.pipeline.setup import Journal, Setup, Watch
 from optimum_grail.state.soundness import check_gradients, check_measured
 from optimum_grail.streams.calls import on_device
@@ -41,16 +41,22 @@ from optimum_grail.survey.cache import dependencies
 from optimum_grail.survey.findings import Findings
 from optimum_grail.survey.signature import signature
 from optimum_grail.survey.survey import Survey
-from optimum_grail.widths.allocate import Widths, allocate, check_request
+from optimum_grail.widths.allocate import Widths, allocate
 from optimum_grail.widths.request import Expressible, Request
 
 if TYPE_CHECKING:
     from optimum_grail.data.foreign import DataSource
 
+NO_OWN_TEXT = (
+    "Calibrated on the general corpus alone: with its weights on disk the model would be read once for every token of "
+    "its own text. --dataset general:2 self:1 asks for it all the same."
+)
+"""Said where the default data is another because of low memory."""
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """A dense model that a run may begin with; made by :func:`prepare_`.
+    """A dense model that a run may begin with; made by :func:`optimum_grail.pipeline.preparing.prepare_`.
 
     Args:
         model: in eval mode.
@@ -70,10 +76,21 @@ class Prepared:
     journal: Journal
     classes: tuple[WidthClass, ...] = ()
 
+    @cached_property
+    def spool(self) -> Spool | None:
+        """Takes the weights of blocks that are compressed; ``None`` where the model is in memory."""
+        if not is_offloaded(self.model):
+            return None
+        return Spool(self.precision.dtypes, self.precision.main, exact=len(self.layout.stacks) > 1)
+
+    def _resident(self, path: str) -> AbstractContextManager[Any]:
+        """The block at ``path`` in memory, and its weights in files afterwards."""
+        return resident(self.model, path, None if self.spool is None else self.spool.keep)
+
     @property
     def offload(self) -> bool:
-        """Whether the streams are kept in files."""
-        return bool(self.setup.config.offload_streams)
+        """Whether the streams are kept in files; known once the run's cost is."""
+        return self.journal.offload
 
     @property
     def request(self) -> tuple[Request, Allocation, Expressible]:
@@ -103,9 +120,11 @@ class Prepared:
             data = self._read(dataset)
         batches = data.batches if data is not None else [outline] if outline is not None else []
         written = 0 if data is not None else written_samples(request)
-        cost = estimate(self.model, self.layout, self.setup.methods, batches, self.offload)
+        cost = estimate(self.model, self.layout, self.setup.methods, batches)
         cost = cost.beside(written, watch.seconds(self.model, cost.sample))
-        cost.check_disk()
+        self.journal.offload = streams_go_to_files(cost, self.setup.config.offload_streams, self.model)
+        cost = cost.in_files() if self.offload else cost
+        check_disk(cost)
         if data is not None:
             return Outlook(cost, data.samples, data.tokens, data)
         ids = batches[0].inputs["input_ids"]
@@ -135,7 +154,9 @@ class Prepared:
             if (data.samples, data.tokens) != (outlook.samples, outlook.tokens):  # ready-made samples of other lengths
                 outlook = self.outlook_(data, watch) or outlook
         try_widths(self.model, self.layout, on_device(self.model, data.batches[0].head()))
-        told = (choose_dtype_(self.model, outlook.cost, self.precision), outlook.cost.few_rows())
+        told = [choose_dtype_(self.model, outlook.cost, self.precision), outlook.cost.few_rows()]
+        if self.spool is not None and self._request(dataset).dataset == GENERAL != self.setup.config.dataset:
+            told.append(NO_OWN_TEXT)
         self.journal.notes.extend(note for note in told if note is not None)
         return data
 
@@ -224,7 +245,8 @@ class Prepared:
                 widths.dropped,
                 gradients,
                 self.offload,
-                record=self.setup.state or Unrecorded(),
+                self._resident,
+                self.setup.state or Unrecorded(),
             )
             plan = run.run_()
             self.setup.progress.finish()
@@ -268,29 +290,6 @@ class Prepared:
                     f"{updates[0].doubt}. Its widths are read once optimum_grail is imported."
                 )
         self.precision.restore_(self.model)
+        if self.spool is not None:
+            self.spool.settle_()
         return left, standalone
-
-
-def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
-    """Check the weights and the request, and add biases if a fitted one could not be stored otherwise.
-
-    Args:
-        model: in eval mode.
-        setup: what the run is told.
-        undo: given what takes the biases out again.
-
-    Raises:
-        GrailError: no map fits, weights are not finite, or the request cannot be reached.
-    """
-    precision = Precision.of(model)
-    layout = resolve(model, setup.spec)
-    check_weights(model, layout.groups)
-    before = Size.of(model, layout)
-    if setup.methods.compensator.wants_bias and not all(owns_bias(model, group) for group in layout.groups):
-        undo.callback(add_biases_(model, layout).remove_)
-        layout = resolve(model, setup.spec)
-    journal = Journal() if setup.state is None else Journal(dict(setup.state.header.seconds))
-    if setup.state is not None:
-        setup.state.clock = journal.so_far
-    ready = Prepared(model, setup, layout, before, precision, journal)
-    return replace(ready, classes=check_request(layout, *ready.request))

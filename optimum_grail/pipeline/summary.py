@@ -14,6 +14,7 @@ from torch import nn
 from optimum_grail.checkpoints.identity import commit_of, hub_id
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.config.source import is_general
+from optimum_grail.models.residence import device_of
 from optimum_grail.pipeline.run import Run
 from optimum_grail.report.environment import hardware, peak_memory, versions
 from optimum_grail.report.report import Calibration, GroupRow, Report
@@ -73,7 +74,7 @@ class Outcome:
             seconds=dict(run.seconds),
             peak_memory=peak_memory(),
             versions=versions(),
-            hardware=hardware(str(next(model.parameters()).device)),
+            hardware=hardware(str(device_of(model))),
             warnings=(*run.notes, *self.notes),
             command=_command(),
         )

@@ -44,8 +44,8 @@ class Thinned:
     @classmethod
     def of(cls, group: ChannelGroup, problem: GroupProblem) -> Thinned:
         """Eliminate all units of ``group``."""
-        gram = problem.measured.moments.covariance(problem.owns_bias)
-        run = eliminate(problem.weight, gram, problem.units, problem.units - 1, DAMPING)
+        measured, affine = problem.measured, problem.owns_bias  # the matrix itself has no name here, so that it may go
+        run = eliminate(problem.weight, measured.moments.covariance(affine), problem.units, problem.units - 1, DAMPING)
         errors = torch.cat([run.errors / max(run.total, 1e-300), torch.ones(1, dtype=torch.float64)])
         return cls(group, problem, run.order, errors)
 

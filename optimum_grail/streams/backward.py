@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.data.batches import Batch
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.residence import resident
 from optimum_grail.streams.blocks import advance
 from optimum_grail.streams.calls import Call, on_device
 from optimum_grail.streams.capture import Captured, Order, capture
@@ -98,14 +99,15 @@ class Backward:
         for stack in self.layout.stacks:
             for path in reversed(stack.blocks):
                 calls = captured[stack.name].calls.pop(path)
-                yield from self._block(path, calls, entered.pop(path), pulled[stack.name])
+                with resident(self.model, path):
+                    yield from self._block(path, calls, entered.pop(path), pulled[stack.name])
 
     def _forward(self, seen: Captured) -> Iterator[tuple[str, States]]:
         """Move a stack's states to its end; what enters every block."""
         for path, calls in seen.calls.items():
             yield path, seen.hidden.copy()
-            with torch.no_grad():
-                advance(self.model.get_submodule(path), calls, seen.hidden)
+            with torch.no_grad(), resident(self.model, path) as block:
+                advance(block, calls, seen.hidden)
 
     def _at_the_end(self, left: Mapping[str, States]) -> dict[str, list[Tensor]]:
         """Gradients by what leaves every stack, one per batch."""

@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 
 from optimum_grail.data.batches import Batch
 from optimum_grail.errors import ArchitectureError
+from optimum_grail.models.residence import device_of
 from optimum_grail.streams.hooks import first
 
 
@@ -68,7 +69,7 @@ def _has_cache(value: Any, name: str = "") -> bool:
 
 def on_device(model: nn.Module, batch: Batch) -> dict[str, Any]:
     """The batch's inputs on the model's device, plus ``use_cache=False`` where the model or a part of it has caches."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     inputs: dict[str, Any] = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
     if _uses_cache(getattr(model, "config", None)) and _takes(model, "use_cache"):
         inputs["use_cache"] = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,6 +12,7 @@ from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.moments import Moments, MomentSums, Statistics, Subset, TargetSums
 from optimum_grail.models.matrix import feature_axis
 from optimum_grail.streams.probe import Record, features_of, fits, real_rows, rows_of
+from optimum_grail.streams.shelf import LARGE, FiledSubsets
 
 TINY_SCALE = 1e-3
 """Outputs whose scale on the way to the stream is below this fraction of the median scale use the self target: dividing
@@ -48,6 +50,7 @@ class Collector:
         scale: by what its outputs are multiplied on their way to the stream, ``[O]``, or ``None``.
         view: how a convolution's features are seen, ``"patch"`` or ``"shared"``.
         held_out: keep the subsets of the rows apart.
+        filed: whether the sums of wide groups are handed over in files.
     """
 
     group: ChannelGroup
@@ -55,6 +58,7 @@ class Collector:
     scale: Tensor | None
     view: str
     held_out: bool
+    filed: bool = False
     moments: dict[int, MomentSums] = field(default_factory=dict)
     targets: dict[int, TargetSums] = field(default_factory=dict)
     offsets: dict[int, TargetSums] = field(default_factory=dict)
@@ -113,15 +117,21 @@ class Collector:
         Raises:
             StatisticsError: no rows, or activations that are not finite.
         """
-        subsets = [self._taken(subset) for subset in sorted(self.moments)]
-        subsets = [subset for subset in subsets if subset.moments.count] or [
-            Subset(Moments.zero(0))
-        ]  # too short to be halved
-        for subset in subsets:
+        large = self.filed and any(sums.gram.nbytes >= LARGE for sums in self.moments.values())
+        subsets = FiledSubsets(self._checked()) if large else tuple(self._checked())
+        return Statistics(subsets, crossed and len(subsets) > 1)
+
+    def _checked(self) -> Iterator[Subset]:
+        """The subsets that have rows, taken one by one; what is too short to be halved may have none."""
+        filled = [subset for subset in sorted(self.moments) if self.moments[subset].count]
+        for number in filled:
+            subset = self._taken(number)
             subset.moments.check(self.group.name)
             if subset.target is not None:
                 subset.target.check(self.group.name)
-        return Statistics(tuple(subsets), crossed and len(subsets) > 1)
+            yield subset
+        if not filled:
+            Moments.zero(0).check(self.group.name)
 
     def _taken(self, subset: int) -> Subset:
         """The sums of one subset, which are no more here afterwards."""

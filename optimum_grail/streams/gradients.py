@@ -193,14 +193,14 @@ def _gaussian(states: Tensor, mask: Tensor | None, draw: torch.Generator) -> Ten
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """No gradients for parameters: only masks and hidden states are differentiated."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
+        for name in trained:
+            model.get_parameter(name).requires_grad_(False)
         yield
     finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+        for name in trained:  # by name: hooks of an offloaded model have put others in their place
+            model.get_parameter(name).requires_grad_(True)
 
 
 def _multiplier(masks: dict[str, Tensor], group: ChannelGroup, samples: int) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from optimum_grail.errors import ArchitectureError
+from optimum_grail.models.residence import device_of, resident
 from optimum_grail.streams.hooks import Reached, given, hooked, patched_forward
 
 LOGITS_BYTES = 2**25
@@ -94,7 +95,7 @@ class LanguageHead:
     def logits(self, rows: Tensor) -> Tensor:
         """The logits of ``rows`` ``[N, features]``: float32 ``[N, vocabulary]``, on the model's device."""
         if self.direct:
-            direct: Tensor = self.module(rows.to(next(self.module.parameters())))
+            direct: Tensor = self.module(rows.to(device_of(self.module), next(self.module.parameters()).dtype))
             return direct.float()
 
         def other(
@@ -119,8 +120,10 @@ class LanguageHead:
         return max(1, LOGITS_BYTES // (4 * self.vocabulary))
 
     def slices(self, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """The same slices of several ``[N, ...]``, each so short that its logits fit :data:`LOGITS_BYTES`."""
-        yield from zip(*(each.split(self.slice) for each in rows), strict=True)
+        """The same slices of several ``[N, ...]``, each so short that its logits fit :data:`LOGITS_BYTES`. The head's
+        weights are in memory meanwhile."""
+        with resident(self.module, ""):
+            yield from zip(*(each.split(self.slice) for each in rows), strict=True)
 
 
 def alike(logits: Tensor, expected: Tensor) -> bool:

@@ -18,6 +18,7 @@ from optimum_grail.data.batches import Batch
 from optimum_grail.models.depth import without
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.matrix import from_matrix
+from optimum_grail.models.residence import forget_copies, resident
 from optimum_grail.streams.capture import Captured, capture
 from optimum_grail.streams.problems import norm_of, to_patches
 
@@ -27,11 +28,15 @@ def spare(model: nn.Module, path: str) -> Iterator[nn.Module]:
     """A copy in the place of the module at ``path``, put back afterwards; yields the copy."""
     parent, _, name = path.rpartition(".")
     home, original = model.get_submodule(parent), model.get_submodule(path)
-    home._modules[name] = twin = copy.deepcopy(original)
+    with resident(model, path):
+        twin = copy.deepcopy(original)
+    home._modules[name] = twin
     try:
         yield twin
     finally:
         home._modules[name] = original
+        del twin
+        forget_copies(model)
 
 
 def capture_fed(

@@ -1,16 +1,13 @@
-"""How much memory is free, and handing freed memory back to the system, where the C library would keep it (glibc)."""
+"""Handing freed memory back to the system, where the C library would keep it (glibc)."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 MMAP_THRESHOLD = -3
 """``M_MMAP_THRESHOLD`` of ``mallopt(3)``."""
@@ -18,16 +15,8 @@ SMALL = 2**20
 """Bytes below which a tensor may stay with the C library while memory is short."""
 LARGE = 2**25
 """The threshold that glibc reaches by itself once large tensors were freed (``DEFAULT_MMAP_THRESHOLD_MAX``)."""
-
-
-def available_memory(device: torch.device) -> int | None:
-    """Free bytes on ``device``; ``None`` where the system does not tell."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
+_inside: list[int] = []
+"""One entry for every :func:`released_at_once` that is under way."""
 
 
 def resident_memory(field: Literal["VmRSS", "VmHWM"] = "VmRSS") -> int | None:
@@ -73,14 +62,17 @@ def released_at_once(wanted: bool = True) -> Iterator[None]:
     """Inside, tensors above 1 MiB go back to the system as soon as they are freed, if ``wanted``.
 
     glibc keeps what it thinks will be needed again, and a run is a sequence of tensors of ever other sizes: the gaps
-    between them add to the peak of a fit. Asking the system for every tensor costs time instead.
+    between them add to the peak of a fit. Asking the system for every tensor costs time instead. Of several that are
+    nested the outermost counts.
     """
     tune = _glibc("mallopt") if wanted else None
     if tune is None:
         yield
         return
-    tune(MMAP_THRESHOLD, SMALL)
+    _inside.append(tune(MMAP_THRESHOLD, SMALL))
     try:
         yield
     finally:
-        tune(MMAP_THRESHOLD, LARGE)
+        _inside.pop()
+        if not _inside:
+            tune(MMAP_THRESHOLD, LARGE)

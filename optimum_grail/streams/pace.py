@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from optimum_grail.data.batches import Batch
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.matrix import feature_axis
+from optimum_grail.models.residence import device_of
 from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.hooks import first, hooked
 from optimum_grail.streams.language_head import LanguageHead, run_blocks, short
@@ -58,7 +59,7 @@ def pace_of(model: nn.Module, layout: Layout, batch: Batch) -> Pace:
         layout: its stacks.
         batch: of the calibration data, or an outline of it; as many samples are sent through as a batch will have.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     ids = batch.inputs.get("input_ids")
     size = min(batch.size, SAMPLES if ids is None else max(1, min(SAMPLES, TOKENS // ids.shape[1])))
     inputs = on_device(model, batch.head(size))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
@@ -17,6 +21,7 @@ from optimum_grail.models.matrix import (
     taps,
     to_matrix,
 )
+from optimum_grail.models.residence import is_offloaded
 from optimum_grail.streams.collect import Collector, norm_scale
 
 PATCH_BYTES = 2 << 30
@@ -39,7 +44,7 @@ def norm_of(model: nn.Module, group: ChannelGroup) -> nn.BatchNorm2d | None:
 def collector_for(model: nn.Module, group: ChannelGroup, held_out: bool) -> Collector:
     """An empty collector for ``group``."""
     consumer = model.get_submodule(group.consumer.module)
-    return Collector(group, consumer, scale_behind(model, group), view_of(model, group), held_out)
+    return Collector(group, consumer, scale_behind(model, group), view_of(model, group), held_out, is_offloaded(model))
 
 
 def scale_behind(model: nn.Module, group: ChannelGroup) -> Tensor | None:
@@ -57,21 +62,35 @@ def problem_of(model: nn.Module, group: ChannelGroup, statistics: Statistics | N
     """The group as numbers, its consumer still at full width; float64 on the device of the weights."""
     consumer = model.get_submodule(group.consumer.module)
     view = view_of(model, group)
-    producers = (
-        producer_matrix(model, group, index)
-        for index, port in enumerate(group.producers)
-        if not is_channelwise(model.get_submodule(port.module))
-    )
     return GroupProblem(
         name=group.name,
         units=group.units,
         weight=to_matrix(consumer, view),
-        producers=tuple(producers),
+        producers=_Producers(model, group),
         statistics=statistics,
         owns_bias=view == "patch" and owns_bias(model, group),
         norm=_norm_statistics(model, group) if view == "patch" else None,
         seed=seed,
     )
+
+
+@dataclass(frozen=True)
+class _Producers(Sequence[Tensor]):
+    """The matrices of a group's producers as they are now, each made when it is looked up."""
+
+    model: nn.Module
+    group: ChannelGroup
+
+    @property
+    def _indices(self) -> list[int]:
+        ports = enumerate(self.group.producers)
+        return [index for index, port in ports if not is_channelwise(self.model.get_submodule(port.module))]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return producer_matrix(self.model, self.group, self._indices[index])
 
 
 def _norm_statistics(model: nn.Module, group: ChannelGroup) -> tuple[Tensor, Tensor, float] | None:

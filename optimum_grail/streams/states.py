@@ -61,7 +61,7 @@ class OffloadedStates(MutableSequence[Tensor]):
     """
 
     def __init__(self, states: Iterable[Tensor] = (), folder: WorkFolder | None = None) -> None:
-        self._folder = folder or _new_folder()
+        self._folder = folder or new_folder()
         self._files: list[_File] = []
         self.extend(states)
 
@@ -95,7 +95,12 @@ class OffloadedStates(MutableSequence[Tensor]):
         return _File(self._folder.path / f"{next(_NUMBERS)}.bin", state)
 
 
-def _new_folder() -> WorkFolder:
+def new_folder() -> WorkFolder:
+    """A new temporary folder; those of processes that were killed are removed first.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
     place = tempfile.gettempdir()
     remove_abandoned(place, PREFIX)
     try:

@@ -20,6 +20,7 @@ from optimum_grail.core.problem import GroupProblem
 from optimum_grail.data.batches import PROBE_FRACTION, Batch
 from optimum_grail.errors import ConfigError
 from optimum_grail.models.layout import Layout, Stack
+from optimum_grail.models.residence import resident
 from optimum_grail.report.environment import hardware
 from optimum_grail.report.progress import Progress
 from optimum_grail.signals import SIGNALS, Dense, Seen, Signal, Tensors, Visit, Work
@@ -144,10 +145,11 @@ class Survey:
         for position, path in enumerate(stack.blocks):
             groups = [group for group in self.layout.of_block(path) if group.units]  # of others nothing is left
             inputs = [captured.hidden[index] for index in dense.few]
-            problems, sums = self._pass(stack, path, groups, captured)
-            visit = Visit(dense, stack, position, groups, captured.calls, inputs, problems)
-            for name, signal in self._walking.items():
-                found[name] |= signal.block(visit, sums[name], found[name])
+            with resident(self.model, path):
+                problems, sums = self._pass(stack, path, groups, captured)
+                visit = Visit(dense, stack, position, groups, captured.calls, inputs, problems)
+                for name, signal in self._walking.items():
+                    found[name] |= signal.block(visit, sums[name], found[name])
             for group in self.layout.of_block(path):
                 self.progress.update(1, group.name)
             del captured.calls[path]

@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from optimum_grail.compressor import GrailCompressor
-from optimum_grail.errors import ArchitectureError
 
 
 @torch.no_grad()
@@ -79,9 +78,16 @@ def test_cpu_offload_of_a_loaded_model(folder: Path, expected: Tensor, held_wind
     assert torch.equal(logits(model, held_windows), expected)
 
 
-def test_an_offloaded_dense_model_is_refused_rather_than_spoilt(embedded_llama: Path, tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(
-        embedded_llama, device_map={"": "disk"}, offload_folder=str(tmp_path / "offload")
-    )
-    with pytest.raises(ArchitectureError, match="offloaded"):
-        GrailCompressor(model, {"dataset": ["some text"]}).compress()
+def test_an_offloaded_dense_model_is_compressed_and_not_spoilt(
+    embedded_llama: Path, held_windows: Tensor, tmp_path: Path
+) -> None:
+    samples = [{"input_ids": torch.randint(4096, (16,))} for _ in range(4)]
+    found = []
+    for places in ({"": "disk"}, {"": "cpu"}):
+        model = AutoModelForCausalLM.from_pretrained(
+            embedded_llama, device_map=places, offload_folder=str(tmp_path / "offload")
+        )
+        GrailCompressor(model, {"preset": "wanda+grail"}).compress(samples)
+        assert bool(on_meta(model)) == (places[""] == "disk")
+        found.append(logits(model, held_windows))
+    assert torch.equal(*found)

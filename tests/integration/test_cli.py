@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from optimum_grail.commands.list_methods import TOPICS
 from optimum_grail.config.options import OPTIONS
@@ -203,6 +205,19 @@ def test_overwrite(cli: Cli, capsys: Any, embedded_llama: Path, text: Path, tmp_
     assert cli(*words, "--sparsity", "0.4", "--overwrite") == 0
     assert Report.load(tmp_path / "out").asked == {"sparsity": 0.4}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_weights_can_stay_on_disk(cli: Cli, capsys: Any, embedded_llama: Path, text: Path, tmp_path: Path) -> None:
+    words = ("grail", "compress", "-m", embedded_llama, "--preset", "wanda+grail", "--dataset", text)
+    sizes = ("--num-samples", 4, "--seqlen", 16)
+    for flag, place in (("--low-memory", "parts"), ("--no-low-memory", "whole")):
+        assert cli(*words, *sizes, "-o", tmp_path / place, flag) == 0
+        assert ("weights stay on disk" in capsys.readouterr().err) == (place == "parts")
+    names = {name: {file.name for file in (tmp_path / name).iterdir()} for name in ("parts", "whole")}
+    assert names["parts"] == names["whole"]
+    weights = [load_file(tmp_path / place / "model.safetensors") for place in names]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(

@@ -58,6 +58,13 @@ def test_it_is_the_compression_of_the_compressor(dense: Path) -> None:
     assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in expected.state_dict().items())
 
 
+def test_weights_stay_on_disk_while_it_loads(dense: Path) -> None:
+    whole = AutoModelForCausalLM.from_pretrained(dense, quantization_config=config())
+    parts = AutoModelForCausalLM.from_pretrained(dense, quantization_config=config(low_memory=True))
+    assert {parameter.device.type for parameter in parts.parameters()} == {"meta"}
+    assert torch.equal(parts(IDS).logits, whole(IDS).logits)
+
+
 def test_the_model_can_be_cast_and_trained(dense: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(dense, quantization_config=config())
     assert model.half().float().bfloat16().float().dtype == torch.float32

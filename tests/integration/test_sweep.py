@@ -177,3 +177,12 @@ def test_the_command_writes_a_file_a_figure_and_a_table(
     compressor = GrailCompressor(model, {"preset": "magnitude", "sparsity": 0.3}, tokenizer=tokenizer)
     compressor.compress()
     assert compressor.report.parameters_after == found["rows"][0]["parameters"]
+
+
+def test_weights_on_disk_are_refused() -> None:
+    from accelerate import cpu_offload
+
+    model = tiny_llama()
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    with pytest.raises(ConfigError, match="model in memory"):
+        Sweep(model)

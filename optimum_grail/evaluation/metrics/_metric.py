@@ -19,6 +19,7 @@ from optimum_grail.errors import ConfigError, DataError
 from optimum_grail.evaluation.agreement import Answers
 from optimum_grail.evaluation.perturbations import IMAGES, TEXT, check_name
 from optimum_grail.models.intact import evaluating
+from optimum_grail.models.residence import device_of, no_gradients
 from optimum_grail.report.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -216,9 +217,9 @@ class Metric(ABC):
 
 @contextlib.contextmanager
 def inference(model: nn.Module) -> Iterator[torch.device]:
-    """Eval mode without gradients; the device of the model's first parameter."""
-    with evaluating(model), torch.inference_mode():
-        yield next(model.parameters()).device
+    """Eval mode without gradients; the device that the model computes on."""
+    with evaluating(model), no_gradients(model):
+        yield device_of(model)
 
 
 def positive(metric: Metric, *names: str) -> None:

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from optimum_grail.errors import CheckpointError
+from optimum_grail.report import environment
 from optimum_grail.report.environment import hardware, peak_memory, versions
 from optimum_grail.report.report import REPORT_FILE, GroupRow, Report
 
@@ -91,3 +92,14 @@ def test_environment():
     assert found["cores"] >= 1 and found["device"] == "cpu" and found["processor"]
     assert json.dumps(found)
     assert peak_memory() is None or peak_memory() > 10**6
+
+
+def test_memory_that_is_free(tmp_path, monkeypatch):
+    assert environment.available_memory() > 10**6
+    for name, text in (("max", "1000\n"), ("current", "700\n"), ("stat", "anon 1\ninactive_file 100\nslab 1\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert environment._free_in_container(tmp_path) == 400, "files that can be dropped count as free"
+    (tmp_path / "memory.max").write_text("max\n")
+    assert environment._free_in_container(tmp_path) is None
+    monkeypatch.setattr(environment, "_free_in_container", lambda: 400)
+    assert environment.available_memory() == 400

@@ -40,12 +40,13 @@ def section(name: str) -> Iterator[str]:
     dense = next((row["scores"] for row in rows if row["method"] == "dense"), None)
     if dense is None:
         return
-    table = [["dense", "", "", *(f"{value:.2f}" for value in dense.values()), ""]]
+    digits = 4 if "STS-B" in dense else 2
+    table = [["dense", "", "", *(f"{value:.{digits}f}" for value in dense.values()), ""]]
     for row in sorted(rows, key=lambda row: (row["size"], row["windows"], row["text"], row["method"], row["seed"])):
         if row["method"] == "dense":
             continue
         found = {key: damage(row["scores"][key], dense[key], key) for key in dense}
-        figures = [f"{row['scores'][key]:.2f} ({found[key]:.3f})" for key in dense]
+        figures = [f"{row['scores'][key]:.{digits}f} ({found[key]:.3f})" for key in dense]
         head = [f"{row['text']}, {row['method']}", f"{row['size']} %", f"{row['windows']}, {row['seed']}"]
         table.append([*head, *figures, f"{fmean(found.values()):.3f}"])
     yield f"## {name}\n"

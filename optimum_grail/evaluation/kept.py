@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from optimum_grail.errors import CheckpointError
 from optimum_grail.evaluation.agreement import Answers, Classes, Embeddings, NextTokens
 from optimum_grail.evaluation.metrics import Measured
+from optimum_grail.models.residence import device_of
 from optimum_grail.streams.language_head import LanguageHead
 
 SHORT = 16
@@ -82,7 +83,7 @@ def _answers(own: Mapping[str, Tensor], model: nn.Module) -> Answers | None:
         or not bool(((ids >= 0) & (ids < words)).all())
     ):
         raise ValueError("the ids of a sample are none")
-    head = LanguageHead.of(model, {"input_ids": ids.to(next(model.parameters()).device), "use_cache": False})
+    head = LanguageHead.of(model, {"input_ids": ids.to(device_of(model)), "use_cache": False})
     if (
         head is None
         or hidden.dim() != 2

@@ -21,7 +21,7 @@ from optimum_grail.checkpoints.atomic import write_atomically
 from optimum_grail.data.batches import LABELS, Batch, digest
 from optimum_grail.errors import OutputError
 from optimum_grail.models.layout import Layout
-from optimum_grail.models.residence import device_of, hook_of
+from optimum_grail.models.residence import device_of, values_of
 from optimum_grail.report.environment import versions
 from optimum_grail.survey.signature import signature
 
@@ -50,17 +50,14 @@ def _architecture(model: nn.Module) -> bytes:
 
 
 def _add_values(state: hashlib._Hash, model: nn.Module) -> None:
-    for name, tensor in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
-        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        value = _value(model, name, tensor).detach().cpu().contiguous()
-        state.update(value.flatten().view(torch.uint8).numpy().data)
+    known = {name: _value(tensor) for name, tensor in values_of(model)}  # one at a time: they may be in files
+    for name in sorted(known):
+        state.update(f"{name} {known[name]}".encode())
 
 
-def _value(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
-    """The tensor, read from where it is if it is offloaded."""
-    home, _, local = name.rpartition(".")
-    hook = hook_of(model.get_submodule(home)) if tensor.device.type == "meta" else None
-    return tensor if hook is None else hook.weights_map[local].to(tensor.dtype)
+def _value(tensor: Tensor) -> str:
+    values = hashlib.sha256(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return f"{tensor.dtype} {tuple(tensor.shape)} {values.hexdigest()}"
 
 
 def _config(model: nn.Module) -> Any:

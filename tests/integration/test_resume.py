@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +19,7 @@ from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.resnet import tiny_basic, tiny_bottleneck
 from optimum_grail.architectures.vit import tiny_vit
 from optimum_grail.compressor import GrailCompressor
-from optimum_grail.errors import CheckpointError, DataError, OutputError
+from optimum_grail.errors import CheckpointError, OutputError
 from optimum_grail.report.progress import Silent
 from optimum_grail.report.report import REPORT_FILE
 
@@ -147,14 +143,6 @@ def test_whatever_can_be_afforded(
     assert files(tmp_path / "parts" / "out") == files(tmp_path / "whole" / "out")
 
 
-def test_streams_are_kept_of_one_block(tmp_path: Path) -> None:
-    rows = samples_of(tiny_llama())
-    with pytest.raises(Stopped):
-        GrailCompressor(tiny_llama(), UNIFORM).compress(rows, tmp_path / "out", progress=Stop("compressing", 5))
-    (state,) = states(tmp_path)
-    assert [path.name for path in (state / "streams").rglob("*") if path.is_dir()] == ["model", "2"]
-
-
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, told = samples_of(tiny_llama()), Stop("trying", 99)
     texts = [{"input_ids": row["input_ids"]} for row in rows]
@@ -178,12 +166,6 @@ def test_the_times_of_all_parts_add_up(tmp_path: Path) -> None:
     compressor = GrailCompressor(tiny_llama(), UNIFORM)
     compressor.compress(rows, tmp_path / "out", resume=True)
     assert 1000 < compressor.report.seconds["fit"] < 1100
-
-
-def test_nothing_to_resume_is_told(tmp_path: Path) -> None:
-    told = Stop("never", 0)
-    GrailCompressor(tiny_llama(), {"preset": "magnitude"}).compress(None, tmp_path / "o", resume=True, progress=told)
-    assert told.lines[0].startswith("There is nothing to resume for") and (tmp_path / "o" / "config.json").is_file()
 
 
 def left_behind(out: Path, config: Any = None, after: int = 2) -> list[dict[str, Tensor]]:
@@ -300,32 +282,6 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path, monkeypatch
     assert files(tmp_path / "out") == files(tmp_path / "whole" / "out")
 
 
-def test_a_data_file_that_went_is_missed_and_taken_when_it_is_back(tmp_path: Path, prose: Any) -> None:
-    text, small = tmp_path / "text.txt", {"dataset": str(tmp_path / "text.txt"), "num_samples": 6, "seqlen": 32}
-    text.write_bytes(prose.calibration.read_bytes()[:20000])
-    (tmp_path / "eval.txt").write_bytes(prose.held.read_bytes()[:3000])
-    places: Any = {"save_directory": tmp_path / "out", "eval_dataset": str(tmp_path / "eval.txt")}
-    folder = Path(__file__).resolve().parents[2] / "examples" / "llama-books-3m"
-    config = {"preset": "wanda", **small}
-    with pytest.raises(Stopped):
-        GrailCompressor.from_pretrained(folder, config).compress(**places, progress=Stop("compressing", 3))
-    whole = text.read_bytes()
-    text.unlink()
-    with pytest.raises(DataError, match=r"text\.txt"):
-        GrailCompressor.from_pretrained(folder, config).compress(save_directory=tmp_path / "out", resume=True)
-    text.write_bytes(whole.replace(b"e", b"a"))
-    with pytest.raises(CheckpointError, match="the calibration data is not what it was"):
-        GrailCompressor.from_pretrained(folder, config).compress(save_directory=tmp_path / "out", resume=True)
-    text.write_bytes(whole)
-    told = Stop("never", 0)
-    compressor = GrailCompressor.from_pretrained(folder, config)
-    compressor.compress(**places, resume=True, progress=told)
-    assert "1 compressed block kept" in told.lines[0]
-    assert not any("Measuring the dense model" in line for line in told.lines)
-    (row,) = compressor.report.evaluation
-    assert row["compressed"] > row["dense"] > 1 and row["agreement"]["kl"] > 0
-
-
 def test_a_run_that_was_killed_after_its_last_step_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between putting the output in its place and removing the state there is a moment, too."""
     rows = samples_of(tiny_llama())
@@ -339,39 +295,3 @@ def test_a_run_that_was_killed_after_its_last_step_ends_well(tmp_path: Path, mon
     assert files(tmp_path / "out") == first and states(tmp_path) == []
     with pytest.raises(OutputError, match="exists and is not empty"):
         GrailCompressor(tiny_llama()).compress(rows, tmp_path / "out", resume=True)
-
-
-KILLED = """
-import os, signal, sys
-from optimum_grail.report import progress
-from optimum_grail.state import budget
-budget.SHARE = 1e9
-update = progress.RichProgress.update
-
-def last(self, advance, description):
-    update(self, advance, description)
-    if self._phase.name == "compressing" and self._phase.done == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-progress.RichProgress.update = last
-from optimum.commands.optimum_cli import main
-sys.argv[0] = "optimum-cli"
-main()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_sigkill_and_the_command_line(tmp_path: Path, embedded_llama: Path, cli: Any, capsys: Any) -> None:
-    words = ("grail", "compress", "-m", str(embedded_llama), "--dataset", "self:starts=frequent")
-    words += ("--num-samples", "6", "--seqlen", "32", "--sparsity", "0.3", "-o")
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *words, str(tmp_path / "out")], env=os.environ, capture_output=True, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == [".grail-out.state"]
-    assert cli(*words, str(tmp_path / "out"), "--resume") == 0
-    shown = capsys.readouterr().err
-    assert "Going on with the run of" in shown and "writes its own calibration text" not in shown
-    assert cli(*words, str(tmp_path / "whole" / "out")) == 0
-    assert files(tmp_path / "out") == files(tmp_path / "whole" / "out")

@@ -81,6 +81,11 @@ def rewrite(file: Path, change: Callable[[dict[str, Tensor], dict[str, str]], No
     save_file(tensors, file, head)
 
 
+def test_streams_are_kept_of_one_block(place: Path) -> None:
+    found = (state(place) / "streams").rglob("*")
+    assert [path.name for path in found if path.is_dir()] == ["model", "1"]
+
+
 def test_the_first_block_is_not_fitted_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = []
     fit = FitRun._block_

@@ -139,7 +139,8 @@ def short(inputs: Mapping[str, Any]) -> dict[str, Any]:
     if ids is None or any(tensor.shape != ids.shape for tensor in tensors):
         return dict(inputs)
     others = {name: value for name, value in inputs.items() if not isinstance(value, Tensor)}
-    return {"input_ids": ids[:1, :PROBED], **others}
+    words = {name: inputs[name][:1, :PROBED] for name in ("input_ids", "decoder_input_ids") if name in inputs}
+    return {**words, **others}
 
 
 def run_blocks(model: nn.Module, inputs: Mapping[str, Any]) -> None:

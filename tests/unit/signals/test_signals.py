@@ -136,7 +136,7 @@ def test_the_estimate_asks_the_signals(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert seconds(Uniform()) < seconds(Fisher()) < seconds(Knapsack())
     assert seconds(Knapsack(sensitivity="bent")) > seconds(Knapsack()), "three passes instead of one"
-    monkeypatch.setitem(SIGNALS._entries, "curves", Dear)
+    monkeypatch.setitem(SIGNALS._entries, "gradient-curves", Dear)
     assert seconds(Knapsack()) > 1e6
 
 

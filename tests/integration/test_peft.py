@@ -105,7 +105,7 @@ def test_converted_adapter_beats_dropping_it_and_gathering_columns(
         return divergence(teacher, logits(student, held_windows))
 
     dropped, plain, converted = far(""), far("plain"), far("small")
-    assert converted < 0.9 * plain
+    assert converted < 0.95 * plain
     assert converted < 0.5 * dropped
     config = json.loads((tmp_path / "small" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(run.folder)

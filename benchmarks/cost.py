@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
@@ -37,6 +37,8 @@ from cost_tables import GOALS, lines
 from torch import nn
 
 from optimum_grail import GrailConfig
+from optimum_grail.allocations.balanced import Balanced
+from optimum_grail.core.contracts import Share
 from optimum_grail.data.batches import Batch, make_batches
 from optimum_grail.fit.fit import FitRun
 from optimum_grail.fit.methods import Methods
@@ -132,6 +134,14 @@ class Seconds(NamedTuple):
         return cls(time.perf_counter() - wall, time.process_time() - cpu)
 
 
+class Unrivalled(Balanced):
+    """The default allocation without rehearsals, which are not measured here."""
+
+    def rivals(self) -> Sequence[Share]:
+        """None."""
+        return ()
+
+
 @dataclass
 class Run:
     """A case at work: the model stays dense, every fit gets a copy."""
@@ -206,7 +216,7 @@ def memory_parts(run: Run) -> dict[str, int]:
 def measure(case: Case, repeats: int) -> dict[str, Any]:
     """All figures of one case."""
     run = Run.of(case)
-    cost = estimate(run.model, run.layout, run.methods, run.batches)
+    cost = estimate(run.model, run.layout, replace(run.methods, allocation=Unrivalled()), run.batches)
     parts = memory_parts(run)
     kept = run.widths(run.survey())
     peaks = {what: alone(case.name, kept, what) for what in ("survey", "fit")}

@@ -20,8 +20,8 @@ from optimum_grail.streams.pace import Counted, Pace, counting, pace_of
 from optimum_grail.streams.problems import view_of
 from optimum_grail.survey.survey import cost_of, memory_of, signals_of
 
-STUDENT_PASSES = 2.5
-"""Student forwards per block: half of one for the attention's statistics, one for the FFN's, one to move on."""
+STUDENT_PASSES = 1.5
+"""Student forwards per block: attention for its statistics, the rest for the FFN's, and the FFN again to move on."""
 ELIMINATION, CONTEST = 3, 11
 """Solves that an elimination is worth; and those of a fit that tries ridges on held-out rows, losses included."""
 WRITING = 1.5

@@ -35,7 +35,8 @@ text.
 *Least* time is what a fit cannot do without: two bare passes of all blocks over the calibration batches (the dense and
 the student stream), and the Gram products at the matrix-product rate measured in the same run. *Least* memory is one
 block, its statistics, the two streams, and the slices of logits that a loss takes. *Told* is the estimate before the
-run, without rehearsals, divided by what it took. Memory is the peak of a process of its own beyond the loaded model. Medians of all rounds.
+run, without rehearsals, divided by what it took. Memory is the peak of a process of its own beyond the loaded model.
+Medians of all rounds.
 
 ![Seconds of survey and fit against the number of layers; dotted: the least](images/cost.png)
 """

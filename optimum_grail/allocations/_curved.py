@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
 from optimum_grail.allocations.uniform import Uniform
-from optimum_grail.core.budget import Budget, WidthClass, minimise
+from optimum_grail.core.budget import Budget, WidthClass, minimise, smallest
 from optimum_grail.core.contracts import Allocation, Share
 from optimum_grail.core.problem import Need
 from optimum_grail.errors import ConfigError
@@ -59,5 +59,20 @@ class Curved(Allocation):
         return minimise(classes, budget)
 
     def rivals(self) -> Sequence[Share]:
-        """The uniform split."""
-        return (Uniform(),)
+        """The uniform split, and the best one that leaves attention whole."""
+        return (Uniform(), with_whole_heads)
+
+
+def with_whole_heads(classes: Sequence[WidthClass], budget: Budget) -> dict[str, int]:
+    """Widths of least predicted damage with all heads where they are; without that condition where the other kinds
+    alone cannot meet the budget.
+
+    A model with few heads per layer can lose a third of its attention or none. What that does to all layers together is
+    far from the sum over the layers, which error curves predict (docs/adr/0012).
+    """
+    heads = [item for item in classes if item.kind == "heads"]
+    others = [item for item in classes if item.kind != "heads"]
+    left = replace(budget, kept=budget.kept - sum(item.whole for item in heads))
+    if not others or smallest(others) > left.kept:
+        return minimise(classes, budget)
+    return {item.name: item.units for item in heads} | minimise(others, left)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ from optimum_grail.errors import BudgetError
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.resolve import resolve
 from optimum_grail.survey.findings import Curve, Findings
+from optimum_grail.widths import allocate as allocation
 from optimum_grail.widths.allocate import Widths, allocate
 from optimum_grail.widths.request import Request
 
@@ -256,3 +257,23 @@ def test_a_fraction_that_leaves_no_unit_is_refused() -> None:
 def test_a_kind_that_the_model_lacks_is_refused_with_those_it_has() -> None:
     with pytest.raises(BudgetError, match=r"--channel-sparsity 0\.5.*no groups.*--ffn-sparsity, --head-sparsity"):
         run(layout_of(tiny_llama), Request(None, {"conv": 0.5}))
+
+
+def test_a_rival_leaves_attention_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocation, "RIVALS", 1e9)
+    layout = resolve(tiny_llama())
+
+    def heads(kept: Mapping[str, int]) -> set[int]:
+        return {kept[group.name] for group in layout.groups if group.kind == "heads"}
+
+    def judge(kept: Mapping[str, int], dropped: Sequence[str]) -> float:
+        return 0.1 if heads(kept) == {4} else 0.2
+
+    curves = Findings(curves_of(layout, heads=1e-6))
+    own = allocate(layout, Request(0.2), Balanced(), anything, curves)
+    found = allocate(layout, Request(0.2), Balanced(), anything, curves, judge)
+    assert heads(own.kept) != {4} == heads(found.kept)
+    gone = layout.removed_parameters(found.kept) / layout.block_parameters
+    assert gone == pytest.approx(0.2, abs=0.03)
+    most = allocate(layout, Request(0.8), Balanced(), anything, curves, judge)
+    assert heads(most.kept) != {4}, "channels alone cannot give so much"

@@ -24,6 +24,7 @@ from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.plan import GroupPlan
 from optimum_grail.errors import CheckpointError, OutputError
 from optimum_grail.models.layout import Stack
+from optimum_grail.models.residence import resident
 from optimum_grail.models.restoring import fitted_tensors, restore_
 from optimum_grail.report.progress import Progress
 from optimum_grail.state.budget import Budget
@@ -59,9 +60,15 @@ class _Done:
     stack: str
     last: bool
 
+    def size(self, model: nn.Module) -> int:
+        """Bytes of what the fit has set in it."""
+        return sum(tensor.nbytes for tensor in fitted_tensors(model, [plan.group for plan in self.plans]).values())
+
     def fitted(self, model: nn.Module) -> dict[str, Tensor]:
-        """What the fit has set in it."""
-        return fitted_tensors(model, [plan.group for plan in self.plans])
+        """What the fit has set in it; read from files where the block's weights have gone there meanwhile."""
+        with resident(model, self.path):
+            found = fitted_tensors(model, [plan.group for plan in self.plans])
+            return {name: tensor.detach() for name, tensor in found.items()}
 
 
 class RunState:
@@ -184,7 +191,7 @@ class RunState:
             return
         self._pending.append(_Done(path, plans, stack.name, last))
         moving = None if last else streams
-        size = sum(tensor.nbytes for done in self._pending for tensor in done.fitted(model).values())
+        size = sum(done.size(model) for done in self._pending)
         size += 0 if moving is None else moving.nbytes
         if not self._budget.allows(size):
             return

@@ -20,6 +20,7 @@ from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.vit import tiny_vit
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.models.residence import hook_of
+from optimum_grail.state.budget import Budget
 
 IDS = [{"input_ids": torch.randint(3, 60, (12,), generator=torch.Generator().manual_seed(i))} for i in range(6)]
 IMAGES = [{"pixel_values": torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(i))} for i in range(6)]
@@ -193,3 +194,22 @@ def test_a_run_that_fails_later_leaves_it_marked(blocks: int, tmp_path: Path) ->
         GrailCompressor(model, QUICK).compress(calibration_dataset=IDS)
     with pytest.raises(CheckpointError, match="half compressed"):
         GrailCompressor(model)
+
+
+def test_blocks_that_are_kept_late_are_read_from_where_they_went(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed: list[int] = []
+
+    def late(_: Budget, size: int) -> bool:
+        allowed.append(size)
+        return len(allowed) == 2  # the first block waits for the second, and its weights go meanwhile
+
+    monkeypatch.setattr(Budget, "allows", late)
+    source = written(tiny_llama, tmp_path / "dense", torch.bfloat16)
+    for low_memory, name in ((False, "whole"), (True, "parts")):
+        allowed.clear()
+        settings = {"allocation": "uniform", "low_memory": low_memory}
+        GrailCompressor.from_pretrained(source, settings).compress(IDS, save_directory=tmp_path / name)
+        assert len(allowed) > 2
+    assert same(stored(tmp_path / "whole"), stored(tmp_path / "parts"))

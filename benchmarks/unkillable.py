@@ -124,7 +124,8 @@ def disturbed(number: int, whole: dict[str, Any]) -> dict[str, Any]:
             if done.code != -9:
                 raise SystemExit(f"Run {number} failed instead of being killed: {done.said}")
             state = folder / ".grail-out.state"
-            kills.append({"after": done.seconds, "said": done.said, "state_bytes": _bytes(state)})
+            said = done.said.replace(f"{place}/", "")
+            kills.append({"after": done.seconds, "said": said, "state_bytes": _bytes(state)})
         left = sorted(path.name for path in folder.iterdir() if path.name not in ("out", "log"))
         return {"run": number, "kills": kills, "equal": hashes(folder / "out") == whole["files"], "left": left}
 

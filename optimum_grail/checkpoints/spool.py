@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from optimum_grail.checkpoints.work_folders import WorkFolder, remove_abandoned
+from optimum_grail.checkpoints.work_folders import WorkFolder, temporary_folder
 from optimum_grail.errors import OutputError
 
 PREFIX = "optimum-grail-weights-"
@@ -26,12 +26,10 @@ def weights_folder() -> WorkFolder:
     Raises:
         OutputError: it cannot be made.
     """
-    place = tempfile.gettempdir()
-    remove_abandoned(place, PREFIX)
     try:
-        return WorkFolder(place, PREFIX)
+        return temporary_folder(PREFIX)
     except OSError as error:
-        raise _unwritable(Path(place), error) from error
+        raise _unwritable(Path(tempfile.gettempdir()), error) from error
 
 
 class Spool:

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import uuid
 import weakref
 from collections.abc import Callable
@@ -51,6 +52,20 @@ class WorkFolder:
         """Leave the folder to the user: nobody removes it from now on."""
         if self._end.detach() is not None:
             (self.path / LOCK).unlink(missing_ok=True)
+
+
+def temporary_folder(prefix: str) -> WorkFolder:
+    """A new folder below the temporary one; those of processes that were killed are removed first.
+
+    Args:
+        prefix: how the names of such folders begin.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    place = tempfile.gettempdir()
+    remove_abandoned(place, prefix)
+    return WorkFolder(place, prefix)
 
 
 class Hold:

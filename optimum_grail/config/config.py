@@ -72,11 +72,10 @@ class GrailConfig(QuantizationConfigMixin):
         batch_size: samples per forward pass, >= 1.
         seed: seed of everything random, >= 0.
         standalone: whether plain transformers must be able to load the result; where possible when ``None``.
-        low_memory: leave the weights of a model that is loaded for compression on disk until their block's turn comes;
-            by default where they would take more than 60 % of the free memory in float32.
+        low_memory: leave weights on disk until their block's turn comes; by default where in float32 they would take
+            more than 60 % of the free memory.
         offload_streams: keep the calibration streams (two hidden states per token) in files of the temporary folder
-            instead of in memory: what a run then needs beyond the model is one block and its statistics. By default
-            where they would not fit.
+            instead of in memory, which leaves one block and its statistics; by default where they would not fit.
         allow_recompress: accept a model that is compressed already.
         tokenizer, processor: for the calibration data of a model that is compressed while it loads; by default those
             beside the model. Not part of :meth:`to_dict`.

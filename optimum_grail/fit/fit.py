@@ -68,11 +68,7 @@ class FitRun:
     offload: bool = False
     around: Callable[[str], AbstractContextManager[Any]] = nullcontext
     record: Record = field(default_factory=Unrecorded)
-
-    @cached_property
-    def _shortcuts(self) -> dict[type[nn.Module], dict[str, Shortcut | None]]:
-        """Those of every class of blocks, by consumer."""
-        return {}
+    _shortcuts: dict[type[nn.Module], dict[str, Shortcut | None]] = field(default_factory=dict)  # of classes of blocks
 
     def run_(self) -> Plan:
         """Compress the model and return the plan that was applied: every group that lost units or was refitted.

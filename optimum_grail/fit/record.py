@@ -58,9 +58,10 @@ class Record(Protocol):
             streams: what leaves it; ``None`` where nothing passes the blocks.
             last: whether nothing asks for ``streams`` any more, so that they were not moved on.
         """
+        return
 
 
-class Unrecorded:
+class Unrecorded(Record):
     """Knows of no block, and keeps none."""
 
     def done_(self, stack: Stack, streams: Streams | None) -> Collection[str]:
@@ -70,14 +71,3 @@ class Unrecorded:
     def restore_(self, model: nn.Module, path: str, groups: Sequence[ChannelGroup]) -> list[GroupPlan]:
         """Nothing."""
         return []
-
-    def keep(
-        self,
-        model: nn.Module,
-        stack: Stack,
-        path: str,
-        plans: Sequence[GroupPlan],
-        streams: Streams | None,
-        last: bool,
-    ) -> None:
-        """Nothing."""

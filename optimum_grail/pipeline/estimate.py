@@ -168,7 +168,7 @@ def estimate(
     )
     rehearses = any(signal.finds == "curves" for signal in signals) and bool(methods.allocation.rivals())
     survey = cost_of(signals, work) + (_rehearsals(load, methods, pace, work) if rehearses else 0.0)
-    compares = rehearses or any(signal.finds == "curves" or signal.tail for signal in signals)
+    compares = any(signal.finds == "curves" or signal.tail for signal in signals)
     logits = COPIES * LOGITS_BYTES if compares and pace.slices else 0
     streams = work.stream * (2 if methods.two_streams else 1)
     moving, filed = (_moving(work, signals, streams, rehearses, kept) for kept in (True, False))

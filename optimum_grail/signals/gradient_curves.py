@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.data.batches import PROBE_FRACTION
-from optimum_grail.models.layout import Layout
 from optimum_grail.models.matrix import feature_axis
 from optimum_grail.signals import SIGNALS, Dense, Tensors, Visit, Work
 from optimum_grail.signals._curves import CurveSignal, Thinned
@@ -52,7 +51,7 @@ class GradientCurves(CurveSignal):
         sweep = Backward(dense.model, dense.layout, batches, dense.order, dense.seed, dense.offload)
         masks = [batch.inputs.get(dense.layout.mask) if dense.layout.mask else None for batch in batches]
         draw = torch.Generator().manual_seed(dense.seed)
-        most = rows_kept(dense.layout)
+        most = rows_kept(sum(dense.layout.weights[group.consumer.module].rows for group in dense.layout.groups))
         found: dict[str, Tensor] = {}
         for group, slopes in sweep.run():
             gradients, sizes = _rows(dense.model, group, slopes, masks)
@@ -101,16 +100,15 @@ class GradientCurves(CurveSignal):
 
     def memory(self, work: Work) -> float:
         """The few batches' states between all blocks, or later the rows of gradients."""
-        rows = min(work.rows / PROBE_FRACTION, max(FEWEST_ROWS, GRADIENT_BYTES / (2 * max(work.put_out, 1))))
+        rows = min(work.rows / PROBE_FRACTION, rows_kept(work.put_out))
         return max(work.stream * work.blocks / PROBE_FRACTION, 2 * rows * work.put_out)
 
 
 _PARTS = ("gradients", "rows", "shares")
 
 
-def rows_kept(layout: Layout) -> int:
-    """Rows of gradients that all groups of ``layout`` may keep each."""
-    outputs = sum(layout.weights[group.consumer.module].rows for group in layout.groups)
+def rows_kept(outputs: int) -> int:
+    """Rows of gradients that every group may keep, where all consumers together put out so many features for a row."""
     return max(FEWEST_ROWS, GRADIENT_BYTES // (2 * max(outputs, 1)))
 
 

@@ -139,14 +139,13 @@ class _Samples:
         held = entering.detach().requires_grad_()
         rows, labels = self._predicted(held)
         shares, flat = _shares(rows, labels, self.mask), rows.flatten(0, -2)
-        parts = []
-        numbers = torch.arange(len(flat), device=flat.device)
-        for (index,) in head.slices(numbers):
-            part = flat.detach()[index].requires_grad_()
+
+        def loss(logits: Tensor, index: Tensor) -> Tensor:
+            """Of the rows ``index``."""
             wanted = None if labels is None else labels.flatten()[index]
-            loss = (_surprise(head.logits(part), wanted, self.draw) * shares[index]).sum()
-            parts.append(torch.autograd.grad(loss, part)[0])
-        (gradient,) = torch.autograd.grad(flat, held, torch.cat(parts))
+            return (_surprise(logits, wanted, self.draw) * shares[index]).sum()
+
+        (gradient,) = torch.autograd.grad(flat, held, head.pull(flat.detach(), loss))
         return Slopes((entering,), (gradient,), 1.0)
 
     def _predicted(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -57,8 +57,7 @@ class LanguageHead:
             sample: inputs of one short pass, on the model's device.
             blocks: paths of blocks whose results do not reach the logits but through the head's input.
         """
-        module = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-        if module is None or not isinstance(model, PreTrainedModel):
+        if not isinstance(model, PreTrainedModel) or (module := model.get_output_embeddings()) is None:
             return None
         seen: list[Tensor] = []
         with hooked(before=[(module, lambda _, args, kwargs: seen.append(given(args, kwargs)))]):
@@ -124,6 +123,19 @@ class LanguageHead:
         weights are in memory meanwhile."""
         with resident(self.module, ""):
             yield from zip(*(each.split(self.slice) for each in rows), strict=True)
+
+    def pull(self, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Gradient by ``rows`` ``[N, features]`` of a loss that is a sum over them, made slice by slice.
+
+        Args:
+            rows: what enters the head.
+            loss: of the logits ``[n, vocabulary]`` of some rows, and of their numbers, int64 ``[n]``.
+        """
+        parts = []
+        for part, numbers in self.slices(rows, torch.arange(len(rows), device=rows.device)):
+            part = part.requires_grad_()
+            parts.append(torch.autograd.grad(loss(self.logits(part), numbers), part)[0])
+        return torch.cat(parts)
 
 
 def alike(logits: Tensor, expected: Tensor) -> bool:

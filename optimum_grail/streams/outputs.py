@@ -89,12 +89,8 @@ class Outlet:
     def _head_slopes(head: LanguageHead, entering: Tensor, mask: Tensor | None, draw: torch.Generator) -> Slopes:
         held = entering.detach().requires_grad_()
         rows = real_rows(held, mask)
-        parts = []
-        for (part,) in head.slices(rows.detach()):
-            part = part.requires_grad_()
-            logits = head.logits(part)
-            parts.append(torch.autograd.grad(_likelihood(logits, draw).sum(), part)[0])
-        (gradient,) = torch.autograd.grad(rows, held, torch.cat(parts))
+        pulled = head.pull(rows.detach(), lambda logits, _: _likelihood(logits, draw).sum())
+        (gradient,) = torch.autograd.grad(rows, held, pulled)
         return Slopes((entering,), (gradient,), 2.0 * len(rows))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimum_grail.checkpoints.work_folders import WorkFolder, remove_abandoned
+from optimum_grail.checkpoints.work_folders import WorkFolder, temporary_folder
 from optimum_grail.errors import OutputError
 
 PREFIX = "optimum-grail-"
@@ -101,12 +101,10 @@ def new_folder() -> WorkFolder:
     Raises:
         OutputError: it cannot be made.
     """
-    place = tempfile.gettempdir()
-    remove_abandoned(place, PREFIX)
     try:
-        return WorkFolder(place, PREFIX)
+        return temporary_folder(PREFIX)
     except OSError as error:
-        raise _unwritable(Path(place), error) from error
+        raise _unwritable(Path(tempfile.gettempdir()), error) from error
 
 
 def _unwritable(folder: Path, error: OSError) -> OutputError:

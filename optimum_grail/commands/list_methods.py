@@ -14,10 +14,10 @@ from optimum_grail.config.presets import presets
 from optimum_grail.core.preset import Preset
 
 if TYPE_CHECKING:
-    from optimum_grail.core.contracts import Allocation, Compensator, Selector
+    from optimum_grail.core.contracts import Allocation, Compensator, Refit, Selector
     from optimum_grail.core.spec import ArchitectureSpec
 
-TOPICS = ("presets", "selectors", "compensators", "allocations", "architectures")
+TOPICS = ("presets", "selectors", "compensators", "refits", "allocations", "architectures")
 EXAMPLES = """\
   optimum-cli grail list                      everything
   optimum-cli grail list selectors            with their options, as in --selector magnitude:p=2
@@ -78,7 +78,7 @@ def _preset(preset: Preset) -> dict[str, Any]:
 
 
 def _method(
-    name: str, entry: type[Selector | Compensator | Allocation], options: dict[str, tuple[Any, Any]]
+    name: str, entry: type[Selector | Compensator | Refit | Allocation], options: dict[str, tuple[Any, Any]]
 ) -> dict[str, Any]:
     needs = sorted(entry().needs)
     return {

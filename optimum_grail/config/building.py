@@ -11,9 +11,10 @@ from optimum_grail.allocations import ALLOCATIONS
 from optimum_grail.compensators import COMPENSATORS
 from optimum_grail.config.options import OVERRIDES
 from optimum_grail.config.spelling import coerce, parse_method
-from optimum_grail.core.contracts import Allocation, Compensator, Selector
+from optimum_grail.core.contracts import Allocation, Compensator, Refit, Selector
 from optimum_grail.core.needs import check_needs
 from optimum_grail.errors import ConfigError, did_you_mean
+from optimum_grail.refits import REFITS
 from optimum_grail.registry import Registry
 from optimum_grail.selectors import SELECTORS
 
@@ -21,8 +22,14 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "selector": SELECTORS,
     "compensator": COMPENSATORS,
     "allocation": ALLOCATIONS,
+    "refit": REFITS,
 }
-CONTRACTS: Mapping[str, Any] = {"selector": Selector, "compensator": Compensator, "allocation": Allocation}
+CONTRACTS: Mapping[str, Any] = {
+    "selector": Selector,
+    "compensator": Compensator,
+    "allocation": Allocation,
+    "refit": Refit,
+}
 
 
 def method_options(entry: Any) -> dict[str, tuple[Any, Any]]:
@@ -35,7 +42,7 @@ def build_method(part: str, spelling: str | Mapping[str, Any], overrides: Mappin
     """Build the method that ``spelling`` names.
 
     Args:
-        part: ``"selector"``, ``"compensator"`` or ``"allocation"``.
+        part: ``"selector"``, ``"compensator"``, ``"allocation"`` or ``"refit"``.
         spelling: ``NAME``, ``NAME:key=value,...`` or ``{"name": NAME, key: value}``; words are converted to the types
             of the method's fields.
         overrides: options that win over those of ``spelling``.

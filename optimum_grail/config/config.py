@@ -18,7 +18,7 @@ from optimum_grail.config.options import BUDGETS, BY_NAME, DEFAULT_SPARSITY, OPT
 from optimum_grail.config.presets import get_preset
 from optimum_grail.config.recipe import CONFIG_FILE, METHOD, read_recipe, split_keys, stamped
 from optimum_grail.config.spelling import describe_data, format_method, parse_method
-from optimum_grail.core.contracts import Allocation, Compensator, Selector
+from optimum_grail.core.contracts import Allocation, Compensator, Refit, Selector
 from optimum_grail.errors import ConfigError, GrailError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class GrailConfig(QuantizationConfigMixin):
             names of layers or of what shrinks in them (``"heads"``, ``"layers.*.mlp"``); one or a list.
         drop_layers: whether whole layers may go too, where that does less damage.
         selector: which units stay: ``"NAME"``, ``"NAME:key=value,..."`` or ``{"name": NAME, key: value}``.
-        compensator: how consumers make up for it; same forms.
+        compensator, refit: how consumers make up for it, what becomes of the producers that stay; same forms.
         allocation: how the budget is shared out; same forms.
         target: what a consumer is fitted to: ``"self"``, ``"dense"`` or ``"residual"``.
         ridge: ``"auto"`` or a number >= 0, relative to the mean diagonal.
@@ -71,7 +71,7 @@ class GrailConfig(QuantizationConfigMixin):
         seqlen: tokens per sample, >= 1.
         batch_size: samples per forward pass, >= 1.
         seed: seed of everything random, >= 0.
-        standalone: whether plain transformers must be able to load the result; where possible when ``None``.
+        standalone: whether plain transformers must be able to load the result; ``None``: where possible.
         low_memory: leave weights on disk until their block's turn comes; by default where in float32 they would take
             more than 60 % of the free memory.
         offload_streams: keep the calibration streams (two hidden states per token) in files of the temporary folder
@@ -100,6 +100,7 @@ class GrailConfig(QuantizationConfigMixin):
         drop_layers: bool | None = None,
         selector: str | Mapping[str, Any] | None = None,
         compensator: str | Mapping[str, Any] | None = None,
+        refit: str | Mapping[str, Any] | None = None,
         allocation: str | Mapping[str, Any] | None = None,
         target: Literal["self", "dense", "residual"] | None = None,
         ridge: float | Literal["auto"] | None = None,
@@ -253,14 +254,14 @@ class GrailConfig(QuantizationConfigMixin):
 
     # -- meaning ----------------------------------------------------------------------------------------------------
 
-    def methods(self) -> tuple[Selector, Compensator, Allocation]:
-        """The selector, compensator and allocation that this configuration means.
+    def methods(self) -> tuple[Selector, Compensator, Allocation, Refit]:
+        """The selector, compensator, allocation and refit that this configuration means.
 
         Raises:
             UnknownNameError: no method of that name.
             ConfigError: the method has no such option, or refuses its value.
         """
-        return cast(tuple[Selector, Compensator, Allocation], tuple(self._build(part) for part in OVERRIDES))
+        return cast(tuple[Selector, Compensator, Allocation, Refit], tuple(self._build(part) for part in OVERRIDES))
 
     def _value(self, name: str) -> Any:
         """A field's value, the preset's where it is unset."""

@@ -111,6 +111,15 @@ OPTIONS: tuple[Option, ...] = (
         _METHODS,
     ),
     Option(
+        "refit",
+        "method",
+        None,
+        "What becomes of the layers before the cut: none leaves what stays of them as it was, producers moves it to "
+        "where the layer after them needs it (`grail list refits`).",
+        _METHOD,
+        _METHODS,
+    ),
+    Option(
         "allocation",
         "method",
         None,
@@ -247,6 +256,7 @@ OVERRIDES: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "selector": {},
         "compensator": {name: name for name in ("target", "ridge", "tau", "anchor", "affine")},
         "allocation": {"round_to": "round_to", "budget": "budget", "protect": "protect", "drop_layers": "depth"},
+        "refit": {},
     }
 )
 """Fields that set an option of the chosen method, and that option's name."""

@@ -15,6 +15,7 @@ HOMES = (
     ("optimum_grail.compensators", "COMPENSATORS"),
     ("optimum_grail.selectors", "SELECTORS"),
     ("optimum_grail.allocations", "ALLOCATIONS"),
+    ("optimum_grail.refits", "REFITS"),
 )
 """Folders of methods and their registries, in the order of the list; imported when presets are first asked for."""
 

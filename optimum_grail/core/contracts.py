@@ -1,9 +1,10 @@
-"""The three contracts: what selectors, compensators and allocations are, and what a run may ask of them."""
+"""The contracts: what selectors, compensators, refits and allocations are, and what a run may ask of them."""
 
 from __future__ import annotations
 
 import math
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, ClassVar, Literal, get_args
 from optimum_grail.core.budget import Budget, WidthClass
 from optimum_grail.core.preset import Preset
 from optimum_grail.core.problem import Compensation, GroupProblem, Need, Selection
+from optimum_grail.core.producers import ProducerProblem, Refitted
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.errors import BudgetError, ConfigError, shorten
 
@@ -28,7 +30,7 @@ Share = Callable[[Sequence[WidthClass], Budget], dict[str, int]]
 
 
 class Method(ABC):
-    """What the three kinds of method have in common. A frozen dataclass whose fields are its options.
+    """What the kinds of method have in common. A frozen dataclass whose fields are its options.
 
     Whatever a stage asks of a method is declared here or in the contract of its kind, with a default: an option of one
     method never means something to a stage because another method has an option of the same name.
@@ -81,6 +83,30 @@ class Compensator(Method):
     @abstractmethod
     def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:
         """The readout of ``problem`` after ``reduction``."""
+
+
+class Refit(Method):
+    """Changes the producers of a group that has been compressed, so that the consumer reaches its target more nearly.
+
+    What it finds is kept only where the consumer, refitted to it, does better on held-out rows than without it.
+    """
+
+    changes_producers: ClassVar[bool] = True
+    """Whether it does anything: what it needs is then gathered once more for every group."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the calibration has to gather; nothing by default."""
+        return frozenset()
+
+    @property
+    def most_rows(self) -> int:
+        """Most calibration rows, or images for convolutions, that it looks at; all by default."""
+        return sys.maxsize
+
+    @abstractmethod
+    def __call__(self, problem: ProducerProblem) -> Refitted:
+        """Changes of the producers' weights, or none."""
 
 
 @dataclass(frozen=True)

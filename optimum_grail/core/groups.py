@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -102,6 +102,17 @@ class ChannelGroup:
     factor: str | None = None
     uniform: str = ""
     cached: int = 0
+
+    def narrowed(self, slots: int) -> ChannelGroup:
+        """The group when ``slots`` of its units are left: strips of one module move up."""
+        gone = self.units - slots
+
+        def moved(port: Port) -> Port:
+            """A producer's strip behind what went of the others."""
+            ahead = (each for each in self.producers if each.module == port.module and each.offset < port.offset)
+            return replace(port, offset=port.offset - sum(gone * each.span for each in ahead))
+
+        return replace(self, units=slots, producers=tuple(moved(port) for port in self.producers))
 
     @property
     def fewest(self) -> int:

@@ -28,7 +28,7 @@ def check_needs(part: str, name: str, needs: Iterable[Need]) -> None:
     """Refuse needs that nothing would meet.
 
     Args:
-        part: ``"selector"``, ``"compensator"`` or ``"allocation"``.
+        part: the kind of method.
         name: of the method.
         needs: what it asks for.
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.core.producers import Changes
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 
@@ -24,6 +25,9 @@ class GroupPlan:
         order: removal order of the units (first removed first), int64, if the selector has one.
         curve: cumulative damped error after each removal of ``order``, relative to dropping everything, or ``None``.
         diagnostics: JSON values: relative errors, ridge, drift strength, whether the gate accepted the fit.
+        changes: what is added to the weights of the producers that make something of an input, in their order, after
+            the reduction; ``None``: nothing, or once applied.
+        refitted: whether producers were changed beyond the reduction.
     """
 
     group: ChannelGroup
@@ -32,6 +36,8 @@ class GroupPlan:
     order: Tensor | None = None
     curve: Tensor | None = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    changes: Changes | None = None
+    refitted: bool = False
 
 
 class Plan(Mapping[str, GroupPlan]):

@@ -21,7 +21,7 @@ class Preset:
         name: what the user writes.
         summary: what it does, in a sentence or two.
         paper: where it was published.
-        selector, compensator, allocation: the methods, each with its options: ``NAME:key=value,...``.
+        selector, compensator, allocation, refit: the methods, each with its options: ``NAME:key=value,...``.
         within_block: ``"joint"`` or ``"sequential"``.
         needs: what has to be at hand.
         cost: what it costs beyond loading and saving.
@@ -34,6 +34,7 @@ class Preset:
     selector: str
     compensator: str
     allocation: str = "uniform"
+    refit: str = "none"
     within_block: str = "joint"
     needs: str = "calibration data"
     cost: str = FORWARD
@@ -47,6 +48,7 @@ class Preset:
                 "selector": self.selector,
                 "compensator": self.compensator,
                 "allocation": self.allocation,
+                "refit": self.refit,
                 "within_block": self.within_block,
             }
         )

@@ -21,6 +21,7 @@ from optimum_grail.data.batches import Batch
 from optimum_grail.fit.classifier import classifiers_of, refit_classifiers_
 from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.record import Record, Unrecorded
+from optimum_grail.fit.refitting import refit_, refittable
 from optimum_grail.fit.regional import Regional
 from optimum_grail.models.depth import kept_runs
 from optimum_grail.models.layout import Layout, Stack
@@ -52,7 +53,7 @@ class FitRun:
             afterwards.
         mask_gradients: per group, what :func:`optimum_grail.streams.gradients.mask_gradients` returned.
         offload: keep both streams in files of a temporary folder instead of in memory.
-        around: called with a block's path; what it returns is entered around all that is done about that block.
+        around: called with a block's path; what it returns is entered around all that is done about it.
         record: told of every block that is done; those that it knows already are restored instead.
     """
 
@@ -230,7 +231,7 @@ class FitRun:
         return [[g for g in groups if g.stage == stage] for stage in sorted({g.stage for g in groups})]
 
     def _stage_(self, run: BlockRun, stage: Sequence[ChannelGroup], wanted: Wanted) -> list[GroupPlan]:
-        """Measure the groups of one stage and compress them.
+        """Measure the groups of one stage, compress and refit them.
 
         Folded features are no function of the unfolded ones, so a selector that folds (without having looked at
         statistics) has its folding applied before anything is measured: readouts are then fitted on what the folded
@@ -246,14 +247,17 @@ class FitRun:
         unfolded = copy.deepcopy(run.block) if folded else None
         shapes = [self._fold_(group, ahead[group.name].reduction) if group in folded else group for group in stage]
         collectors = [collector_for(self.model, shape, "held-out" in self.methods.needs) for shape in shapes]
+        run.recall(again := refittable(self.methods, stage, self.widths))
         run.measure(collectors, replace(wanted, features=True), unfolded)
         release()
         plans = []
         for group, shape, collector in zip(stage, shapes, collectors, strict=True):
             statistics = collector.statistics(run.batches.crossed)
             plans.append(self._group_(group, shape, statistics, ahead.get(group.name), gradients.get(group.name)))
-            if run.shortcuts is not None:
-                run.shortcuts.settle(shape, plans[-1].reduction if shape is group else None)
+            if group.name not in again:
+                run.settle(shape, plans[-1].reduction if shape is group else None)
+        plans = [refit_(self.model, run, p, self.methods, self.seed) if p.group.name in again else p for p in plans]
+        run.recall([])
         return plans
 
     def _fold_(self, group: ChannelGroup, reduction: Reduction) -> ChannelGroup:
@@ -261,7 +265,7 @@ class FitRun:
         problem = self._problem(group, None)
         readout = Readout(reduction.lift_columns(problem.weight, problem.span))
         apply_(self.model, Plan([GroupPlan(group, reduction, to_patches(readout, self.model, group))]))
-        return replace(group, units=reduction.slots)
+        return group.narrowed(reduction.slots)
 
     def _group_(
         self,

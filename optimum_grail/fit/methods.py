@@ -1,13 +1,15 @@
-"""The three methods of a run, and what they ask of the calibration together."""
+"""The methods of a run, and what they ask of the calibration together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from optimum_grail.config.config import GrailConfig
-from optimum_grail.core.contracts import Allocation, Compensator, Selector
+from optimum_grail.core.contracts import Allocation, Compensator, Refit, Selector
 from optimum_grail.core.problem import Need
+from optimum_grail.errors import ConfigError
+from optimum_grail.refits.none import NoRefit
 from optimum_grail.streams.probe import Wanted
 from optimum_grail.survey.survey import signals_of
 
@@ -16,12 +18,13 @@ WithinBlock = Literal["sequential", "joint"]
 
 @dataclass(frozen=True)
 class Methods:
-    """Selector, compensator and allocation of a run.
+    """Selector, compensator, refit and allocation of a run.
 
     Args:
         selector: chooses units.
         compensator: computes readouts.
         allocation: shares the budget out.
+        refit: changes the producers that are left.
         within_block: ``"sequential"``: a block's groups one stage after the other; ``"joint"``: all from one pass
             over the uncompressed block, as the GRAIL authors do.
     """
@@ -29,7 +32,15 @@ class Methods:
     selector: Selector
     compensator: Compensator
     allocation: Allocation
+    refit: Refit = field(default_factory=NoRefit)
     within_block: WithinBlock = "sequential"
+
+    def __post_init__(self) -> None:
+        if self.refit.changes_producers and not self.two_streams:
+            raise ConfigError(
+                "A refit moves producers towards the dense model's stream, but the compensator does not look at it. "
+                "Choose a target that does (--target residual) or another compensator, such as grail-plus."
+            )
 
     @classmethod
     def of(cls, config: GrailConfig) -> Methods:
@@ -44,7 +55,7 @@ class Methods:
     @property
     def needs(self) -> frozenset[Need]:
         """Everything any of them asks for."""
-        return self.selector.needs | self.compensator.needs | self.allocation.needs
+        return self.selector.needs | self.compensator.needs | self.refit.needs | self.allocation.needs
 
     @property
     def needs_data(self) -> bool:
@@ -60,7 +71,7 @@ class Methods:
     @property
     def fit_needs(self) -> frozenset[Need]:
         """What the fit itself has to measure: nothing for the allocation, and no gradients of the dense model."""
-        return (self.selector.needs | self.compensator.needs) - {"mask-gradients"}
+        return (self.selector.needs | self.compensator.needs | self.refit.needs) - {"mask-gradients"}
 
     @property
     def wanted(self) -> Wanted:

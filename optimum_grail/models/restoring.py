@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.plan import GroupPlan
 from optimum_grail.errors import ArchitectureError, CheckpointError
 from optimum_grail.models.matrix import axes
@@ -17,12 +16,16 @@ Tensors = Mapping[str, Tensor]
 """By path in the model."""
 
 
-def fitted_tensors(model: nn.Module, groups: Iterable[ChannelGroup]) -> dict[str, Tensor]:
-    """What a fit sets in the modules of ``groups``, by path in the model: what the consumers hold, and the BatchNorm
-    right after one. Whatever else a plan changes follows from its reductions, so that it need not be kept."""
-    paths = dict.fromkeys(path for group in groups for path in (group.consumer.module, group.norm) if path is not None)
+def fitted_tensors(model: nn.Module, plans: Iterable[GroupPlan]) -> dict[str, Tensor]:
+    """What ``plans`` set in the modules of their groups, by path in the model: what the consumers hold, the BatchNorm
+    right after one, and producers that were refitted. Whatever else they change follows from their reductions, so that
+    it need not be kept."""
+    paths: list[str | None] = []
+    for plan in plans:
+        producers = plan.group.producers if plan.refitted else ()
+        paths += [plan.group.consumer.module, plan.group.norm, *(port.module for port in producers)]
     found: dict[str, Tensor] = {}
-    for path in paths:
+    for path in dict.fromkeys(path for path in paths if path is not None):
         module = model.get_submodule(path)
         tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
         found |= {f"{path}.{name}": tensor for name, tensor in tensors}
@@ -54,7 +57,7 @@ def restore_(model: nn.Module, plans: Sequence[GroupPlan], values: Callable[[Ten
         width = reduction.slots * group.consumer.span
         left = consumer.get_parameter("weight").detach().narrow(axis, group.consumer.offset, width)
         rewrite_(model, group, reduction.slots, reduction.encode_rows, left.clone())
-    places = fitted_tensors(model, [plan.group for plan in plans])
+    places = fitted_tensors(model, plans)
     found = values(places)
     for name, place in places.items():
         if name not in found or not _fits(found[name], place):

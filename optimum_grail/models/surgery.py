@@ -15,6 +15,7 @@ from optimum_grail.core.plan import GroupPlan
 from optimum_grail.core.readout import Readout
 from optimum_grail.errors import ArchitectureError, StatisticsError
 from optimum_grail.models.attributes import read, write_
+from optimum_grail.models.changing import changed_values, check_changes
 from optimum_grail.models.headless import take_heads_
 from optimum_grail.models.matrix import axes, columns, from_matrix, is_channelwise, owns_bias, rows, taps
 from optimum_grail.models.residence import refuse_empty, values_of
@@ -141,6 +142,7 @@ def _validate(model: nn.Module, item: GroupPlan, sizes: dict[tuple[str, str], in
         if read(model, path) != group.units * per_unit:
             raise ArchitectureError(f"{path} is not {group.units * per_unit}, as {group.name!r} expects.")
     _validate_readout(model, item, sizes)
+    check_changes(model, item)
 
 
 def _validate_readout(model: nn.Module, item: GroupPlan, sizes: dict[tuple[str, str], int]) -> None:
@@ -184,6 +186,8 @@ def _apply_one_(model: nn.Module, item: GroupPlan) -> None:
     weight = consumer.get_parameter("weight")
     columns_left = from_matrix(readout.weight.to(weight.device, weight.dtype), consumer)
     rewrite_(model, group, reduction.slots, reduction.encode_rows, columns_left)
+    for module, name, value in changed_values(model, item):
+        _set_(module, name, value)
     if readout.bias is None:
         return
     if consumer._parameters.get("bias") is not None:

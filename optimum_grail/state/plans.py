@@ -32,7 +32,14 @@ def tensors_of(plans: Sequence[GroupPlan]) -> dict[str, Tensor]:
 
 def notes_of(plans: Sequence[GroupPlan]) -> dict[str, Any]:
     """The rest, as JSON values."""
-    return {plan.group.name: {"slots": plan.reduction.slots, "diagnostics": dict(plan.diagnostics)} for plan in plans}
+    return {
+        plan.group.name: {
+            "slots": plan.reduction.slots,
+            "diagnostics": dict(plan.diagnostics),
+            "refitted": plan.refitted,
+        }
+        for plan in plans
+    }
 
 
 def plans_from(store: BlockStore, path: str, groups: Sequence[ChannelGroup]) -> list[GroupPlan]:
@@ -62,7 +69,8 @@ def plans_from(store: BlockStore, path: str, groups: Sequence[ChannelGroup]) -> 
 def _plan(
     store: BlockStore, path: str, group: ChannelGroup, shapes: Mapping[str, tuple[int, ...]], note: object
 ) -> GroupPlan:
-    slots, diagnostics = (note.get("slots"), note.get("diagnostics")) if isinstance(note, dict) else (None, None)
+    known = note if isinstance(note, dict) else {}
+    slots, diagnostics, refitted = known.get("slots"), known.get("diagnostics"), known.get("refitted")
     if not isinstance(diagnostics, dict):
         raise CheckpointError(f"the notes on {group.name} are no JSON objects")
     row = {field.name for field in fields_of(GroupRow)} & diagnostics.keys()
@@ -78,7 +86,10 @@ def _plan(
         raise CheckpointError(f"{group.name} is not reduced to the slots that it names")
     if not _is_order(order, group.units) or (curve is not None and not curve.is_floating_point()):
         raise CheckpointError(f"the removal order of {group.name} is none")
-    return GroupPlan(group, Reduction(assignment, weight, slots), None, order, curve, diagnostics)
+    if type(refitted) is not bool:
+        raise CheckpointError(f"the notes on {group.name} do not say whether its producers were refitted")
+    reduction = Reduction(assignment, weight, slots)
+    return GroupPlan(group, reduction, None, order, curve, diagnostics, refitted=refitted)
 
 
 def _key(group: ChannelGroup, part: str) -> str:

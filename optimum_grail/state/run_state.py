@@ -62,12 +62,12 @@ class _Done:
 
     def size(self, model: nn.Module) -> int:
         """Bytes of what the fit has set in it."""
-        return sum(tensor.nbytes for tensor in fitted_tensors(model, [plan.group for plan in self.plans]).values())
+        return sum(tensor.nbytes for tensor in fitted_tensors(model, self.plans).values())
 
     def fitted(self, model: nn.Module) -> dict[str, Tensor]:
         """What the fit has set in it; read from files where the block's weights have gone there meanwhile."""
         with resident(model, self.path):
-            found = fitted_tensors(model, [plan.group for plan in self.plans])
+            found = fitted_tensors(model, self.plans)
             return {name: tensor.detach() for name, tensor in found.items()}
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import AT_OUTPUT, ChannelGroup
+from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch, subset_of
 from optimum_grail.streams.calls import Call
 from optimum_grail.streams.collect import Collector
@@ -112,6 +113,7 @@ class Targets:
         beyond: blocks right after this one that the student lacks, with their calls: whatever reaches the block's
             output is compared with the dense stream after them, so that it makes up for them too.
         records: what later stages have still to take, per batch.
+        recalled: names of groups whose records are kept after they were taken, and those records, per batch.
     """
 
     probe: Probe
@@ -119,9 +121,11 @@ class Targets:
     hidden: States
     beyond: Sequence[tuple[nn.Module, Sequence[Call]]] = ()
     records: dict[int, dict[str, Record]] = field(default_factory=dict)
+    recalled: dict[str, dict[int, Record]] = field(default_factory=dict)
 
     def take(self, index: int, names: Sequence[str]) -> dict[str, Record]:
-        """The records of the groups ``names`` on batch ``index``; each can be taken once."""
+        """The records of the groups ``names`` on batch ``index``; each can be taken once, and recalled afterwards if
+        :attr:`recalled` names the group."""
         if index not in self.records:
             output = self.probe.run(self.calls[index], self.hidden[index])
             self.records[index] = self.probe.records
@@ -134,6 +138,8 @@ class Targets:
         found = {name: self.records[index].pop(name) for name in names}
         for name in self._at_output & found.keys():
             found[name].stream = self.hidden[index]
+        for name in self.recalled.keys() & found.keys():
+            self.recalled[name][index] = replace(found[name], features=None)
         return found
 
     @cached_property
@@ -194,7 +200,7 @@ class BlockRun:
                 records, dense = dense, {}
             else:
                 hidden = self.streams.student[index]
-                with self._taken(index):
+                with self.taken(index):
                     probe.run(call, hidden)
                 records = probe.records
                 if before is not None:
@@ -209,19 +215,47 @@ class BlockRun:
                     self.shortcuts.keep(group, features)
 
     def _lasting(self, groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
-        """Those of the groups whose features will be good for later runs."""
+        """Those of the groups whose features will be good for later runs: not where producers may change still."""
         if self.shortcuts is None or not self.calls:
             return []
+        again = {} if self.targets is None else self.targets.recalled
+        groups = [group for group in groups if group.name not in again]
         return self.shortcuts.worthwhile(groups, self.calls[0], self.streams.student[0])
 
-    def _taken(self, index: int) -> AbstractContextManager[None]:
+    def settle(self, group: ChannelGroup, reduction: Reduction | None) -> None:
+        """From now on runs may pass by what leads to the group's consumer, see :meth:`Shortcuts.settle`."""
+        if self.shortcuts is not None:
+            self.shortcuts.settle(group, reduction)
+
+    def taken(self, index: int) -> AbstractContextManager[None]:
+        """Inside, runs on a batch pass by what is known of the block."""
         return nullcontext() if self.shortcuts is None else self.shortcuts.taken(index)
+
+    def recall(self, names: Sequence[str]) -> None:
+        """From now on keep what the dense side shows of these groups, and of no others."""
+        if self.targets is not None:
+            self.targets.recalled = {name: {} for name in names}
+
+    def recalled(self, index: int, name: str) -> Record:
+        """What the dense side showed of a group on a batch, if that was to be kept."""
+        return Record() if self.targets is None else self.targets.recalled[name][index]
+
+    @torch.no_grad()
+    def remeasure(self, collector: Collector, wanted: Wanted) -> None:
+        """Run the block over the student's stream once more for one group whose records are kept."""
+        group = collector.group
+        probe = Probe(self.block, self.path, [group], replace(wanted, features=True), stop_early=True)
+        for index, call in enumerate(self.calls):
+            with self.taken(index):
+                probe.run(call, self.streams.student[index])
+            mask, subset = self.batches.masks[index], self.batches.subset(index)
+            collector.add(probe.records[group.name], self.recalled(index, group.name), mask, subset)
 
     @torch.no_grad()
     def advance(self) -> None:
         """Move the student's stream to the end of the block."""
         for index, call in enumerate(self.calls):
-            with self._taken(index):
+            with self.taken(index):
                 self.streams.student[index] = call.run(self.block, self.streams.student[index].clone())
 
 

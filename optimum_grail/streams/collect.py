@@ -91,7 +91,7 @@ class Collector:
             self._add(subset if subset is not None and self.held_out else 0, features, drift, offset, mask)
             return
         real = mask.bool() if fits(mask, features) else torch.ones_like(features[..., 0], dtype=torch.bool)
-        for index, half in enumerate(_halves(real)):
+        for index, half in enumerate(halves(real)):
             self._add(index, features, drift, offset, half)
 
     def _add(
@@ -149,7 +149,7 @@ def _gap(target: Tensor | None, now: Tensor | None, axis: int) -> Tensor | None:
     return None if target is None or now is None else rows_of(target - now, axis)
 
 
-def _halves(real: Tensor) -> tuple[Tensor, Tensor]:
+def halves(real: Tensor) -> tuple[Tensor, Tensor]:
     """The first and the second half of each sample's real rows, as masks ``[B, R]``; padding is in neither, and an odd
     row is in the first."""
     count = real.sum(1, keepdim=True)

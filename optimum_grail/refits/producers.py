@@ -1,0 +1,153 @@
+"""Producers: what stays of a layer is moved to where its consumer needs it, by a few Gauss-Newton steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from optimum_grail.core.contracts import Refit
+from optimum_grail.core.gauss_newton import Step
+from optimum_grail.core.moments import MomentSums, TargetSums
+from optimum_grail.core.problem import Need
+from optimum_grail.core.producers import Changes, ProducerProblem, Refitted, Rows
+from optimum_grail.core.products import Product
+from optimum_grail.core.readout import Readout
+from optimum_grail.core.reduction import Reduction
+from optimum_grail.core.solve import NormalEquations
+from optimum_grail.errors import ConfigError
+from optimum_grail.refits import REFITS
+
+LENGTHS = (1.0, 0.5, 0.25)
+"""Of a step, tried one after the other."""
+FEWEST = 64
+"""Outputs of the consumer, to fit on and to judge by, without which nothing is changed."""
+LEAST = 1e-3
+"""Fraction of the held-out error that a step has to take away."""
+
+
+@REFITS.register
+@dataclass(frozen=True)
+class Producers(Refit):
+    """Move the producers of the units that stay, together with the consumer, towards the consumer's target.
+
+    The consumer's ridge reaches all that a linear map of the kept features can; what is left can only come from the
+    features themselves. Every round is one Gauss-Newton step for all producers of a layer at once, then a ridge for the
+    consumer; it counts only if the error on held-out rows falls, else half of it and a quarter are tried.
+
+    Args:
+        rounds: most steps per layer.
+        iterations: of conjugate gradients per step.
+        rows: most calibration rows (images for convolutions) that a step is fitted on, drawn from all batches.
+        damping: what keeps a step short, relative to what the change does to the output.
+        ridge: of the consumer between the steps, relative.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    rounds: int = 2
+    iterations: int = 8
+    rows: int = 32768
+    damping: float = 0.5
+    ridge: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name, count in (("rounds", self.rounds), ("iterations", self.iterations), ("rows", self.rows)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ConfigError(f"{name} is {count!r}; expected a whole number of at least 1.")
+        for option, value in (("damping", self.damping), ("ridge", self.ridge)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ConfigError(f"{option} is {value!r}; expected a positive number, for example 0.5.")
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Held-out rows, and what the consumer should put out."""
+        return frozenset[Need]({"gram", "held-out"})
+
+    @property
+    def most_rows(self) -> int:
+        """As asked."""
+        return self.rows
+
+    def __call__(self, problem: ProducerProblem) -> Refitted:
+        """The changes that did best on held-out rows."""
+        fit, judge = problem.look(None)
+        if min(rows.target.numel() for rows in (fit, judge)) < FEWEST * len(problem.weight):
+            return Refitted(None, 1.0, 1.0)
+        best = self._readout(problem, problem.weight, fit, judge, None)
+        start = best.error
+        for _ in range(self.rounds):
+            found = self._stepped(problem, best)
+            if found is None:
+                break
+            best = found
+        return Refitted(best.changes, start, best.error)
+
+    def _stepped(self, problem: ProducerProblem, best: _Fitted) -> _Fitted | None:
+        """What is better than ``best``, a step further; ``None``: nothing."""
+        step = Step.of(best.fit, problem.produce, problem.consume, best.weight, self.damping)
+        direction = step.solve(best.residual(problem.consume), self.iterations)
+        del step
+        for length in LENGTHS:
+            moved = [length * part for part in direction]
+            if best.changes is not None:
+                moved = [before + part for before, part in zip(best.changes, moved, strict=True)]
+            found = self._readout(problem, best.weight, *problem.look(moved), moved)
+            if found.error < (1 - LEAST) * best.error:
+                return found
+        return None
+
+    def _readout(
+        self, problem: ProducerProblem, weight: Tensor, fit: Rows, judge: Rows, changes: Changes | None
+    ) -> _Fitted:
+        """The consumer refitted on ``fit``, starting from ``weight``, and its error on ``judge``."""
+        equations = _equations(problem.consume, weight, fit)
+        readout = equations.fit(self.ridge, "diagonal", "naive", problem.affine).at(1.0)
+        judged = _equations(problem.consume, weight, judge)
+        error = judged.loss(readout) / max(judged.variance, 1e-300)
+        return _Fitted(fit, readout.weight.to(weight.dtype).reshape(weight.shape), readout, error, changes)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A consumer fitted to some changes.
+
+    Args:
+        fit: the rows it was fitted on.
+        weight: in the consumer's shape.
+        readout: as a matrix, with its bias.
+        error: on held-out rows.
+        changes: of the producers.
+    """
+
+    fit: Rows
+    weight: Tensor
+    readout: Readout
+    error: float
+    changes: Changes | None
+
+    def residual(self, consume: Product) -> Tensor:
+        """What its output lacks on the rows it was fitted on."""
+        missing = self.fit.target - consume(self.fit.features, self.weight)
+        if self.readout.bias is None:
+            return missing
+        return missing - consume.spread(self.readout.bias.to(missing.dtype), missing)
+
+
+def _equations(consume: Product, weight: Tensor, rows: Rows) -> NormalEquations:
+    """The normal equations of a consumer on ``rows``, seen from ``weight``."""
+    matrix = weight.flatten(1)
+    moments = MomentSums.zero(matrix.shape[1], matrix.device)
+    target = TargetSums.zero(len(matrix), matrix.shape[1], matrix.device)
+    for features, wanted in zip(rows.features.split(CHUNK), rows.target.split(CHUNK), strict=True):
+        seen = consume.rows(features)
+        moments.add_(seen)
+        target.add_(consume.outputs(wanted) - seen @ matrix.T, seen)
+    whole = Reduction.keep_all(matrix.shape[1])
+    return NormalEquations.of(matrix.double(), moments.taken(), target.taken(), whole)
+
+
+CHUNK = 1024
+"""Rows, or images, that are looked at together."""

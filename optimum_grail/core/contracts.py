@@ -104,6 +104,16 @@ class Refit(Method):
         """Most calibration rows, or images for convolutions, that it looks at; all by default."""
         return sys.maxsize
 
+    @property
+    def looks(self) -> float:
+        """How often it looks at them, for the estimate of the cost; not at all by default."""
+        return 0.0
+
+    @property
+    def products(self) -> float:
+        """How often it multiplies all of them by all weights of a group, forwards and backwards; likewise."""
+        return 0.0
+
     @abstractmethod
     def __call__(self, problem: ProducerProblem) -> Refitted:
         """Changes of the producers' weights, or none."""

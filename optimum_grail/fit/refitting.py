@@ -20,11 +20,14 @@ from optimum_grail.streams.memory import release
 from optimum_grail.streams.passage import Passage
 from optimum_grail.streams.problems import collector_for, problem_of, scale_behind, to_patches
 
+REFITTABLE = ("mlp", "conv")
+"""Kinds of groups whose units go their way from producers to consumer each by itself."""
+
 
 def refittable(methods: Methods, groups: Iterable[ChannelGroup], widths: Mapping[str, int]) -> list[str]:
     """Names of the groups whose producers are refitted: not those of attention, which mixes rows, and not of what loses
     nothing or is gone altogether."""
-    able = [group for group in groups if methods.refit.changes_producers and group.kind in ("mlp", "conv")]
+    able = [group for group in groups if methods.refit.changes_producers and group.kind in REFITTABLE]
     return [group.name for group in able if 0 < widths[group.name] < group.units]
 
 

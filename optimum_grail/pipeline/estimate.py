@@ -10,9 +10,11 @@ from torch import nn
 
 from optimum_grail.data.batches import PROBE_FRACTION, Batch, CalibrationData
 from optimum_grail.fit.methods import Methods
+from optimum_grail.fit.refitting import REFITTABLE
 from optimum_grail.fit.rehearsal import REHEARSED_FRACTION
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.residence import is_offloaded
+from optimum_grail.refits.none import NoRefit
 from optimum_grail.signals import Signal, Work
 from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.language_head import COPIES, LOGITS_BYTES, run_blocks
@@ -177,7 +179,7 @@ def estimate(
         seconds=fitted + survey,
         sample=pace.blocks + pace.rest,
         logits=int(logits),
-        memory=int(load.memory + logits + moving + offloaded * _visiting(model, layout)),
+        memory=int(load.beside(methods) + logits + moving + offloaded * _visiting(model, layout)),
         forward_flops=counted.flops * samples,
         gram_flops=load.gram,
         disk=offloaded * layout.block_bytes,
@@ -191,7 +193,7 @@ def estimate(
 
 def _rehearsals(load: _Load, methods: Methods, pace: Pace, work: Work) -> float:
     """Seconds of trying all shares that an allocation considers."""
-    once = _fit_seconds(load, methods, pace, load.samples / REHEARSED_FRACTION)
+    once = _fit_seconds(load, replace(methods, refit=NoRefit()), pace, load.samples / REHEARSED_FRACTION)
     return (1 + len(methods.allocation.rivals())) * (once + (work.forward + work.rest) / REHEARSED_FRACTION)
 
 
@@ -216,6 +218,8 @@ class _Load:
         samples: that all of this is of.
         rows: of the widest group.
         features: of that group.
+        passage: operations of taking all rows through the weights of all groups but attention, forwards and backwards.
+        passing: bytes that a row of the largest of them takes on that way.
     """
 
     gram: float
@@ -228,6 +232,8 @@ class _Load:
     samples: int
     rows: int
     features: int
+    passage: float
+    passing: int
 
     @classmethod
     def of(cls, model: nn.Module, layout: Layout, counted: Counted, samples: int) -> _Load:
@@ -239,6 +245,7 @@ class _Load:
         statistics = [sum(32 * widths[group.name] ** 2 for group in layout.of_block(path)) for path in paths]
         block = max((_bytes(model.get_submodule(path)) for path in paths), default=0)
         widest = max(widths, key=lambda name: widths[name])
+        able = [group for group in layout.groups if group.kind in REFITTABLE]
         return cls(
             gram=sum(2.0 * rows[name] * width**2 for name, width in widths.items()),
             target=sum(2.0 * rows[name] * width * outputs[name] for name, width in widths.items()),
@@ -250,7 +257,14 @@ class _Load:
             samples=samples,
             rows=rows[widest],
             features=widths[widest],
+            passage=sum(4.0 * rows[group.name] * group.cost * group.units for group in able),
+            passing=max((12 * widths[group.name] + 8 * outputs[group.name] for group in able), default=0),
         )
+
+    def beside(self, methods: Methods) -> int:
+        """Bytes of one block, its statistics, and the rows that its producers are refitted on."""
+        rows = min(self.rows, methods.refit.most_rows) if methods.refit.changes_producers else 0
+        return self.memory + self.passing * rows
 
 
 def _fit_seconds(load: _Load, methods: Methods, pace: Pace, samples: float) -> float:
@@ -258,8 +272,13 @@ def _fit_seconds(load: _Load, methods: Methods, pace: Pace, samples: float) -> f
     share = samples / max(load.samples, 1)
     passes = pace.blocks * samples * (STUDENT_PASSES + methods.two_streams)
     products = share * (load.gram + load.target * methods.two_streams) / pace.products
-    solves = (CONTEST if "held-out" in methods.compensator.needs else 1) + ELIMINATION
-    return passes + products + solves * load.solve / pace.solves + load.steps * pace.call
+    contest = CONTEST if "held-out" in methods.compensator.needs else 1
+    if methods.refit.changes_producers:  # the consumer is fitted once more, to what the new producers put out
+        seen = min(1.0, methods.refit.most_rows / max(share * load.rows, 1))
+        passes += pace.blocks * samples * (1 + methods.refit.looks)
+        products += share * (load.gram + seen * methods.refit.products * load.passage) / pace.products
+        contest *= 2
+    return passes + products + (contest + ELIMINATION) * load.solve / pace.solves + load.steps * pace.call
 
 
 def _features(model: nn.Module, layout: Layout, name: str) -> int:

@@ -71,6 +71,16 @@ class Producers(Refit):
         """As asked."""
         return self.rows
 
+    @property
+    def looks(self) -> float:
+        """Once before, and once or twice in every round."""
+        return 1 + 1.5 * self.rounds
+
+    @property
+    def products(self) -> float:
+        """Every iteration of every round."""
+        return float(self.rounds * self.iterations)
+
     def __call__(self, problem: ProducerProblem) -> Refitted:
         """The changes that did best on held-out rows."""
         fit, judge = problem.look(None)

@@ -30,6 +30,7 @@ class GroupRow:
         held_error: error of the choice on the held-out rows, as it was fitted on the others.
         ridge: the ridge used, relative.
         tau: the share of the stream's drift that was corrected.
+        producers: share of the held-out error that refitting the producers took away, where that was done.
         per_unit: for heads: what the config counts, by its fields, and how many of it one unit is.
         chosen: which candidate won: ``"fit"``, ``"batch-norm"`` (fitted, BatchNorm re-estimated) or ``"plain"``.
     """
@@ -45,6 +46,7 @@ class GroupRow:
     ridge: fields.Measured | None = None
     tau: fields.Measured | None = None
     chosen: fields.Word | None = None
+    producers: fields.Measured | None = None
     per_unit: Mapping[fields.Word, int] = field(default_factory=dict)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Every registered selector, compensator and allocation: what holds for one holds for all, new files included."""
+"""Every registered method of every kind: what holds for one holds for all, new files included."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from optimum_grail.errors import ConfigError
 from optimum_grail.registry import Registry
 from optimum_grail.selectors import SELECTORS
 
-NEEDS = {"selector": FIT_NEEDS, "compensator": FIT_NEEDS, "allocation": frozenset(SIGNALS.names())}
+NEEDS = {part: frozenset(SIGNALS.names()) if part == "allocation" else FIT_NEEDS for part in REGISTRIES}
 UNITS, OUTPUTS = 6, 4
 METHODS = [(part, name) for part, registry in REGISTRIES.items() for name in registry.names()]
 

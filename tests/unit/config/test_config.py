@@ -187,21 +187,26 @@ def test_update_checks_and_returns_the_rest():
 
 
 def test_methods_take_their_options():
-    selector, compensator, allocation = GrailConfig(
-        selector="magnitude:p=2,side=consumer", ridge=0.1, tau="auto", affine=True, round_to=16
+    selector, compensator, allocation, refit = GrailConfig(
+        selector="magnitude:p=2,side=consumer",
+        ridge=0.1,
+        tau="auto",
+        affine=True,
+        round_to=16,
+        refit="producers:rounds=3",
     ).methods()
     assert (selector.p, selector.side) == (2, "consumer")
     assert (compensator.ridge, compensator.tau, compensator.affine, compensator.anchor) == (0.1, "auto", True, "naive")
-    assert allocation.round_to == 16
+    assert (allocation.round_to, refit.rounds) == (16, 3)
 
 
 def test_methods_from_dictionaries():
-    _, compensator, _ = GrailConfig(compensator={"name": "grail-plus", "tau": 0.5, "ridge": "0.01"}).methods()
+    _, compensator, *_ = GrailConfig(compensator={"name": "grail-plus", "tau": 0.5, "ridge": "0.01"}).methods()
     assert (compensator.tau, compensator.ridge) == (0.5, 0.01)
 
 
 def test_field_wins_over_the_spelling():
-    _, compensator, _ = GrailConfig(compensator="grail:ridge=0.5", ridge=0.25).methods()
+    _, compensator, *_ = GrailConfig(compensator="grail:ridge=0.5", ridge=0.25).methods()
     assert compensator.ridge == 0.25
 
 

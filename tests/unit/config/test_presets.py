@@ -16,11 +16,10 @@ def test_means_methods_that_exist(name):
     preset = get_preset(name)
     assert preset.name == name
     assert all((preset.summary, preset.paper, preset.needs, preset.cost, preset.works))
-    selector, compensator, allocation = GrailConfig(preset=name).methods()
-    built = [
-        type(method).__module__.rpartition(".")[2].replace("_", "-") for method in (selector, compensator, allocation)
+    built = [type(m).__module__.rpartition(".")[2].replace("_", "-") for m in GrailConfig(preset=name).methods()]
+    assert built == [
+        parse_method(preset.values[part])[0] for part in ("selector", "compensator", "allocation", "refit")
     ]
-    assert built == [parse_method(preset.values[part])[0] for part in ("selector", "compensator", "allocation")]
 
 
 def test_default_is_the_best():
@@ -29,6 +28,7 @@ def test_default_is_the_best():
         "selector": "obs",
         "compensator": "grail-plus",
         "allocation": "balanced",
+        "refit": "none",
         "within_block": "sequential",
     }
 
@@ -40,8 +40,7 @@ def test_published_method_looks_once_at_a_block():
 
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_no_data_means_no_needs(name):
-    selector, compensator, allocation = GrailConfig(preset=name).methods()
-    needs = selector.needs | compensator.needs | allocation.needs
+    needs = frozenset[str]().union(*(method.needs for method in GrailConfig(preset=name).methods()))
     assert (not needs) == (get_preset(name).needs == "no data")
 
 

@@ -12,6 +12,7 @@ OURS = {
     "selector": {"random", "schur"},
     "compensator": {"none", "grail"},
     "allocation": {"uniform", "balanced"},
+    "refit": {"none", "producers"},
 }
 """Baselines and our own; GRAIL is cited always."""
 

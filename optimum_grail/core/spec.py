@@ -10,12 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-from optimum_grail.core.groups import Stream
+from optimum_grail.core.groups import HeadArgument, Stream
 
 StockAccepts = Callable[[Any, Mapping[str, int]], bool]
 """``(config, new field values) -> bool``: whether the stock config class takes these values."""
+
+
+Conditions = tuple[tuple[str, object], ...]
+"""Config fields, each with the value that it must have; empty: no condition."""
 
 
 def always(config: Any, values: Mapping[str, int]) -> bool:
@@ -79,6 +83,8 @@ class Mlp:
         block_class: only in blocks of this class (name), for families with several kinds of block; ``None``: in every
             block.
         within: only in blocks of this pattern of :attr:`ArchitectureSpec.blocks`; ``None``: of every pattern.
+        when: only in models whose config has these values, for families whose forward depends on them. Of declarations
+            of one ``name`` at most one may hold in a block.
     """
 
     produce: tuple[Rows, ...]
@@ -97,6 +103,7 @@ class Mlp:
     factor: str | None = None
     uniform: bool = False
     within: str | None = None
+    when: Conditions = ()
 
 
 @dataclass(frozen=True)
@@ -115,12 +122,18 @@ class Heads:
             transformers does.
         attributes: path of an integer attribute and what it counts: ``"query"``, ``"key_value"`` (heads) or
             ``"width"`` (elements entering ``out``).
-        query_field: config field that says the number of query heads.
+        query_field: config field that says the number of query heads. A name that the config lacks is a name in the
+            per-layer table only (as :attr:`Mlp.field` too).
         key_value_field: config field that says the number of key-value heads, if there is one.
         pinned: config fields to write as they are on the module (path of the attribute), because the config class
             would otherwise derive them from the number of heads.
         channelwise: for example norms of queries and of keys over their whole width; a norm of each head by itself
             holds nothing per unit and needs no mention.
+        also: modules whose rows go with the queries' heads, as wide as the queries: projections of positions onto the
+            same heads. Those that a block lacks are left out.
+        tables: path of a parameter and its axis that has one element per query head (a bias for every distance). Those
+            that a block lacks are left out.
+        arguments: what the attention is called with that holds a slice per query head, shared with other layers.
     """
 
     query: Rows
@@ -143,6 +156,10 @@ class Heads:
     factor: str | None = None
     uniform: bool = False
     within: str | None = None
+    when: Conditions = ()
+    also: tuple[str, ...] = ()
+    tables: tuple[tuple[str, int], ...] = ()
+    arguments: tuple[HeadArgument, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,6 +183,7 @@ class Conv:
     mixes: bool = False
     factor: str | None = None
     within: str | None = None
+    when: Conditions = ()
 
 
 GroupSpec = Mlp | Heads | Conv
@@ -180,14 +198,17 @@ class ArchitectureSpec:
         blocks: pattern(s) of the repeated blocks, relative to the sub-model that owns the config. The blocks of one
             pattern follow each other directly, each one's output being the next one's input; what is done between two
             patterns (embeddings, downsampling, cross-attention) runs as it is, and patterns come in the order in which
-            the model runs them.
+            the model runs them. A model may lack some of the patterns (an encoder used alone), but not all.
         chain: ``"pattern"``, or ``"container"`` where only blocks of one list follow each other directly, because
             something lies between the lists of one pattern (downsampling between stages).
         after: stacks that run before this one, by the path of their sub-model or its last part (``"encoder"``).
         groups: what shrinks within one block.
         example: builds a tiny random model (about 100 kB) that the contract tests run the map on.
         mask: name of the model input that marks real rows with 1 (padding rows are left out), or ``None``.
-        main_input: ``"text"`` or ``"image"``: what one calibration sample is.
+        masks: the same for patterns of ``blocks`` that have another one: pattern and name, or ``None``.
+        main_input: ``"text"`` or ``"image"``: what one calibration sample is; ``"tensors"``: inputs as the model takes
+            them, because nothing here makes them out of files (audio).
+        inputs: makes the inputs that ``example`` is tried with, where its config does not describe them.
         depth_field: config field that says the number of blocks, so that whole blocks can go; ``None`` where none does.
         classifiers: paths from the root of linear layers that read what leaves the blocks (classifiers, projections);
             those that the model has are refitted last.
@@ -203,3 +224,5 @@ class ArchitectureSpec:
     classifiers: tuple[str, ...] = ()
     chain: Literal["pattern", "container"] = "pattern"
     after: tuple[str, ...] = ()
+    masks: tuple[tuple[str, str | None], ...] = ()
+    inputs: Callable[[], Mapping[str, Tensor]] | None = None

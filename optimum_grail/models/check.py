@@ -87,13 +87,16 @@ def check_map(spec: ArchitectureSpec, inputs: Mapping[str, Tensor] | None = None
 
 
 def inputs_for(model: nn.Module, spec: ArchitectureSpec) -> dict[str, Tensor]:
-    """Two random samples that fit the config of ``model``: tokens ``[2, 12]``, images ``[2, channels, size, size]``.
+    """Two random samples that fit the config of ``model``: tokens ``[2, 12]``, images ``[2, channels, size, size]``; or
+    what the map says.
 
     Raises:
         ArchitectureError: the config describes neither.
     """
+    if spec.inputs is not None:
+        return dict(spec.inputs())
     generator, config, found = torch.Generator().manual_seed(1), config_of(model, ""), dict[str, Tensor]()
-    if isinstance(words := getattr(config, "vocab_size", None), int):
+    if isinstance(words := getattr(config, "vocab_size", None), int) and spec.main_input != "image":
         found["input_ids"] = torch.randint(3, words, (2, 12), generator=generator)
         if spec.mask is not None:
             found[spec.mask] = torch.ones(2, 12, dtype=torch.int64)

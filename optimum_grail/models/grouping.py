@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-from torch import nn
+from torch import Tensor, nn
 
-from optimum_grail.core.groups import ChannelGroup, Port
+from optimum_grail.core.groups import ChannelGroup, HeadTable, Port
 from optimum_grail.core.spec import Conv, GroupSpec, Heads, Mlp, Rows, Strip
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.attributes import read
@@ -104,6 +104,7 @@ class GroupBuilder:
         outs = (*self._ports(producers, units), *(self._channelwise(spec, local, units) for local in spec.channelwise))
         into = Port(self._path(consumer[0]), "in", consumer[1])
         container = self.block.rpartition(".")[0]
+        tables = self._tables(spec, units) if isinstance(spec, Heads) else ()
         return ChannelGroup(
             name=self._path(spec.name),
             kind=kind,  # type: ignore[arg-type]
@@ -116,7 +117,8 @@ class GroupBuilder:
             stage=spec.stage,
             stream=spec.stream,
             tie=f"{container}/{kind}/{units}",
-            cost=sum(self._cost(port) for port in (*outs, into)),
+            cost=sum(self._cost(port) for port in (*outs, into)) + sum(table.cost for table in tables),
+            tables=tables,
             factor=self._factor(spec),
             uniform="" if isinstance(spec, Conv) or not spec.uniform else f"{self.owner}/{spec.name}",
             **more,  # type: ignore[arg-type]
@@ -202,6 +204,22 @@ class GroupBuilder:
             )
         return self._path(spec.factor)
 
+    def _tables(self, spec: Heads, units: int) -> tuple[HeadTable, ...]:
+        """The parameters beside the projections that have elements per query head, checked."""
+        found = []
+        for local, axis in spec.tables:
+            table = read(self.model, self._path(local))
+            if table is None:
+                continue
+            if not isinstance(table, nn.Parameter) or axis >= table.dim() or table.shape[axis] % max(units, 1):
+                raise ArchitectureError(
+                    f"The map expects a multiple of {units} heads along axis {axis} of {self._path(local)}; found "
+                    f"{tuple(table.shape) if isinstance(table, Tensor) else type(table).__name__}. Correct the map."
+                )
+            per_unit = max(units, 1)
+            found.append(HeadTable(self._path(local), axis, table.shape[axis] // per_unit, table.numel() // per_unit))
+        return tuple(found)
+
     def _mlp(self, spec: Mlp) -> ChannelGroup:
         units = self._columns(spec.consume)
         for local in spec.attributes:
@@ -227,16 +245,18 @@ class GroupBuilder:
         if spec.key_value_field:
             fields.append((spec.key_value_field, 1))
         owner = spec.head_dim.rpartition(".")[0]
+        beside = [(local, ratio * size) for local in spec.also if read(self.model, self._path(local)) is not None]
         return self._group(
             spec,
             "heads",
             units,
-            [(spec.query, ratio * size), (spec.key, size), (spec.value, size)],
+            [(spec.query, ratio * size), (spec.key, size), (spec.value, size), *beside],
             (spec.out, ratio * size),
             attention=self._path(owner) if owner else None,
             fields=tuple(fields),
             attributes=tuple((self._path(local), per_unit[counts]) for local, counts in spec.attributes),
             cached=2 * size,
+            arguments=spec.arguments,
         )
 
     def _attended(self, spec: Heads) -> tuple[int, int]:

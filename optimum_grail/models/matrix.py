@@ -39,11 +39,20 @@ def is_channelwise(module: nn.Module) -> bool:
 
 
 def mixes_channels(module: nn.Module) -> bool:
-    """Whether ``module`` is a norm over its channels (LayerNorm, RMSNorm): nothing but vectors of one length."""
+    """Whether ``module`` is a norm over its channels (LayerNorm, RMSNorm, global response normalisation): nothing but
+    vectors of one length, which may be shaped to fit feature maps, ``[1, 1, 1, C]``."""
     if isinstance(module, (_BatchNorm, _ConvNd)) or next(module.children(), None) is not None:
         return False
-    shapes = {tuple(parameter.shape) for parameter in module.parameters(recurse=False)}
-    return len(shapes) == 1 and all(len(shape) == 1 for shape in shapes)
+    parameters = list(module.parameters(recurse=False))
+    shapes = {tuple(parameter.shape) for parameter in parameters}
+    return len(shapes) == 1 and all(parameter.numel() == max(parameter.shape, default=0) for parameter in parameters)
+
+
+def channel_axis(module: nn.Module, tensor: Tensor) -> int:
+    """Along which axis of ``tensor``, a parameter or buffer of a channelwise ``module``, the channels lie."""
+    if isinstance(module, (_BatchNorm, _ConvNd)) or tensor.dim() < 2:
+        return 0
+    return max(range(tensor.dim()), key=lambda axis: tensor.shape[axis])
 
 
 def axes(module: nn.Module, path: str = "") -> tuple[int, int]:
@@ -76,7 +85,8 @@ def rows(module: nn.Module, path: str = "") -> int:
     if isinstance(module, _BatchNorm):
         return module.num_features
     if is_channelwise(module):
-        return next(iter(module.parameters(recurse=False))).shape[0]
+        first = next(iter(module.parameters(recurse=False)))
+        return first.shape[channel_axis(module, first)]
     axis, _ = axes(module, path)
     return int(module.get_parameter("weight").shape[axis])
 

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from optimum_grail import check_map
 from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.architectures.clip import tiny_clip
+from optimum_grail.architectures.deberta_v2 import DEBERTA_V2, tiny_deberta_v3
+from optimum_grail.architectures.dinov2 import DINOV2, DINOV3, tiny_dinov2_giant, tiny_dinov3_gated
 from optimum_grail.architectures.resnet import RESNET, tiny_basic
+from optimum_grail.architectures.siglip import SIGLIP_VISION, tiny_siglip, tiny_siglip_headless
+from optimum_grail.architectures.t5 import T5, tiny_t5_encoder
+from optimum_grail.architectures.vit import BEIT, tiny_beit_plain
+from optimum_grail.architectures.wav2vec2 import WAV2VEC2, tiny_wav2vec2_large
 from optimum_grail.core.plan import GroupPlan, Plan
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
@@ -34,8 +40,20 @@ install()
 EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     **{spec.model_types[0]: spec.example for spec in ARCHITECTURES.specs() if spec.example},
     "clip": tiny_clip,
+    "siglip": tiny_siglip,
     "resnet-basic": tiny_basic,
 }
+VARIANTS = [
+    replace(RESNET, example=tiny_basic),
+    replace(BEIT, example=tiny_beit_plain),
+    replace(DEBERTA_V2, example=tiny_deberta_v3),
+    replace(DINOV2, example=tiny_dinov2_giant),
+    replace(DINOV3, example=tiny_dinov3_gated),
+    replace(SIGLIP_VISION, example=tiny_siglip_headless),
+    replace(T5, example=tiny_t5_encoder),
+    replace(WAV2VEC2, example=tiny_wav2vec2_large),
+]
+"""Families in another way than their example: on these the laws are tried, too."""
 
 
 @pytest.fixture(params=EXAMPLES, name="model")
@@ -45,14 +63,20 @@ def _model(request: pytest.FixtureRequest) -> nn.Module:
 
 def inputs_of(model: nn.Module) -> dict[str, Tensor]:
     """Random inputs that fit the example."""
+    families = {getattr(module.config, "model_type", "") for module in model.modules() if hasattr(module, "config")}
+    made = [spec.inputs for spec in ARCHITECTURES.specs() if spec.inputs and families & set(spec.model_types)]
+    if made:
+        return dict(made[0]())
     generator = torch.Generator().manual_seed(1)
     config = model.config
     vision = getattr(config, "vision_config", config)
     found: dict[str, Tensor] = {}
-    if hasattr(getattr(config, "text_config", config), "vocab_size"):
+    if hasattr(getattr(config, "text_config", config), "vocab_size") and model.main_input_name != "pixel_values":
         found["input_ids"] = torch.randint(3, 90, (2, 12), generator=generator)
         found["attention_mask"] = torch.ones(2, 12, dtype=torch.int64)
         found["attention_mask"][1, 9:] = 0
+        if getattr(config, "is_encoder_decoder", False):
+            found["decoder_input_ids"] = torch.randint(3, 90, (2, 7), generator=generator)
     if hasattr(vision, "num_channels"):
         size = getattr(vision, "image_size", 32)
         found["pixel_values"] = torch.randn(2, 3, size, size, generator=generator)
@@ -121,17 +145,19 @@ def test_examples_are_small_and_every_block_resolves(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", [*ARCHITECTURES.specs(), replace(RESNET, example=tiny_basic)], ids=lambda spec: spec.example.__name__
+    "spec", [*ARCHITECTURES.specs(), *VARIANTS], ids=lambda spec: f"{spec.model_types[0]}-{spec.example.__name__}"
 )
 def test_every_map_keeps_its_laws(spec: ArchitectureSpec) -> None:
     """What a unit costs, keeping everything, the mask law, saving and loading, the stock class."""
     report = check_map(spec)
-    assert report.groups and not report.inexact
+    assert report.groups and set(report.inexact) == {group.name for group in spec.groups if group.mixes}
 
 
 def test_narrowed_model_equals_masked_model(model: nn.Module) -> None:
     layout = resolve(model)
     plan = plan_of(model, layout, free)
+    if any(spec.mixes for spec in layout.specs.values()):
+        pytest.skip("a norm over the units: narrowing is not the same as setting to zero")
     dense = outputs_of(model)
     with masked(model, plan):
         expected = outputs_of(model)
@@ -145,7 +171,7 @@ def test_narrowed_model_equals_masked_model(model: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             assert (module.out_features, module.in_features) == tuple(module.weight.shape)
         if isinstance(module, nn.Conv2d):
-            assert (module.out_channels, module.in_channels) == tuple(module.weight.shape[:2])
+            assert (module.out_channels, module.in_channels // module.groups) == tuple(module.weight.shape[:2])
         if isinstance(module, nn.BatchNorm2d):
             assert module.num_features == len(module.weight) == len(module.running_var)
 
@@ -252,7 +278,7 @@ def test_expressible_widths_load_in_plain_transformers(tmp_path: Path) -> None:
         key = next(key for key, value in result.items() if torch.is_tensor(value))
         torch.save({"inputs": inputs_of(model), "key": key, "expected": result[key]}, folder / "case.pt")
         cases.append((str(folder), type(model).__name__))
-    assert len(cases) == 7
+    assert len(cases) > 20
     model = EXAMPLES["llama"]()
     layout = resolve(model)
     apply_(model, plan_of(model, layout, free))

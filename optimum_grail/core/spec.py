@@ -7,7 +7,7 @@ Paths are dotted and relative to the block. ``*`` stands for one index level in 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
@@ -16,6 +16,10 @@ from optimum_grail.core.groups import Stream
 
 StockAccepts = Callable[[Any, Mapping[str, int]], bool]
 """``(config, new field values) -> bool``: whether the stock config class takes these values."""
+
+
+Conditions = tuple[tuple[str, object], ...]
+"""Config fields, each with the value that it must have; empty: no condition."""
 
 
 def always(config: Any, values: Mapping[str, int]) -> bool:
@@ -68,10 +72,10 @@ class Mlp:
             convolution, a norm over the whole width (see ``mixes``).
         mixes: a norm among ``channelwise`` mixes all units, so that dropping some changes what the others feel and
             dropping is no longer the same as setting to zero; such a group is refused unless the map says ``True``.
-        factor: path of the parameter ``[O]`` that the consumer's output is multiplied by before it joins the residual
-            sum (layer scale), so that what is missing in the sum is divided by it; ``None``, or absent in the block:
-            no factor. A norm after the consumer is none, because it divides by the token's own size too: let
-            ``stream`` be ``None`` there.
+        factor: path of the parameter ``[O]`` (layer scale) or of the number that the consumer's output is multiplied by
+            before it joins the residual sum, so that what is missing in the sum is divided by it; ``None``, or absent
+            in the block: no factor. A norm after the consumer is none, because it divides by the token's own size too:
+            let ``stream`` be ``None`` there.
         uniform: the forward reads the shared config, so that only one width for all layers can be saved, and only one
             that the stock config can express.
         name: of the group within its block.
@@ -79,6 +83,8 @@ class Mlp:
         block_class: only in blocks of this class (name), for families with several kinds of block; ``None``: in every
             block.
         within: only in blocks of this pattern of :attr:`ArchitectureSpec.blocks`; ``None``: of every pattern.
+        when: only in models whose config has these values, for families whose forward depends on them. Of declarations
+            of one ``name`` at most one may hold in a block.
     """
 
     produce: tuple[Rows, ...]
@@ -97,6 +103,7 @@ class Mlp:
     factor: str | None = None
     uniform: bool = False
     within: str | None = None
+    when: Conditions = ()
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,7 @@ class Heads:
     factor: str | None = None
     uniform: bool = False
     within: str | None = None
+    when: Conditions = ()
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,7 @@ class Conv:
     mixes: bool = False
     factor: str | None = None
     within: str | None = None
+    when: Conditions = ()
 
 
 GroupSpec = Mlp | Heads | Conv
@@ -189,8 +198,12 @@ class ArchitectureSpec:
         mask: name of the model input that marks real rows with 1 (padding rows are left out), or ``None``.
         main_input: ``"text"`` or ``"image"``: what one calibration sample is.
         depth_field: config field that says the number of blocks, so that whole blocks can go; ``None`` where none does.
+        depth_lists: config lists with one entry per block, which lose those of the blocks that go.
+        depth_when: blocks can go only in models whose config has these values.
         classifiers: paths from the root of linear layers that read what leaves the blocks (classifiers, projections);
             those that the model has are refitted last.
+        impossible: what of the family cannot shrink, and why: kind of group (``"heads"``, ``"mlp"``, ``"conv"``) to one
+            sentence for users. Where a model of the family has groups of that kind all the same, nothing is said.
     """
 
     model_types: tuple[str, ...]
@@ -200,6 +213,9 @@ class ArchitectureSpec:
     mask: str | None = None
     main_input: str = "text"
     depth_field: str | None = None
+    depth_lists: tuple[str, ...] = ("layer_types",)
+    depth_when: Conditions = ()
     classifiers: tuple[str, ...] = ()
     chain: Literal["pattern", "container"] = "pattern"
     after: tuple[str, ...] = ()
+    impossible: Mapping[str, str] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,3 +23,37 @@ def seeded(build: Callable[[], Any]) -> nn.Module:
             if tensor.is_floating_point() and tensor.dim() == 1 and "inv_freq" not in name:
                 tensor.mul_(0.75 + 0.5 * torch.rand_like(tensor)).add_(0.1 * torch.rand_like(tensor))
     return model.eval()
+
+
+def tiny(name: str, **config: object) -> Callable[[], nn.Module]:
+    """A function that builds the class ``name`` of transformers, seeded, from its config class with these values."""
+
+    def build() -> nn.Module:
+        """The model, the same at every call."""
+        kind: Any = getattr(importlib.import_module("transformers"), name)
+        return seeded(lambda: kind(kind.config_class(**config)))
+
+    build.__name__ = f"tiny_{name}"
+    return build
+
+
+DECODER: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+"""Sizes of a small decoder, in the fields that most configs have: three layers, 8 query heads."""
+GROUPED: dict[str, Any] = {
+    **DECODER,
+    "intermediate_size": 48,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 128,
+}
+"""The same with 4 key-value heads and 48 feed-forward channels."""
+WIDE_HEADS: dict[str, Any] = {**GROUPED, "head_dim": 8}
+"""The same with heads of 8 dimensions, which are not hidden_size / heads."""

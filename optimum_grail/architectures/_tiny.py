@@ -39,3 +39,25 @@ def tiny(name: str, **config: object) -> Callable[[], nn.Module]:
 
     build.__name__ = f"tiny_{name}"
     return build
+
+
+DECODER: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+"""Sizes of a small decoder, in the fields that most configs have: three layers, 8 query heads."""
+GROUPED: dict[str, Any] = {
+    **DECODER,
+    "intermediate_size": 48,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 128,
+}
+"""The same with 4 key-value heads and 48 feed-forward channels."""
+WIDE_HEADS: dict[str, Any] = {**GROUPED, "head_dim": 8}
+"""The same with heads of 8 dimensions, which are not hidden_size / heads."""

@@ -1,7 +1,8 @@
 """DINOv2, with registers or without, and DINOv3: pre-LayerNorm image encoders with layer scale.
 
 The configs of DINOv2 tell the feed-forward width as a ratio, that of DINOv3 derives the head size from the number of
-heads: such widths need the table.
+heads: such widths need the table. Whole layers cannot go: the configs name one of them as the backbone's output, and
+cannot be read when there are fewer.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ DINOV2 = replace(
     blocks=("encoder.layer.*",),
     groups=(DINOV2_HEADS, DINOV2_MLP, GATED),
     example=tiny_dinov2,
+    depth_field=None,
 )
 DINOV2_REGISTERS = replace(DINOV2, model_types=("dinov2_with_registers",), example=tiny_dinov2_registers)
 DINOV3 = replace(

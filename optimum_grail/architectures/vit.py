@@ -1,5 +1,9 @@
 """ViT and the image encoders that share its layer: pre-LayerNorm; their attention reads ``head_dim`` from the config if
-it is there."""
+it is there.
+
+Whole layers of BEiT cannot go: its config names one of them as the backbone's output, and cannot be read when there are
+fewer.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ tiny_deit = tiny("DeiTForImageClassification", **SIZES)
 tiny_beit = tiny(
     "BeitForImageClassification", **SIZES, use_relative_position_bias=True, layer_scale_init_value=0.5, head_dim=8
 )
-tiny_beit_plain = tiny("BeitModel", **SIZES, layer_scale_init_value=0.5, use_absolute_position_embeddings=True)
+tiny_beit_plain = tiny("BeitModel", **SIZES, layer_scale_init_value=0.0, use_absolute_position_embeddings=True)
 HEADS = Heads(
     query="attention.q_proj",
     key="attention.k_proj",
@@ -59,5 +63,6 @@ BEIT = replace(
         replace(MLP, factor="lambda_2"),
     ),
     example=tiny_beit,
+    depth_field=None,
 )
 SPECS = (VIT, DEIT, BEIT)

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from optimum_grail.errors import ArchitectureError
-from optimum_grail.models.headless import Headless
+from optimum_grail.models.headless import Featureless, Headless
 from optimum_grail.models.stock import sub_configs
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def write_remote_code_(model: PreTrainedModel, folder: str | Path) -> None:
         version=version("optimum-grail"),
         widths=differences(model),
         headless={path: module.headless_out for path, module in model.named_modules() if isinstance(module, Headless)},
+        featureless=[path for path, module in model.named_modules() if isinstance(module, Featureless)],
     )
     Path(folder, CODE_FILE).write_text(code, encoding="utf-8")
     model.config.auto_map = classes

@@ -111,7 +111,8 @@ class ChannelGroup:
         cost: parameters that one unit costs, over all ports.
         attention: path of the module that computes attention from the producers, for heads.
         norm: path of the BatchNorm right after the consumer, if any.
-        factor: path of the parameter that the consumer's output is multiplied by before it joins the stream, if any.
+        factor: path of the parameter or number that the consumer's output is multiplied by before it joins the stream,
+            if any.
         uniform: groups of equal ``uniform`` can only have the same width, and only one that the stock config can say;
             ``""``: no such bond.
         cached: elements of keys and values per unit and token, for heads.

@@ -7,7 +7,7 @@ Paths are dotted and relative to the block. ``*`` stands for one index level in 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -72,10 +72,10 @@ class Mlp:
             convolution, a norm over the whole width (see ``mixes``).
         mixes: a norm among ``channelwise`` mixes all units, so that dropping some changes what the others feel and
             dropping is no longer the same as setting to zero; such a group is refused unless the map says ``True``.
-        factor: path of the parameter ``[O]`` that the consumer's output is multiplied by before it joins the residual
-            sum (layer scale), so that what is missing in the sum is divided by it; ``None``, or absent in the block:
-            no factor. A norm after the consumer is none, because it divides by the token's own size too: let
-            ``stream`` be ``None`` there.
+        factor: path of the parameter ``[O]`` (layer scale) or of the number that the consumer's output is multiplied by
+            before it joins the residual sum, so that what is missing in the sum is divided by it; ``None``, or absent
+            in the block: no factor. A norm after the consumer is none, because it divides by the token's own size too:
+            let ``stream`` be ``None`` there.
         uniform: the forward reads the shared config, so that only one width for all layers can be saved, and only one
             that the stock config can express.
         name: of the group within its block.
@@ -210,8 +210,12 @@ class ArchitectureSpec:
             them, because nothing here makes them out of files (audio).
         inputs: makes the inputs that ``example`` is tried with, where its config does not describe them.
         depth_field: config field that says the number of blocks, so that whole blocks can go; ``None`` where none does.
+        depth_lists: config lists with one entry per block, which lose those of the blocks that go.
+        depth_when: blocks can go only in models whose config has these values.
         classifiers: paths from the root of linear layers that read what leaves the blocks (classifiers, projections);
             those that the model has are refitted last.
+        impossible: what of the family cannot shrink, and why: kind of group (``"heads"``, ``"mlp"``, ``"conv"``) to one
+            sentence for users. Where a model of the family has groups of that kind all the same, nothing is said.
     """
 
     model_types: tuple[str, ...]
@@ -221,8 +225,11 @@ class ArchitectureSpec:
     mask: str | None = None
     main_input: str = "text"
     depth_field: str | None = None
+    depth_lists: tuple[str, ...] = ("layer_types",)
+    depth_when: Conditions = ()
     classifiers: tuple[str, ...] = ()
     chain: Literal["pattern", "container"] = "pattern"
     after: tuple[str, ...] = ()
     masks: tuple[tuple[str, str | None], ...] = ()
     inputs: Callable[[], Mapping[str, Tensor]] | None = None
+    impossible: Mapping[str, str] = field(default_factory=dict)

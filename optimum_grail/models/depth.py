@@ -12,6 +12,7 @@ from torch import nn
 from optimum_grail.core.groups import ChannelGroup, Port
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.layout import Layout, Stack
+from optimum_grail.models.resolve import meets
 from optimum_grail.models.stock import config_of
 
 
@@ -104,7 +105,8 @@ def _check(model: nn.Module, stack: Stack, dropped: Sequence[str]) -> None:
         return
     if len(gone) == len(stack.blocks):
         raise ArchitectureError(f"All blocks of {stack.name!r} would go. Keep at least one.")
-    if stack.spec.depth_field is None or config_of(model, stack.owner) is None:
+    config = config_of(model, stack.owner)
+    if stack.spec.depth_field is None or config is None or not meets(config, stack.spec.depth_when):
         raise ArchitectureError(
             f"The config of {stack.name!r} cannot say a number of layers, so none can be dropped. Leave depth off."
         )
@@ -120,10 +122,11 @@ def _shorten_(model: nn.Module, stack: Stack, dropped: Collection[str]) -> None:
     config = config_of(model, stack.owner)
     if config is None or stack.spec.depth_field is None:
         return
-    kinds = getattr(config, "layer_types", None)
+    lists = {name: getattr(config, name, None) for name in stack.spec.depth_lists}
     setattr(config, stack.spec.depth_field, len(parent))
-    if isinstance(kinds, list) and len(kinds) == len(stack.blocks):
-        config.layer_types = [kind for index, kind in enumerate(kinds) if index not in gone]
+    for name, entries in lists.items():
+        if isinstance(entries, list) and len(entries) == len(stack.blocks):
+            setattr(config, name, [entry for index, entry in enumerate(entries) if index not in gone])
 
 
 def _number_(blocks: Any) -> None:

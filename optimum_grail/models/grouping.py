@@ -190,17 +190,19 @@ class GroupBuilder:
         return Port(path, "out", width // max(units, 1))
 
     def _factor(self, spec: GroupSpec) -> str | None:
-        """Path of the factor's parameter, checked; ``None`` where the block has none."""
+        """Path of the factor, a parameter or a number, checked; ``None`` where the block has none."""
         if spec.factor is None:
             return None
         found = read(self.model, self._path(spec.factor))
         if found is None:
             return None
         out = self._rows(spec.consume if not isinstance(spec, Heads) else spec.out)
-        if not isinstance(found, nn.Parameter) or found.numel() != out:
+        is_number = isinstance(found, int | float) and bool(found)
+        if not is_number and not (isinstance(found, nn.Parameter) and found.numel() == out):
             raise ArchitectureError(
                 f"The map calls {self._path(spec.factor)} the factor of each output of {self._path(spec.name)!r}, "
-                f"expecting a parameter of {out} numbers; found {type(found).__name__}. Correct the map."
+                f"expecting a parameter of {out} numbers, or one number but zero; found {type(found).__name__}. Correct "
+                "the map."
             )
         return self._path(spec.factor)
 

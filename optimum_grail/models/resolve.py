@@ -197,8 +197,8 @@ def _declared(model: nn.Module, stack: Stack, path: str) -> list[GroupSpec]:
             "groups for this class of block."
         )
     below = path.removeprefix(f"{stack.owner}.") if stack.owner else path
-    found = [spec for spec in found if spec.within is None or _matches(below, spec.within)]
     config = getattr(model.get_submodule(stack.owner), "config", None)
+    found = [spec for spec in found if spec.within is None or _matches(below, spec.within)]
     found = [spec for spec in found if meets(config, spec.when)]
     return sorted(found, key=lambda spec: spec.stage)
 

@@ -15,7 +15,7 @@ from optimum_grail.core.plan import GroupPlan
 from optimum_grail.core.readout import Readout
 from optimum_grail.errors import ArchitectureError, StatisticsError
 from optimum_grail.models.attributes import read, write_
-from optimum_grail.models.headless import take_heads_
+from optimum_grail.models.headless import take_features_, take_heads_
 from optimum_grail.models.matrix import axes, channel_axis, columns, from_matrix, is_channelwise, owns_bias, rows, taps
 from optimum_grail.models.picking import pick_heads_
 from optimum_grail.models.residence import refuse_empty, values_of
@@ -226,8 +226,10 @@ def rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, 
         write_(model, path, slots * per_unit)
     if group.arguments and slots < group.units:
         pick_heads_(model, group, encode)
-    if slots == 0 and group.attention is not None:
-        take_heads_(model, group)
+    if slots == 0:
+        take_features_(consumer)
+        if group.attention is not None:
+            take_heads_(model, group)
 
 
 def _from_the_end(ports: Sequence[Port]) -> list[Port]:

@@ -24,7 +24,7 @@ def seeded(build: Callable[[], Any]) -> nn.Module:
                 continue
             if tensor.dim() == 1:
                 tensor.mul_(0.75 + 0.5 * torch.rand_like(tensor)).add_(0.1 * torch.rand_like(tensor))
-            elif isinstance(tensor, nn.Parameter) and not tensor.any():
+            elif isinstance(tensor, nn.Parameter) and not tensor.is_meta and not tensor.any():
                 tensor.normal_()
     return model.eval()
 

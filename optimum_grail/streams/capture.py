@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from optimum_grail.data.batches import Batch
 from optimum_grail.errors import ArchitectureError, GrailError
 from optimum_grail.streams.calls import Call, difference, on_device, same
-from optimum_grail.streams.hooks import Reached, first, hooked, patched_forward, remember_form
+from optimum_grail.streams.hooks import Reached, first, hooked, patched_forward
 from optimum_grail.streams.language_head import run_blocks
 from optimum_grail.streams.states import OffloadedStates, States
 
@@ -161,7 +161,6 @@ def _really(model: nn.Module, stacks: Stacks, sample: Batch) -> dict[str, Captur
 
     def leave(path: str, output: Any) -> None:
         """Keep the output for the next block."""
-        remember_form(model.get_submodule(path), output)
         left[owner[path]] = first(output).clone()
 
     modules = [(model.get_submodule(path), path) for path in owner]

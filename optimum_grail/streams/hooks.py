@@ -5,22 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 
 class Reached(Exception):
     """Ends a forward pass once everything wanted from it has been seen: real errors are never swallowed."""
-
-
-_FORMS: WeakKeyDictionary[type[nn.Module], int] = WeakKeyDictionary()
-"""How many things modules of a class were last seen to return in a tuple; 0: no tuple."""
-
-
-def remember_form(module: nn.Module, output: object) -> None:
-    """Note whether modules of this class return a tuple, and of how many things, for what stands in for them later."""
-    _FORMS[type(module)] = len(output) if isinstance(output, tuple) else 0
 
 
 Hooks = Iterable[tuple[nn.Module, Callable[..., Any]]]
@@ -46,16 +36,12 @@ def hooked(*, before: Hooks = (), after: Hooks = ()) -> Iterator[None]:
 
 @contextmanager
 def patched_forward(model: nn.Module, replacements: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Replace the ``forward`` of the modules at these paths, and put everything back on the way out.
-
-    A tensor that a replacement returns comes as the hidden state of a tuple where the module returns one, see
-    :func:`remember_form`; the rest of it is ``None``.
-    """
+    """Replace the ``forward`` of the modules at these paths, and put everything back on the way out."""
     modules = {path: model.get_submodule(path) for path in replacements}
     saved = {path: module.__dict__.get("forward") for path, module in modules.items()}
     try:
         for path, replacement in replacements.items():
-            modules[path].forward = _in_form(modules[path], replacement)  # type: ignore[method-assign]
+            modules[path].forward = replacement  # type: ignore[method-assign]
         yield
     finally:
         for path, module in modules.items():
@@ -64,19 +50,6 @@ def patched_forward(model: nn.Module, replacements: Mapping[str, Callable[..., A
                 module.__dict__.pop("forward", None)
             else:
                 module.forward = original  # type: ignore[method-assign]
-
-
-def _in_form(module: nn.Module, replacement: Callable[..., Any]) -> Callable[..., Any]:
-    count = _FORMS.get(type(module), 0)
-    if not count:
-        return replacement
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        """What the replacement returns, as the module would."""
-        output = replacement(*args, **kwargs)
-        return (output, *[None] * (count - 1)) if isinstance(output, Tensor) else output
-
-    return forward
 
 
 def first(output: Any) -> Tensor:

@@ -6,8 +6,8 @@ from optimum_grail.architectures._tiny import DECODER, tiny
 from optimum_grail.core.spec import ArchitectureSpec, Mlp, never
 
 ALIBI = (
-    "ALiBi gives each head a slope by its place among all heads, once for all layers: those of the heads that stay would "
-    "change."
+    "ALiBi gives each head a slope by its place among all heads, once for all layers: those of the heads that stay "
+    "would change."
 )
 BLOOM = ArchitectureSpec(
     model_types=("bloom",),

@@ -201,8 +201,8 @@ class GroupBuilder:
         if not is_number and not (isinstance(found, nn.Parameter) and found.numel() == out):
             raise ArchitectureError(
                 f"The map calls {self._path(spec.factor)} the factor of each output of {self._path(spec.name)!r}, "
-                f"expecting a parameter of {out} numbers, or one number but zero; found {type(found).__name__}. Correct "
-                "the map."
+                f"expecting a parameter of {out} numbers, or one number but zero; found {type(found).__name__}. "
+                "Correct the map."
             )
         return self._path(spec.factor)
 

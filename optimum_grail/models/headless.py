@@ -37,7 +37,7 @@ class Headless(nn.Module):
 
 
 class Featureless(nn.Module):
-    """Mixin that goes before the class of a consumer that cannot compute without features (transformers' ``Conv1D``)."""
+    """Mixin that goes before the class of a consumer that cannot do without features (transformers' ``Conv1D``)."""
 
     def forward(self, features: Tensor) -> Tensor:
         """The bias for every token, shape ``[..., O]``."""
@@ -52,9 +52,13 @@ def _mixed(mixin: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:
 
 def take_features_(consumer: nn.Module) -> None:
     """Let a consumer whose columns are all gone put out its bias. Layers of torch do already."""
-    module: Any = consumer
-    if not isinstance(module, (nn.Linear, nn.Conv2d, Featureless)):
-        module.__class__ = _mixed(Featureless, type(module))
+    if not isinstance(consumer, (nn.Linear, nn.Conv2d, Featureless)):
+        _mix_in_(consumer, Featureless)
+
+
+def _mix_in_(module: Any, mixin: Any) -> None:
+    kind: Any = type(module)
+    module.__class__ = _mixed(mixin, kind)
 
 
 def take_heads_(model: nn.Module, group: ChannelGroup) -> None:
@@ -69,4 +73,4 @@ def take_heads_(model: nn.Module, group: ChannelGroup) -> None:
     prefix = f"{group.attention}."
     path = group.consumer.module
     module.headless_out = path.removeprefix(prefix) if path.startswith(prefix) else ""
-    module.__class__ = _mixed(Headless, type(module))
+    _mix_in_(module, Headless)

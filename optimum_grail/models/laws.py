@@ -45,8 +45,8 @@ def _check_stream(model: nn.Module, group: ChannelGroup, inputs: Mapping[str, Te
     width = rows(consumer, group.consumer.module)
     if before.shape[-1] != width:
         raise ArchitectureError(
-            f"The stream {group.stream!r} of {group.name!r} has {before.shape[-1]} features, and {width} are put out by "
-            f"{group.consumer.module}. Name in stream the residual sum right after the consumer."
+            f"The stream {group.stream!r} of {group.name!r} has {before.shape[-1]} features; {group.consumer.module} "
+            f"puts out {width}. Name in stream the residual sum right after the consumer."
         )
     step = torch.linspace(-1, 1, before.shape[-1], dtype=before.dtype) * before.abs().mean()
     after = _stream(model, group, inputs, (consumer, step))

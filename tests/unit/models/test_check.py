@@ -46,7 +46,7 @@ CASES: list[tuple[str, int, dict[str, Any], str]] = [
     ("gpt2", 1, {"field": "n_embd", "default": None}, "expressible, but with"),
     ("olmo2", 1, {"stream": "@block"}, "does not arrive as it is in the stream '@block'.*behind a norm"),
     ("phi3", 0, {"stream": "input_layernorm"}, "right after the consumer"),
-    ("gpt2", 0, {"stream": "attn.c_attn:output"}, "has 48 features, and 16 are put out"),
+    ("gpt2", 0, {"stream": "attn.c_attn:output"}, "has 48 features; .* puts out 16"),
     ("convnext", 0, {"factor": None}, "factor what its output is multiplied by"),
     ("segformer", 0, {"channelwise": ()}, r"code of segformer.stages.0.blocks.0.mlp.dwconv.dwconv fails"),
 ]

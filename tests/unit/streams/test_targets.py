@@ -99,7 +99,8 @@ def test_the_drift_carries_the_student_to_the_dense_stream(name: str) -> None:
                 continue
             torch.testing.assert_close(probe.records[group.name].stream, target.stream, rtol=1e-4, atol=1e-4)
             seen += 1
-    assert seen > 0
+    streams = {group.stream for group in resolve(model).groups}
+    assert seen > 0 or streams == {None}, "norms stand behind the consumers"
 
 
 @torch.no_grad()

@@ -23,7 +23,9 @@ HEADS = ("classifier", "classifier.out_proj", "qa_outputs")
 tiny_bert = tiny("BertModel", **SIZES)
 """Three layers, 4 heads of 8 dimensions, 48 FFN channels."""
 tiny_roberta = tiny("RobertaForSequenceClassification", **SIZES, num_labels=5)
-tiny_electra = tiny("ElectraForPreTraining", **SIZES, embedding_size=16)
+tiny_electra = tiny(
+    "ElectraForSequenceClassification", **SIZES | {"intermediate_size": 40}, embedding_size=16, num_labels=5
+)
 
 BERT = ArchitectureSpec(
     model_types=("bert",),

@@ -15,7 +15,8 @@ tiny_mobilenet_v2 = tiny(
     expand_ratio=2.0,
     output_stride=8,
     finegrained_output=False,
-    initializer_range=1.0,
+    hidden_act="gelu",
+    initializer_range=0.42,
     num_labels=5,
 )
 """16 blocks of 8 to 32 expanded channels, 32 x 32 images, 5 classes."""

@@ -9,7 +9,7 @@ from optimum_grail.core.spec import ArchitectureSpec, Heads, Mlp
 tiny_segformer = tiny(
     "SegformerForImageClassification",
     num_encoder_blocks=2,
-    depths=[1, 2],
+    depths=[2, 1],
     sr_ratios=[2, 1],
     hidden_sizes=[16, 32],
     patch_sizes=[3, 3],
@@ -20,7 +20,7 @@ tiny_segformer = tiny(
     image_size=32,
     num_labels=5,
 )
-"""Stages of one and two layers, 2 and 4 heads of 8 dimensions, 32 and 64 FFN channels, 32 x 32 images, 5 classes."""
+"""Stages of two layers and one, 2 and 4 heads of 8 dimensions, 32 and 64 FFN channels, 32 x 32 images, 5 classes."""
 SEGFORMER = ArchitectureSpec(
     model_types=("segformer",),
     blocks=("stages.*.blocks.*",),

@@ -8,6 +8,7 @@ an :class:`ArchitectureError`.
 from __future__ import annotations
 
 import sys
+from math import prod
 from typing import Literal
 
 import torch
@@ -40,12 +41,11 @@ def is_channelwise(module: nn.Module) -> bool:
 
 def mixes_channels(module: nn.Module) -> bool:
     """Whether ``module`` is a norm over its channels (LayerNorm, RMSNorm, global response normalisation): nothing but
-    vectors of one length, which may be shaped to fit feature maps, ``[1, 1, 1, C]``."""
+    vectors of one length, which may be shaped to fit feature maps, ``[1, 1, 1, C]``; a matrix of one row is none."""
     if isinstance(module, (_BatchNorm, _ConvNd)) or next(module.children(), None) is not None:
         return False
-    parameters = list(module.parameters(recurse=False))
-    shapes = {tuple(parameter.shape) for parameter in parameters}
-    return len(shapes) == 1 and all(parameter.numel() == max(parameter.shape, default=0) for parameter in parameters)
+    shapes = {tuple(parameter.shape) for parameter in module.parameters(recurse=False)}
+    return len(shapes) == 1 and all(len(shape) != 2 and prod(shape) == max(shape, default=0) for shape in shapes)
 
 
 def channel_axis(module: nn.Module, tensor: Tensor) -> int:

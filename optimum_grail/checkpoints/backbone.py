@@ -1,4 +1,5 @@
-"""Checkpoints of a backbone whose config names a class with a head: sentence encoders keep that of their pretraining."""
+"""Checkpoints of a backbone whose config names a class with a head: sentence encoders often keep that of their
+pretraining."""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ def test_saved_again_it_names_its_class(named: Named, tmp_path: Path) -> None:
 def test_a_head_of_which_something_is_stored_is_missed(tmp_path: Path) -> None:
     tiny_roberta().save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
-    save_file({name: value for name, value in load_file(file).items() if "out_proj" not in name}, file, {"format": "pt"})
+    save_file(
+        {name: value for name, value in load_file(file).items() if "out_proj" not in name}, file, {"format": "pt"}
+    )
     with pytest.raises(CheckpointError, match=r"2 weights are missing .*'classifier\.out_proj\.bias'"):
         load_model(tmp_path)
 

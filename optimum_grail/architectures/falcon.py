@@ -44,8 +44,6 @@ FALCON = ArchitectureSpec(
     example=tiny("FalconForCausalLM", **SIZES, new_decoder_architecture=True, num_kv_heads=4),
     mask="attention_mask",
     depth_field="num_hidden_layers",
-    impossible={
-        "heads": f"All heads of a multi-query model (Falcon 7B) share one key and value. In models with ALiBi: {ALIBI}"
-    },
+    impossible={"heads": f"All heads of a multi-query model (Falcon 7B) share one key and value. {ALIBI}"},
 )
 SPECS = (FALCON,)

@@ -76,7 +76,7 @@ LLAMA = ArchitectureSpec(
 )
 MISTRAL = replace(
     LLAMA,
-    model_types=("mistral", "qwen2"),
+    model_types=("mistral",),
     groups=(replace(HEADS, accepts=always, bias_flag=None), replace(MLP, bias_flag=None)),
     example=tiny_mistral,
 )

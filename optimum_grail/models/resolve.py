@@ -145,6 +145,8 @@ def _chains(module: nn.Module, path: str, spec: ArchitectureSpec) -> list[Stack]
             f"The map of {', '.join(spec.model_types)} has {len(chains)} chains of blocks and one depth_field, "
             f"{spec.depth_field!r}, which cannot say how long each is. Leave depth_field out of the map."
         )
+    if not meets(getattr(module, "config", None), spec.depth_when):
+        spec = replace(spec, depth_field=None)
     name = path or model_type(module) or type(module).__name__
     stacks: list[Stack] = []
     for pairs in chains.values():

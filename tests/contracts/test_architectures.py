@@ -53,6 +53,7 @@ EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     **{name: spec.example for name, spec in MAPS.items() if spec.example},
     "clip": tiny_clip,
 }
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "families.json"
 
 
 @cache
@@ -156,6 +157,11 @@ def test_every_map_keeps_its_laws(name: str) -> None:
     """What a unit costs, keeping everything, the mask law, the streams, saving and loading, depth, the stock class."""
     report = check_map(MAPS[name])
     assert report.groups
+    if name not in OTHERS:
+        told = json.loads(RESULTS.read_text(encoding="utf-8"))["families"][name]
+        found = {"groups": report.groups, "standalone": report.standalone, "inexact": report.inexact}
+        assert {key: told[key] for key in found} == json.loads(json.dumps(found)), "run benchmarks/families.py"
+        assert told["impossible"] == MAPS[name].impossible
     assert report.inexact == tuple(dict.fromkeys(group.name for group in MAPS[name].groups if group.mixes))
 
 

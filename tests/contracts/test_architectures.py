@@ -20,7 +20,9 @@ from transformers import GenerationMixin
 from optimum_grail import check_map
 from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.architectures.clip import tiny_clip
-from optimum_grail.architectures.falcon import tiny_sequential_falcon
+from optimum_grail.architectures.falcon import tiny_multi_query_falcon, tiny_sequential_falcon
+from optimum_grail.architectures.gemma import tiny_one_key_gemma3
+from optimum_grail.architectures.gpt_bigcode import tiny_many_keys_bigcode
 from optimum_grail.architectures.gpt_neox import tiny_sequential_gpt_neox
 from optimum_grail.architectures.opt import tiny_opt_350m
 from optimum_grail.architectures.resnet import tiny_basic
@@ -38,7 +40,10 @@ from optimum_grail.models.surgery import apply_, narrow_
 
 install()
 OTHERS: dict[str, Callable[[], nn.Module]] = {
+    "falcon-multi-query": tiny_multi_query_falcon,
     "falcon-sequential": tiny_sequential_falcon,
+    "gemma3_text-one-key": tiny_one_key_gemma3,
+    "gpt_bigcode-many-keys": tiny_many_keys_bigcode,
     "gpt_neox-sequential": tiny_sequential_gpt_neox,
     "opt-350m": tiny_opt_350m,
     "resnet-basic": tiny_basic,

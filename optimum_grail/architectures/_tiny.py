@@ -60,7 +60,8 @@ def _layer(group: GroupSpec) -> Hashable:
     strips = {source.interleaved for source in sources if isinstance(source, Strip)}
     seen = group.stream if group.stream in (None, AT_OUTPUT) else "inside"
     told = (group.factor, group.mixes, group.channelwise, group.when, not isinstance(group, Conv) and group.uniform)
-    return type(group).__name__, seen, tuple(strips), tuple(map(bool, told))
+    shared = isinstance(group, Heads) and group.shared == ()
+    return type(group).__name__, seen, tuple(strips), shared, tuple(map(bool, told))
 
 
 DECODER: dict[str, Any] = {

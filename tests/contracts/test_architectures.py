@@ -19,6 +19,7 @@ from transformers import GenerationMixin
 
 from optimum_grail import check_map
 from optimum_grail.architectures import ARCHITECTURES
+from optimum_grail.architectures._tiny import one_per_kind
 from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.falcon import tiny_multi_query_falcon, tiny_sequential_falcon
 from optimum_grail.architectures.gemma import tiny_one_key_gemma3
@@ -68,6 +69,12 @@ def _built(name: str) -> nn.Module:
 
 @pytest.fixture(params=EXAMPLES, name="model")
 def _model(request: pytest.FixtureRequest) -> nn.Module:
+    return copy.deepcopy(_built(request.param))
+
+
+@pytest.fixture(params=[spec.model_types[0] for spec in one_per_kind(ARCHITECTURES.specs())] + ["clip"], name="kind")
+def _kind(request: pytest.FixtureRequest) -> nn.Module:
+    """For what depends on the kind of layer alone."""
     return copy.deepcopy(_built(request.param))
 
 
@@ -196,8 +203,8 @@ def test_narrowed_model_equals_masked_model(model: nn.Module) -> None:
             assert module.num_features == len(module.weight) == len(module.running_var)
 
 
-def test_keeping_everything_is_bit_identical_in_bfloat16(model: nn.Module) -> None:
-    model.to(torch.bfloat16)
+def test_keeping_everything_is_bit_identical_in_bfloat16(kind: nn.Module) -> None:
+    model = kind.to(torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     apply_(model, plan_of(model, resolve(model), whole))
     after = model.state_dict()
@@ -205,7 +212,8 @@ def test_keeping_everything_is_bit_identical_in_bfloat16(model: nn.Module) -> No
     assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
 
 
-def test_gradients_flow_after_surgery(model: nn.Module) -> None:
+def test_gradients_flow_after_surgery(kind: nn.Module) -> None:
+    model = kind
     apply_(model, plan_of(model, resolve(model), half))
     result = model(**inputs_of(model))
     sum(value.float().pow(2).sum() for value in result.values() if torch.is_tensor(value)).backward()
@@ -242,8 +250,8 @@ def test_free_widths_survive_construction_from_the_config(model: nn.Module) -> N
     assert all(bool(torch.isfinite(p).all()) for p in fresh.parameters())
 
 
-def test_bfloat16_shards_survive_saving_and_loading(model: nn.Module, tmp_path: Path) -> None:
-    model.to(torch.bfloat16)
+def test_bfloat16_shards_survive_saving_and_loading(kind: nn.Module, tmp_path: Path) -> None:
+    model = kind.to(torch.bfloat16)
     layout = resolve(model)
     apply_(model, plan_of(model, layout, free))
     write_config_(model, layout, {})

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
+
+from optimum_grail.core.groups import AT_OUTPUT
+from optimum_grail.core.spec import ArchitectureSpec, Conv, GroupSpec, Heads, Strip
 
 
 def seeded(build: Callable[[], Any]) -> nn.Module:
@@ -39,6 +42,31 @@ def tiny(name: str, **config: object) -> Callable[[], nn.Module]:
 
     build.__name__ = f"tiny_{name}"
     return build
+
+
+WELL_KNOWN = frozenset({"llama", "bert", "vit"})
+"""Families that stand for all of their kind."""
+
+
+def one_per_kind(specs: Iterable[ArchitectureSpec]) -> list[ArchitectureSpec]:
+    """One spec of every kind of layer, for tests that take long: those of one kind differ in names alone."""
+    known_last = sorted(specs, key=lambda spec: bool(WELL_KNOWN & set(spec.model_types)))
+    return list({_kind(spec): spec for spec in known_last}.values())
+
+
+def _kind(spec: ArchitectureSpec) -> Hashable:
+    groups = frozenset(map(_layer, spec.groups))
+    return spec.main_input, spec.chain, len(spec.blocks), bool(spec.classifiers), bool(spec.after), groups
+
+
+def _layer(group: GroupSpec) -> Hashable:
+    sources = (group.query,) if isinstance(group, Heads) else group.produce
+    strips = {source.interleaved for source in sources if isinstance(source, Strip)}
+    seen = group.stream if group.stream in (None, AT_OUTPUT) else "inside"
+    told = (group.factor, group.mixes, group.channelwise, group.when, not isinstance(group, Conv) and group.uniform)
+    shared = isinstance(group, Heads) and group.shared == ()
+    beside = (group.also, group.tables, group.arguments) if isinstance(group, Heads) else ()
+    return type(group).__name__, seen, tuple(strips), shared, tuple(map(bool, (*told, *beside)))
 
 
 DECODER: dict[str, Any] = {

@@ -16,6 +16,7 @@ EXAONE4 = replace(
             HEADS,
             stream=None,
             attributes=(
+                *HEADS.attributes,
                 ("self_attn.num_attention_heads", "query"),
                 ("self_attn.num_key_value_heads", "key_value"),
             ),

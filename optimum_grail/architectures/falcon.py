@@ -23,6 +23,7 @@ FALCON_HEADS = Heads(
     accepts=never,
     when=(NEW, ROTARY),
 )
+tiny_multi_query_falcon = tiny("FalconForCausalLM", **SIZES)
 tiny_sequential_falcon = tiny("FalconForCausalLM", **SIZES, multi_query=False, parallel_attn=False, bias=True)
 FALCON = ArchitectureSpec(
     model_types=("falcon",),
@@ -34,6 +35,12 @@ FALCON = ArchitectureSpec(
             stream="post_attention_layernorm",
             when=(("new_decoder_architecture", False), ("multi_query", False), ("parallel_attn", False), ROTARY),
         ),
+        replace(
+            FALCON_HEADS,
+            key_value_field=None,
+            shared=(),
+            when=(("new_decoder_architecture", False), ("multi_query", True), ("parallel_attn", True), ROTARY),
+        ),
         Mlp(
             produce=("mlp.dense_h_to_4h",),
             consume="mlp.dense_4h_to_h",
@@ -44,8 +51,6 @@ FALCON = ArchitectureSpec(
     example=tiny("FalconForCausalLM", **SIZES, new_decoder_architecture=True, num_kv_heads=4),
     mask="attention_mask",
     depth_field="num_hidden_layers",
-    impossible={
-        "heads": f"All heads of a multi-query model (Falcon 7B) share one key and value. In models with ALiBi: {ALIBI}"
-    },
+    impossible={"heads": ALIBI},
 )
 SPECS = (FALCON,)

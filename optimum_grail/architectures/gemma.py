@@ -22,9 +22,18 @@ GEMMA2 = replace(
     groups=(replace(HEADS, stream=None), replace(PLAIN_MLP, stream=None)),
     example=tiny("Gemma2ForCausalLM", **WIDE_HEADS, **LAYERS, query_pre_attn_scalar=8),
 )
+tiny_one_key_gemma3 = tiny(
+    "Gemma3ForCausalLM", **{**WIDE_HEADS, "num_key_value_heads": 1}, **LAYERS, query_pre_attn_scalar=8
+)
 GEMMA3 = replace(
     GEMMA2,
     model_types=("gemma3_text",),
     example=tiny("Gemma3ForCausalLM", **WIDE_HEADS, **LAYERS, query_pre_attn_scalar=8),
 )
-SPECS = (GEMMA, GEMMA2, GEMMA3)
+VAULTGEMMA = replace(
+    LLAMA,
+    model_types=("vaultgemma",),
+    groups=(replace(HEADS, accepts=always, stream="pre_feedforward_layernorm"), PLAIN_MLP),
+    example=tiny("VaultGemmaForCausalLM", **WIDE_HEADS, **LAYERS, query_pre_attn_scalar=8),
+)
+SPECS = (GEMMA, GEMMA2, GEMMA3, VAULTGEMMA)

@@ -1,4 +1,4 @@
-"""Nemotron and Arcee: LLaMA's attention and a feed-forward pair without a gate."""
+"""Nemotron, Arcee, Apertus and NanoChat: LLaMA's attention and a feed-forward pair without a gate."""
 
 from __future__ import annotations
 
@@ -16,11 +16,33 @@ NEMOTRON = replace(
     groups=(
         replace(
             HEADS,
-            attributes=(("self_attn.num_heads", "query"), ("self_attn.num_key_value_heads", "key_value")),
+            attributes=(
+                *HEADS.attributes,
+                ("self_attn.num_heads", "query"),
+                ("self_attn.num_key_value_heads", "key_value"),
+            ),
             accepts=always,
         ),
         UP_DOWN,
     ),
     example=tiny("NemotronForCausalLM", **WIDE_HEADS),
 )
-SPECS = (ARCEE, NEMOTRON)
+APERTUS = replace(
+    LLAMA,
+    model_types=("apertus",),
+    groups=(
+        replace(HEADS, stream="feedforward_layernorm", accepts=always),
+        replace(UP_DOWN, bias_flag=None),
+    ),
+    example=tiny("ApertusForCausalLM", **WIDE_HEADS),
+)
+NANOCHAT = replace(
+    LLAMA,
+    model_types=("nanochat",),
+    groups=(
+        replace(HEADS, accepts=always),
+        replace(UP_DOWN, produce=("mlp.fc1",), consume="mlp.fc2", attributes=(), bias_flag=None),
+    ),
+    example=tiny("NanoChatForCausalLM", **WIDE_HEADS),
+)
+SPECS = (ARCEE, NEMOTRON, APERTUS, NANOCHAT)

@@ -1,4 +1,4 @@
-"""OPT: norms before the sub-blocks, or after them (the 350M model); heads need the table."""
+"""OPT: norms before the sub-blocks, or after them (the 350M model); XGLM and BioGPT. Heads need the table."""
 
 from __future__ import annotations
 
@@ -40,4 +40,25 @@ OPT = ArchitectureSpec(
     mask="attention_mask",
     depth_field="num_hidden_layers",
 )
-SPECS = (OPT,)
+XGLM = replace(
+    OPT,
+    model_types=("xglm",),
+    groups=(
+        replace(
+            OPT_HEADS,
+            attributes=(*OPT_HEADS.attributes, ("self_attn.embed_dim", "width")),
+            query_field="attention_heads",
+            when=(),
+        ),
+        replace(OPT_MLP, when=()),
+    ),
+    example=tiny("XGLMForCausalLM", **SIZES),
+    depth_field="num_layers",
+)
+BIOGPT = replace(
+    OPT,
+    model_types=("biogpt",),
+    groups=(replace(OPT_HEADS, when=()), replace(OPT_MLP, field="intermediate_size", when=())),
+    example=tiny("BioGptForCausalLM", **DECODER, intermediate_size=48, max_position_embeddings=64),
+)
+SPECS = (OPT, XGLM, BIOGPT)

@@ -15,7 +15,11 @@ from optimum_grail.core.spec import never
 NO_NORMS = ("qk_layernorm", False)
 STABLELM_HEADS = replace(
     HEADS,
-    attributes=(("self_attn.num_heads", "query"), ("self_attn.num_key_value_heads", "key_value")),
+    attributes=(
+        *HEADS.attributes,
+        ("self_attn.num_heads", "query"),
+        ("self_attn.num_key_value_heads", "key_value"),
+    ),
     pinned=(),
     accepts=never,
     bias_flag=None,

@@ -108,7 +108,7 @@ class Mlp:
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention heads; the unit is a key-value head with the query heads that share it.
+    """Attention heads; the unit is a key-value head with the query heads that share it, or a query head (``shared``).
 
     What is not told here is told at :class:`Mlp`.
 
@@ -120,8 +120,10 @@ class Heads:
         head_dim: path of the block's attribute that holds elements per head (never assumed); its module is the one
             that attends, and it can lose all heads if it takes hidden states first and returns a pair, as attention in
             transformers does.
-        attributes: path of an integer attribute and what it counts: ``"query"``, ``"key_value"`` (heads) or
-            ``"width"`` (elements entering ``out``).
+        attributes: path of an integer attribute and what it counts: ``"query"``, ``"key_value"`` (heads),
+            ``"width"`` (elements entering ``out``) or ``"per_key"`` (query heads that share a key-value head).
+        shared: config values that say that all query heads share one key-value head: it stays, and a query head is a
+            unit. Empty: they always do; ``None``: never.
         query_field: config field that says the number of query heads. A name that the config lacks is a name in the
             per-layer table only (as :attr:`Mlp.field` too).
         key_value_field: config field that says the number of key-value heads, if there is one.
@@ -145,6 +147,7 @@ class Heads:
     attributes: tuple[tuple[str, str], ...] = ()
     query_field: str = "num_attention_heads"
     key_value_field: str | None = None
+    shared: Conditions | None = None
     pinned: tuple[tuple[str, str], ...] = ()
     accepts: StockAccepts = always
     bias_flag: str | None = None

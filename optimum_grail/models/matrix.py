@@ -18,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.errors import ArchitectureError
+from optimum_grail.models.layout import Weights
 
 View = Literal["patch", "shared"]
 """How a convolution becomes a matrix. ``"patch"``: ``[O, I·kh·kw]``, unit ``u`` owns the columns
@@ -106,6 +107,23 @@ def feature_axis(module: nn.Module) -> int:
 def taps(module: nn.Module) -> int:
     """Weights per pair of output and input feature: the kernel's area for a convolution, else 1."""
     return module.kernel_size[0] * module.kernel_size[1] if isinstance(module, nn.Conv2d) else 1
+
+
+def weights_of(model: nn.Module, path: str) -> Weights:
+    """Sizes of the module at ``path``.
+
+    Raises:
+        ArchitectureError: it is of a kind that cannot shrink.
+    """
+    module = model.get_submodule(path)
+    height = rows(module, path)
+    parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
+    itemsize = next((parameter.element_size() for parameter in parameters), 0)
+    if is_channelwise(module):
+        vectors = sum(parameter.numel() for parameter in parameters) // max(height, 1)
+        return Weights(height, 0, 1, vectors, itemsize)
+    vectors = sum(parameter.dim() == 1 for parameter in parameters)
+    return Weights(height, columns(module, path), taps(module), vectors, itemsize)
 
 
 def features_per_unit(group: ChannelGroup, module: nn.Module, view: View = "patch") -> int:

@@ -12,10 +12,12 @@ from torch import nn
 
 from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.core.groups import ChannelGroup, Port
-from optimum_grail.core.spec import ArchitectureSpec, Conditions, GroupSpec
+from optimum_grail.core.spec import ArchitectureSpec, GroupSpec
 from optimum_grail.errors import ArchitectureError, BlocksMissingError, UnknownNameError
-from optimum_grail.models.grouping import GroupBuilder, weights_of
+from optimum_grail.models.attributes import meets
+from optimum_grail.models.grouping import GroupBuilder
 from optimum_grail.models.layout import Layout, Stack, Weights
+from optimum_grail.models.matrix import weights_of
 from optimum_grail.models.residence import parameters_of
 
 
@@ -146,6 +148,8 @@ def _chains(module: nn.Module, path: str, spec: ArchitectureSpec) -> list[Stack]
             f"The map of {', '.join(spec.model_types)} has {len(chains)} chains of blocks and one depth_field, "
             f"{spec.depth_field!r}, which cannot say how long each is. Leave depth_field out of the map."
         )
+    if not meets(getattr(module, "config", None), spec.depth_when):
+        spec = replace(spec, depth_field=None)
     name = path or model_type(module) or type(module).__name__
     stacks: list[Stack] = []
     for chain, pairs in chains.items():
@@ -201,11 +205,6 @@ def _declared(model: nn.Module, stack: Stack, path: str) -> list[GroupSpec]:
     found = [spec for spec in found if spec.within is None or _matches(below, spec.within)]
     found = [spec for spec in found if meets(config, spec.when)]
     return sorted(found, key=lambda spec: spec.stage)
-
-
-def meets(config: object, conditions: Conditions) -> bool:
-    """Whether ``config`` has the values that the conditions of a map ask for."""
-    return all(getattr(config, field, None) == value for field, value in conditions)
 
 
 def _matches(path: str, pattern: str) -> bool:

@@ -19,10 +19,13 @@ from transformers import GenerationMixin
 
 from optimum_grail import check_map
 from optimum_grail.architectures import ARCHITECTURES
+from optimum_grail.architectures._tiny import one_per_kind
 from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.deberta_v2 import tiny_deberta_v3
 from optimum_grail.architectures.dinov2 import tiny_dinov2_giant, tiny_dinov3_gated
-from optimum_grail.architectures.falcon import tiny_sequential_falcon
+from optimum_grail.architectures.falcon import tiny_multi_query_falcon, tiny_sequential_falcon
+from optimum_grail.architectures.gemma import tiny_one_key_gemma3
+from optimum_grail.architectures.gpt_bigcode import tiny_many_keys_bigcode
 from optimum_grail.architectures.gpt_neox import tiny_sequential_gpt_neox
 from optimum_grail.architectures.opt import tiny_opt_350m
 from optimum_grail.architectures.resnet import tiny_basic
@@ -48,7 +51,10 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
     "deberta-v2-v3": tiny_deberta_v3,
     "dinov2-giant": tiny_dinov2_giant,
     "dinov3_vit-gated": tiny_dinov3_gated,
+    "falcon-multi-query": tiny_multi_query_falcon,
     "falcon-sequential": tiny_sequential_falcon,
+    "gemma3_text-one-key": tiny_one_key_gemma3,
+    "gpt_bigcode-many-keys": tiny_many_keys_bigcode,
     "gpt_neox-sequential": tiny_sequential_gpt_neox,
     "opt-350m": tiny_opt_350m,
     "resnet-basic": tiny_basic,
@@ -58,15 +64,23 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
     "wav2vec2-large": tiny_wav2vec2_large,
 }
 """Models of a family whose map says different things of them than of its example, after the model type."""
+
+
+def family_of(name: str) -> ArchitectureSpec:
+    """The map of the model type that ``name`` begins with."""
+    return next(spec for family, spec in ARCHITECTURES if name.startswith(f"{family}-"))
+
+
 MAPS: dict[str, ArchitectureSpec] = {
     **{spec.model_types[0]: spec for spec in ARCHITECTURES.specs()},
-    **{name: replace(ARCHITECTURES.get(name.rpartition("-")[0]), example=build) for name, build in OTHERS.items()},
+    **{name: replace(family_of(name), example=build) for name, build in OTHERS.items()},
 }
 EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     **{name: spec.example for name, spec in MAPS.items() if spec.example and name not in OTHERS},
     "clip": tiny_clip,
     "siglip": tiny_siglip,
 }
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "families.json"
 
 
 @cache
@@ -76,6 +90,12 @@ def _built(name: str) -> nn.Module:
 
 @pytest.fixture(params=EXAMPLES, name="model")
 def _model(request: pytest.FixtureRequest) -> nn.Module:
+    return copy.deepcopy(_built(request.param))
+
+
+@pytest.fixture(params=[spec.model_types[0] for spec in one_per_kind(ARCHITECTURES.specs())] + ["clip"], name="kind")
+def _kind(request: pytest.FixtureRequest) -> nn.Module:
+    """For what depends on the kind of layer alone."""
     return copy.deepcopy(_built(request.param))
 
 
@@ -176,6 +196,11 @@ def test_every_map_keeps_its_laws(name: str) -> None:
     """What a unit costs, keeping everything, the mask law, the streams, saving and loading, depth, the stock class."""
     report = check_map(MAPS[name])
     assert report.groups
+    if name not in OTHERS:
+        told = json.loads(RESULTS.read_text(encoding="utf-8"))["families"][name]
+        found = {"groups": report.groups, "standalone": report.standalone, "inexact": report.inexact}
+        assert {key: told[key] for key in found} == json.loads(json.dumps(found)), "run benchmarks/families.py"
+        assert told["impossible"] == MAPS[name].impossible
     assert report.inexact == tuple(dict.fromkeys(group.name for group in MAPS[name].groups if group.mixes))
 
 
@@ -207,8 +232,8 @@ def test_narrowed_model_equals_masked_model(model: nn.Module) -> None:
             assert module.num_features == len(module.weight) == len(module.running_var)
 
 
-def test_keeping_everything_is_bit_identical_in_bfloat16(model: nn.Module) -> None:
-    model.to(torch.bfloat16)
+def test_keeping_everything_is_bit_identical_in_bfloat16(kind: nn.Module) -> None:
+    model = kind.to(torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     apply_(model, plan_of(model, resolve(model), whole))
     after = model.state_dict()
@@ -216,7 +241,8 @@ def test_keeping_everything_is_bit_identical_in_bfloat16(model: nn.Module) -> No
     assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
 
 
-def test_gradients_flow_after_surgery(model: nn.Module) -> None:
+def test_gradients_flow_after_surgery(kind: nn.Module) -> None:
+    model = kind
     apply_(model, plan_of(model, resolve(model), half))
     result = model(**inputs_of(model))
     sum(value.float().pow(2).sum() for value in result.values() if torch.is_tensor(value)).backward()
@@ -253,8 +279,8 @@ def test_free_widths_survive_construction_from_the_config(model: nn.Module) -> N
     assert all(bool(torch.isfinite(p).all()) for p in fresh.parameters())
 
 
-def test_bfloat16_shards_survive_saving_and_loading(model: nn.Module, tmp_path: Path) -> None:
-    model.to(torch.bfloat16)
+def test_bfloat16_shards_survive_saving_and_loading(kind: nn.Module, tmp_path: Path) -> None:
+    model = kind.to(torch.bfloat16)
     layout = resolve(model)
     apply_(model, plan_of(model, layout, free))
     write_config_(model, layout, {})

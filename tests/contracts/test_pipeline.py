@@ -15,6 +15,7 @@ from optimum_grail.allocations._curved import Curved
 from optimum_grail.allocations.balanced import Balanced
 from optimum_grail.allocations.uniform import Uniform
 from optimum_grail.architectures import ARCHITECTURES
+from optimum_grail.architectures._tiny import one_per_kind
 from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.resnet import tiny_basic
 from optimum_grail.compensators.grail import Grail
@@ -39,7 +40,7 @@ from optimum_grail.widths.allocate import allocate
 from optimum_grail.widths.request import Request
 
 EXAMPLES: dict[str, Callable[[], nn.Module]] = {
-    **{spec.model_types[0]: spec.example for spec in ARCHITECTURES.specs() if spec.example},
+    **{spec.model_types[0]: spec.example for spec in one_per_kind(ARCHITECTURES.specs()) if spec.example},
     "clip": tiny_clip,
     "resnet-basic": tiny_basic,
 }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.architectures import ARCHITECTURES
+from optimum_grail.architectures._tiny import one_per_kind
 from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.resnet import tiny_basic
@@ -28,7 +29,7 @@ from optimum_grail.streams.probe import Probe, Record, Wanted, rows_of
 from optimum_grail.streams.problems import collector_for, norm_of, problem_of, scale_behind
 
 EXAMPLES: dict[str, Callable[[], nn.Module]] = {
-    **{spec.model_types[0]: spec.example for spec in ARCHITECTURES.specs() if spec.example},
+    **{spec.model_types[0]: spec.example for spec in one_per_kind(ARCHITECTURES.specs()) if spec.example},
     "clip": tiny_clip,
     "resnet-basic": tiny_basic,
 }

@@ -16,15 +16,19 @@ from optimum_grail.core.spec import ArchitectureSpec, Conv, GroupSpec, Heads, St
 def seeded(build: Callable[[], Any]) -> nn.Module:
     """Build a model with fixed random weights, in eval mode, leaving the global random state alone.
 
-    Vectors (biases, norms, running statistics) are perturbed too: freshly initialised ones are all zero or one, which
-    would hide a map that forgets them.
+    Vectors (biases, norms, running statistics) are perturbed too, and what is all zero (tables of position biases):
+    freshly initialised they would hide a map that forgets them.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model: nn.Module = build()
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if tensor.is_floating_point() and tensor.dim() == 1 and "inv_freq" not in name:
+            if not tensor.is_floating_point() or "inv_freq" in name:
+                continue
+            if tensor.dim() == 1:
                 tensor.mul_(0.75 + 0.5 * torch.rand_like(tensor)).add_(0.1 * torch.rand_like(tensor))
+            elif isinstance(tensor, nn.Parameter) and not tensor.is_meta and not tensor.any():
+                tensor.normal_()
     return model.eval()
 
 
@@ -61,7 +65,8 @@ def _layer(group: GroupSpec) -> Hashable:
     seen = group.stream if group.stream in (None, AT_OUTPUT) else "inside"
     told = (group.factor, group.mixes, group.channelwise, group.when, not isinstance(group, Conv) and group.uniform)
     shared = isinstance(group, Heads) and group.shared == ()
-    return type(group).__name__, seen, tuple(strips), shared, tuple(map(bool, told))
+    beside = (group.also, group.tables, group.arguments) if isinstance(group, Heads) else ()
+    return type(group).__name__, seen, tuple(strips), shared, tuple(map(bool, (*told, *beside)))
 
 
 DECODER: dict[str, Any] = {

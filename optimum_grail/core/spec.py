@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-from optimum_grail.core.groups import Stream
+from optimum_grail.core.groups import HeadArgument, Stream
 
 StockAccepts = Callable[[Any, Mapping[str, int]], bool]
 """``(config, new field values) -> bool``: whether the stock config class takes these values."""
@@ -124,12 +124,18 @@ class Heads:
             ``"width"`` (elements entering ``out``) or ``"per_key"`` (query heads that share a key-value head).
         shared: config values that say that all query heads share one key-value head: it stays, and a query head is a
             unit. Empty: they always do; ``None``: never.
-        query_field: config field that says the number of query heads.
+        query_field: config field that says the number of query heads. A name that the config lacks is a name in the
+            per-layer table only (as :attr:`Mlp.field` too).
         key_value_field: config field that says the number of key-value heads, if there is one.
         pinned: config fields to write as they are on the module (path of the attribute), because the config class
             would otherwise derive them from the number of heads.
         channelwise: for example norms of queries and of keys over their whole width; a norm of each head by itself
             holds nothing per unit and needs no mention.
+        also: modules whose rows go with the queries' heads, as wide as the queries: projections of positions onto the
+            same heads. Those that a block lacks are left out.
+        tables: path of a parameter and its axis that has one element per query head (a bias for every distance). Those
+            that a block lacks are left out.
+        arguments: what the attention is called with that holds a slice per query head, shared with other layers.
     """
 
     query: Rows
@@ -154,6 +160,9 @@ class Heads:
     uniform: bool = False
     within: str | None = None
     when: Conditions = ()
+    also: tuple[str, ...] = ()
+    tables: tuple[tuple[str, int], ...] = ()
+    arguments: tuple[HeadArgument, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,14 +201,17 @@ class ArchitectureSpec:
         blocks: pattern(s) of the repeated blocks, relative to the sub-model that owns the config. The blocks of one
             pattern follow each other directly, each one's output being the next one's input; what is done between two
             patterns (embeddings, downsampling, cross-attention) runs as it is, and patterns come in the order in which
-            the model runs them.
+            the model runs them. A model may lack some of the patterns (an encoder used alone), but not all.
         chain: ``"pattern"``, or ``"container"`` where only blocks of one list follow each other directly, because
             something lies between the lists of one pattern (downsampling between stages).
         after: stacks that run before this one, by the path of their sub-model or its last part (``"encoder"``).
         groups: what shrinks within one block.
         example: builds a tiny random model (about 100 kB) that the contract tests run the map on.
         mask: name of the model input that marks real rows with 1 (padding rows are left out), or ``None``.
-        main_input: ``"text"`` or ``"image"``: what one calibration sample is.
+        masks: the same for patterns of ``blocks`` that have another one: pattern and name, or ``None``.
+        main_input: ``"text"`` or ``"image"``: what one calibration sample is; ``"tensors"``: inputs as the model takes
+            them, because nothing here makes them out of files (audio).
+        inputs: makes the inputs that ``example`` is tried with, where its config does not describe them.
         depth_field: config field that says the number of blocks, so that whole blocks can go; ``None`` where none does.
         depth_lists: config lists with one entry per block, which lose those of the blocks that go.
         depth_when: blocks can go only in models whose config has these values.
@@ -221,4 +233,6 @@ class ArchitectureSpec:
     classifiers: tuple[str, ...] = ()
     chain: Literal["pattern", "container"] = "pattern"
     after: tuple[str, ...] = ()
+    masks: tuple[tuple[str, str | None], ...] = ()
+    inputs: Callable[[], Mapping[str, Tensor]] | None = None
     impossible: Mapping[str, str] = field(default_factory=dict)

@@ -128,7 +128,7 @@ class FitRun:
         kept = [path for path in stack.blocks if path not in self.dropped]
         if student is None or dense is None:
             return [plan for path in kept for plan in self._data_free_(stack, path)]
-        batches = Batches.of(self.batches, stack.spec.mask, "sources" in self.methods.needs)
+        batches = Batches.of(self.batches, stack.mask, "sources" in self.methods.needs)
         streams = left[stack.name] = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
         plans, done = list[GroupPlan](), self.record.done_(stack, streams)
         drifted = student is not dense

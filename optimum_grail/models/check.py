@@ -22,6 +22,7 @@ from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.laws import check_depth, check_streams
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.made_up import inputs_for
 from optimum_grail.models.matrix import features_per_unit, to_matrix
 from optimum_grail.models.resize import narrow_all_
 from optimum_grail.models.resolve import resolve
@@ -89,31 +90,6 @@ def check_map(spec: ArchitectureSpec, inputs: Mapping[str, Tensor] | None = None
         tuple(dict.fromkeys(layout.specs[name].name for name in standalone)),
         tuple(dict.fromkeys(layout.specs[name].name for name in inexact)),
     )
-
-
-def inputs_for(model: nn.Module, spec: ArchitectureSpec) -> dict[str, Tensor]:
-    """Two random samples that fit the config of ``model``: tokens ``[2, 12]``, images ``[2, channels, size, size]``.
-
-    Raises:
-        ArchitectureError: the config describes neither.
-    """
-    generator, config, found = torch.Generator().manual_seed(1), config_of(model, ""), dict[str, Tensor]()
-    if isinstance(words := getattr(config, "vocab_size", None), int):
-        found["input_ids"] = torch.randint(3, words, (2, 12), generator=generator)
-        if spec.mask is not None:
-            found[spec.mask] = torch.ones(2, 12, dtype=torch.int64)
-            found[spec.mask][1, 9:] = 0
-        if getattr(config, "is_encoder_decoder", False):
-            found["decoder_input_ids"] = torch.randint(3, words, (2, 12), generator=generator)
-    if isinstance(channels := getattr(config, "num_channels", None), int):
-        size = getattr(config, "image_size", 32)
-        found["pixel_values"] = torch.randn(2, channels, size, size, generator=generator)
-    if not found:
-        raise ArchitectureError(
-            f"The config of {type(model).__name__} tells neither a vocabulary nor image channels, so the example's "
-            "inputs cannot be made up. Pass inputs=…, tensors by name."
-        )
-    return found
 
 
 def _check_blocks(layout: Layout) -> None:

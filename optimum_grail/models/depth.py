@@ -157,4 +157,5 @@ def _moved(group: ChannelGroup, moves: Mapping[str, str], layers: Mapping[str, s
         norm=None if group.norm is None else _swap(group.norm, block, moves),
         factor=None if group.factor is None else _swap(group.factor, block, moves),
         attributes=tuple((_swap(path, block, moves), count) for path, count in group.attributes),
+        tables=tuple(replace(table, path=_swap(table.path, block, moves)) for table in group.tables),
     )

@@ -12,25 +12,8 @@ from optimum_grail.core.groups import ChannelGroup, Port
 from optimum_grail.core.spec import Conv, GroupSpec, Heads, Mlp, Rows, Strip
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.attributes import meets, read
-from optimum_grail.models.layout import Weights
-from optimum_grail.models.matrix import axes, columns, is_channelwise, is_norm, mixes_channels, rows, taps
-
-
-def weights_of(model: nn.Module, path: str) -> Weights:
-    """Sizes of the module at ``path``.
-
-    Raises:
-        ArchitectureError: it is of a kind that cannot shrink.
-    """
-    module = model.get_submodule(path)
-    height = rows(module, path)
-    parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
-    itemsize = next((parameter.element_size() for parameter in parameters), 0)
-    if is_channelwise(module):
-        vectors = sum(parameter.numel() for parameter in parameters) // max(height, 1)
-        return Weights(height, 0, 1, vectors, itemsize)
-    vectors = sum(parameter.dim() == 1 for parameter in parameters)
-    return Weights(height, columns(module, path), taps(module), vectors, itemsize)
+from optimum_grail.models.head_tables import tables_of
+from optimum_grail.models.matrix import axes, columns, is_channelwise, is_norm, mixes_channels, rows, weights_of
 
 
 class GroupBuilder:
@@ -105,6 +88,7 @@ class GroupBuilder:
         outs = (*self._ports(producers, units), *(self._channelwise(spec, local, units) for local in spec.channelwise))
         into = Port(self._path(consumer[0]), "in", consumer[1])
         container = self.block.rpartition(".")[0]
+        tables = tables_of(self.model, self.block, spec, units) if isinstance(spec, Heads) else ()
         return ChannelGroup(
             name=self._path(spec.name),
             kind=kind,  # type: ignore[arg-type]
@@ -117,7 +101,8 @@ class GroupBuilder:
             stage=spec.stage,
             stream=spec.stream,
             tie=f"{container}/{kind}/{units}",
-            cost=sum(self._cost(port) for port in (*outs, into)),
+            cost=sum(self._cost(port) for port in (*outs, into)) + sum(table.cost for table in tables),
+            tables=tables,
             factor=self._factor(spec),
             uniform="" if isinstance(spec, Conv) or not spec.uniform else f"{self.owner}/{spec.name}",
             **more,  # type: ignore[arg-type]
@@ -231,13 +216,15 @@ class GroupBuilder:
         fields = [(spec.query_field, ratio)]
         if spec.key_value_field:
             fields.append((spec.key_value_field, 1))
+        beside = [(local, ratio * size) for local in spec.also if read(self.model, self._path(local)) is not None]
         return self._attention(
             spec,
             units,
-            [(spec.query, ratio * size), (spec.key, size), (spec.value, size)],
+            [(spec.query, ratio * size), (spec.key, size), (spec.value, size), *beside],
             per_unit,
             fields=tuple(fields),
             cached=2 * size,
+            arguments=spec.arguments,
         )
 
     def _query_heads(self, spec: Heads, size: int, query: int) -> ChannelGroup:

@@ -35,7 +35,7 @@ class Shortcut:
         path: of the module, inside the block.
         consumer: of the consumer, inside the block.
         behind: whether the module puts out what the consumer puts out; else what enters it.
-        parts: things that it puts out: 1 for the tensor itself, more for a tuple of it and so many times ``None``.
+        parts: things in the tuple that it puts out, the first of them the tensor, the others ``None``; 0: no tuple.
         flat: whether the tokens of all samples enter the consumer one behind the other, ``[B·T, F]``.
     """
 
@@ -53,7 +53,7 @@ class Shortcut:
         def known(*args: Any, **kwargs: Any) -> Any:
             """The consumer on the known features, or the features themselves."""
             found = consumer(features) if self.behind else features.clone()
-            return found if self.parts == 1 else (found, *[None] * (self.parts - 1))
+            return (found, *[None] * (self.parts - 1)) if self.parts else found
 
         return known
 
@@ -92,7 +92,7 @@ def find_shortcut(block: nn.Module, consumer: str, call: Call, hidden: Tensor) -
         return None
     flat = unrolled(entered[0][0], hidden.shape[:-1]) is not entered[0][0]
     for path, (output, values) in reversed(left.items()):  # the outermost modules end last
-        parts = len(output) if isinstance(output, tuple) else 1
+        parts = len(output) if isinstance(output, tuple) else 0
         if parts > 1 and any(part is not None for part in output[1:]):
             continue
         tensor, inside = first(output), consumer.startswith(f"{path}.")

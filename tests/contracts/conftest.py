@@ -14,18 +14,28 @@ from transformers import GenerationMixin
 from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.architectures._tiny import one_per_kind
 from optimum_grail.architectures.clip import tiny_clip
+from optimum_grail.architectures.deberta_v2 import tiny_deberta_v3
+from optimum_grail.architectures.dinov2 import tiny_dinov2_giant, tiny_dinov3_gated
 from optimum_grail.architectures.falcon import tiny_multi_query_falcon, tiny_sequential_falcon
 from optimum_grail.architectures.gemma import tiny_one_key_gemma3
 from optimum_grail.architectures.gpt_bigcode import tiny_many_keys_bigcode
 from optimum_grail.architectures.gpt_neox import tiny_sequential_gpt_neox
 from optimum_grail.architectures.opt import tiny_opt_350m
 from optimum_grail.architectures.resnet import tiny_basic
+from optimum_grail.architectures.siglip import tiny_siglip, tiny_siglip_headless
 from optimum_grail.architectures.stablelm import tiny_parallel_stablelm
+from optimum_grail.architectures.t5 import tiny_t5_encoder
+from optimum_grail.architectures.vit import tiny_beit_plain
+from optimum_grail.architectures.wav2vec2 import tiny_wav2vec2_large
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.models.hook import install
 
 install()
 OTHERS: dict[str, Callable[[], nn.Module]] = {
+    "beit-plain": tiny_beit_plain,
+    "deberta-v2-v3": tiny_deberta_v3,
+    "dinov2-giant": tiny_dinov2_giant,
+    "dinov3_vit-gated": tiny_dinov3_gated,
     "falcon-multi-query": tiny_multi_query_falcon,
     "falcon-sequential": tiny_sequential_falcon,
     "gemma3_text-one-key": tiny_one_key_gemma3,
@@ -33,16 +43,27 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
     "gpt_neox-sequential": tiny_sequential_gpt_neox,
     "opt-350m": tiny_opt_350m,
     "resnet-basic": tiny_basic,
+    "siglip_vision_model-headless": tiny_siglip_headless,
     "stablelm-parallel": tiny_parallel_stablelm,
+    "t5-encoder": tiny_t5_encoder,
+    "wav2vec2-large": tiny_wav2vec2_large,
 }
 """Models of a family whose map says different things of them than of its example, after the model type."""
+
+
+def family_of(name: str) -> ArchitectureSpec:
+    """The map of the model type that ``name`` begins with."""
+    return next(spec for family, spec in ARCHITECTURES if name.startswith(f"{family}-"))
+
+
 MAPS: dict[str, ArchitectureSpec] = {
     **{spec.model_types[0]: spec for spec in ARCHITECTURES.specs()},
-    **{name: replace(ARCHITECTURES.get(name.partition("-")[0]), example=build) for name, build in OTHERS.items()},
+    **{name: replace(family_of(name), example=build) for name, build in OTHERS.items()},
 }
 EXAMPLES: dict[str, Callable[[], nn.Module]] = {
-    **{name: spec.example for name, spec in MAPS.items() if spec.example},
+    **{name: spec.example for name, spec in MAPS.items() if spec.example and name not in OTHERS},
     "clip": tiny_clip,
+    "siglip": tiny_siglip,
 }
 
 

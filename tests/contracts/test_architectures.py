@@ -6,105 +6,28 @@ import copy
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin
 
 from optimum_grail import check_map
 from optimum_grail.architectures import ARCHITECTURES
-from optimum_grail.architectures._tiny import one_per_kind
-from optimum_grail.architectures.clip import tiny_clip
-from optimum_grail.architectures.deberta_v2 import tiny_deberta_v3
-from optimum_grail.architectures.dinov2 import tiny_dinov2_giant, tiny_dinov3_gated
-from optimum_grail.architectures.falcon import tiny_multi_query_falcon, tiny_sequential_falcon
-from optimum_grail.architectures.gemma import tiny_one_key_gemma3
-from optimum_grail.architectures.gpt_bigcode import tiny_many_keys_bigcode
-from optimum_grail.architectures.gpt_neox import tiny_sequential_gpt_neox
-from optimum_grail.architectures.opt import tiny_opt_350m
-from optimum_grail.architectures.resnet import tiny_basic
-from optimum_grail.architectures.siglip import tiny_siglip, tiny_siglip_headless
-from optimum_grail.architectures.stablelm import tiny_parallel_stablelm
-from optimum_grail.architectures.t5 import tiny_t5_encoder
-from optimum_grail.architectures.vit import tiny_beit_plain
-from optimum_grail.architectures.wav2vec2 import tiny_wav2vec2_large
 from optimum_grail.core.plan import GroupPlan, Plan
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.spec import ArchitectureSpec
-from optimum_grail.models.hook import install
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.matrix import features_per_unit, to_matrix
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import expressible, is_standalone, write_config_
 from optimum_grail.models.surgery import apply_, narrow_
 
-install()
-OTHERS: dict[str, Callable[[], nn.Module]] = {
-    "beit-plain": tiny_beit_plain,
-    "deberta-v2-v3": tiny_deberta_v3,
-    "dinov2-giant": tiny_dinov2_giant,
-    "dinov3_vit-gated": tiny_dinov3_gated,
-    "falcon-multi-query": tiny_multi_query_falcon,
-    "falcon-sequential": tiny_sequential_falcon,
-    "gemma3_text-one-key": tiny_one_key_gemma3,
-    "gpt_bigcode-many-keys": tiny_many_keys_bigcode,
-    "gpt_neox-sequential": tiny_sequential_gpt_neox,
-    "opt-350m": tiny_opt_350m,
-    "resnet-basic": tiny_basic,
-    "siglip_vision_model-headless": tiny_siglip_headless,
-    "stablelm-parallel": tiny_parallel_stablelm,
-    "t5-encoder": tiny_t5_encoder,
-    "wav2vec2-large": tiny_wav2vec2_large,
-}
-"""Models of a family whose map says different things of them than of its example, after the model type."""
-
-
-def family_of(name: str) -> ArchitectureSpec:
-    """The map of the model type that ``name`` begins with."""
-    return next(spec for family, spec in ARCHITECTURES if name.startswith(f"{family}-"))
-
-
-MAPS: dict[str, ArchitectureSpec] = {
-    **{spec.model_types[0]: spec for spec in ARCHITECTURES.specs()},
-    **{name: replace(family_of(name), example=build) for name, build in OTHERS.items()},
-}
-EXAMPLES: dict[str, Callable[[], nn.Module]] = {
-    **{name: spec.example for name, spec in MAPS.items() if spec.example and name not in OTHERS},
-    "clip": tiny_clip,
-    "siglip": tiny_siglip,
-}
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "families.json"
-
-
-@cache
-def _built(name: str) -> nn.Module:
-    return EXAMPLES[name]()
-
-
-@pytest.fixture(params=EXAMPLES, name="model")
-def _model(request: pytest.FixtureRequest) -> nn.Module:
-    return copy.deepcopy(_built(request.param))
-
-
-@pytest.fixture(params=[spec.model_types[0] for spec in one_per_kind(ARCHITECTURES.specs())] + ["clip"], name="kind")
-def _kind(request: pytest.FixtureRequest) -> nn.Module:
-    """For what depends on the kind of layer alone."""
-    return copy.deepcopy(_built(request.param))
-
-
-@pytest.fixture(
-    params=[name for name in EXAMPLES if isinstance(_built(name), GenerationMixin)],
-    name="decoder",
-)
-def _decoder(request: pytest.FixtureRequest) -> nn.Module:
-    return copy.deepcopy(_built(request.param))
 
 
 def inputs_of(model: nn.Module) -> dict[str, Tensor]:
@@ -191,17 +114,17 @@ def test_examples_are_small_and_every_block_resolves(model: nn.Module) -> None:
     assert all(expressible(model, layout, group, group.units) for group in layout.groups)
 
 
-@pytest.mark.parametrize("name", MAPS)
-def test_every_map_keeps_its_laws(name: str) -> None:
+def test_every_map_keeps_its_laws(named_map: tuple[str, ArchitectureSpec]) -> None:
     """What a unit costs, keeping everything, the mask law, the streams, saving and loading, depth, the stock class."""
-    report = check_map(MAPS[name])
+    name, spec = named_map
+    report = check_map(spec)
     assert report.groups
-    if name not in OTHERS:
+    assert report.inexact == tuple(dict.fromkeys(group.name for group in spec.groups if group.mixes))
+    if name in spec.model_types:
         told = json.loads(RESULTS.read_text(encoding="utf-8"))["families"][name]
         found = {"groups": report.groups, "standalone": report.standalone, "inexact": report.inexact}
         assert {key: told[key] for key in found} == json.loads(json.dumps(found)), "run benchmarks/families.py"
-        assert told["impossible"] == MAPS[name].impossible
-    assert report.inexact == tuple(dict.fromkeys(group.name for group in MAPS[name].groups if group.mixes))
+        assert told["impossible"] == spec.impossible
 
 
 def exact(layout: Layout) -> Layout:
@@ -345,9 +268,11 @@ assert "optimum_grail" not in sys.modules
 """
 
 
-def test_expressible_widths_load_in_plain_transformers(tmp_path: Path) -> None:
+def test_expressible_widths_load_in_plain_transformers(
+    examples: Mapping[str, Callable[[], nn.Module]], tmp_path: Path
+) -> None:
     cases = []
-    for name, example in EXAMPLES.items():
+    for name, example in examples.items():
         model = example()
         if not narrow_to_stock_(model):
             continue
@@ -358,8 +283,8 @@ def test_expressible_widths_load_in_plain_transformers(tmp_path: Path) -> None:
         key = next(key for key, value in result.items() if torch.is_tensor(value))
         torch.save({"inputs": inputs_of(model), "key": key, "expected": result[key]}, folder / "case.pt")
         cases.append((str(folder), type(model).__name__))
-    assert len(cases) > len(EXAMPLES) / 2
-    model = EXAMPLES["llama"]()
+    assert len(cases) > len(examples) / 2
+    model = examples["llama"]()
     layout = resolve(model)
     apply_(model, plan_of(model, layout, free))
     write_config_(model, layout, {})

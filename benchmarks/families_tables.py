@@ -23,7 +23,8 @@ zero, what is saved loads again to the last bit, what the stock config can say b
 that differ between layers go to a table that `import optimum_grail` reads. *Table*: all widths go there. *One width*:
 the family's code reads one number for all layers, so all layers get the same. *Nearly*: a norm mixes all units, so that
 dropping some is only nearly the same as setting them to zero; readouts are fitted on what is left. *Layers*: whole
-blocks can be dropped (`--drop-layers`). Heads go in units of a key-value head with its query heads.
+blocks can be dropped (`--drop-layers`). Heads go in units of a key-value head with its query heads; where all query
+heads of a model share one key-value head, one by one.
 """
 OUTRO = """A family that is not here needs a map: [a page shows how](guides/extend.md), on a model that transformers has
 never heard of. A model that holds one of these as a part, as image-text models hold a language model, is compressed

@@ -180,7 +180,8 @@ def reload(model: nn.Module, folder: Path, **options: object) -> nn.Module:
     return type(model).from_pretrained(folder, **options).eval()
 
 
-def test_free_widths_survive_saving_and_loading(model: nn.Module, tmp_path: Path) -> None:
+def test_free_widths_survive_saving_and_loading(kind: nn.Module, tmp_path: Path) -> None:
+    model = kind
     layout = resolve(model)
     apply_(model, plan_of(model, layout, free))
     updates = write_config_(model, layout, {"version": "0"})
@@ -192,7 +193,8 @@ def test_free_widths_survive_saving_and_loading(model: nn.Module, tmp_path: Path
     assert again.config.grail_config["version"] == "0"
 
 
-def test_free_widths_survive_construction_from_the_config(model: nn.Module) -> None:
+def test_free_widths_survive_construction_from_the_config(kind: nn.Module) -> None:
+    model = kind
     layout = resolve(model)
     plan = plan_of(model, layout, free)
     apply_(model, plan)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from optimum_grail.core.spec import ArchitectureSpec, Conv, Heads, Mlp, Strip
     from optimum_grail.errors import GrailError
     from optimum_grail.models.check import check_map
+    from optimum_grail.pipeline.heads import prune_heads_
     from optimum_grail.report.report import Report
     from optimum_grail.selectors import SELECTORS
     from optimum_grail.signals import SIGNALS
@@ -53,6 +54,7 @@ __all__ = [
     "GrailModelForTokenClassification",
     "GrailModelForZeroShotImageClassification",
     "load_compressed_",
+    "prune_heads_",
     "register_architecture",
     "ArchitectureSpec",
     "Mlp",
@@ -86,6 +88,7 @@ _HOME = {
     "GrailModelForTokenClassification": "auto",
     "GrailModelForZeroShotImageClassification": "auto",
     "load_compressed_": "checkpoints.plain_modules",
+    "prune_heads_": "pipeline.heads",
     "register_architecture": "architectures",
     "ArchitectureSpec": "core.spec",
     "Mlp": "core.spec",

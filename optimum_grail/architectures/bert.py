@@ -1,28 +1,31 @@
-"""BERT: post-LayerNorm encoder; its config derives the head size from the number of heads, so heads need the table."""
+"""BERT and the encoders that share its layer: post-LayerNorm; their configs derive the head size from the number of
+heads, so heads need the table."""
 
 from __future__ import annotations
 
-from torch import nn
+from dataclasses import replace
+from typing import Any
 
-from optimum_grail.architectures._tiny import seeded
+from optimum_grail.architectures._tiny import tiny
 from optimum_grail.core.spec import ArchitectureSpec, Heads, Mlp, never
 
-
-def tiny_bert() -> nn.Module:
-    """Three layers, 4 heads of 8 dimensions, 48 FFN channels."""
-    from transformers import BertConfig, BertModel
-
-    config = BertConfig(
-        vocab_size=96,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-        initializer_range=0.2,
-    )
-    return seeded(lambda: BertModel(config))
-
+SIZES: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+}
+HEADS = ("classifier", "classifier.out_proj", "qa_outputs")
+"""What puts out the answers of models for classification and question answering; one of them in each."""
+tiny_bert = tiny("BertModel", **SIZES)
+"""Three layers, 4 heads of 8 dimensions, 48 FFN channels."""
+tiny_roberta = tiny("RobertaForSequenceClassification", **SIZES, num_labels=5)
+tiny_electra = tiny(
+    "ElectraForSequenceClassification", **SIZES | {"intermediate_size": 40}, embedding_size=16, num_labels=5
+)
 
 BERT = ArchitectureSpec(
     model_types=("bert",),
@@ -46,6 +49,8 @@ BERT = ArchitectureSpec(
     example=tiny_bert,
     mask="attention_mask",
     depth_field="num_hidden_layers",
-    classifiers=("classifier", "qa_outputs"),
+    classifiers=HEADS,
 )
-SPECS = (BERT,)
+ROBERTA = replace(BERT, model_types=("roberta", "xlm-roberta", "camembert", "data2vec-text"), example=tiny_roberta)
+ELECTRA = replace(BERT, model_types=("electra",), example=tiny_electra)
+SPECS = (BERT, ROBERTA, ELECTRA)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from optimum_grail.architectures._tiny import seeded
-from optimum_grail.core.spec import ArchitectureSpec, Heads, Mlp, always
+from optimum_grail.architectures._tiny import GROUPED, WIDE_HEADS, seeded, tiny
+from optimum_grail.core.spec import ArchitectureSpec, Heads, Mlp, always, never
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -54,7 +54,9 @@ HEADS = Heads(
     out="self_attn.o_proj",
     stream="post_attention_layernorm",
     head_dim="self_attn.head_dim",
+    attributes=(("self_attn.num_key_value_groups", "per_key"),),
     key_value_field="num_key_value_heads",
+    shared=(("num_key_value_heads", 1),),
     pinned=(("head_dim", "self_attn.head_dim"),),
     accepts=divides_hidden_size,
     bias_flag="attention_bias",
@@ -76,8 +78,40 @@ LLAMA = ArchitectureSpec(
 )
 MISTRAL = replace(
     LLAMA,
-    model_types=("mistral", "qwen2"),
+    model_types=("mistral",),
     groups=(replace(HEADS, accepts=always, bias_flag=None), replace(MLP, bias_flag=None)),
     example=tiny_mistral,
 )
-SPECS = (LLAMA, MISTRAL)
+SLIDING = {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+MINISTRAL = replace(MISTRAL, model_types=("ministral",), example=tiny("MinistralForCausalLM", **WIDE_HEADS, **SLIDING))
+CWM = replace(
+    MISTRAL,
+    model_types=("cwm",),
+    groups=(replace(HEADS, bias_flag=None), MLP),
+    example=tiny("CwmForCausalLM", **WIDE_HEADS, **SLIDING),
+)
+SEED_OSS = replace(
+    LLAMA,
+    model_types=("seed_oss",),
+    groups=(
+        replace(
+            HEADS,
+            attributes=(
+                *HEADS.attributes,
+                ("self_attn.num_attention_heads", "query"),
+                ("self_attn.num_key_value_heads", "key_value"),
+            ),
+            accepts=always,
+            bias_flag=None,
+        ),
+        MLP,
+    ),
+    example=tiny("SeedOssForCausalLM", **WIDE_HEADS),
+)
+HELIUM = replace(
+    LLAMA,
+    model_types=("helium",),
+    groups=(replace(HEADS, accepts=never, bias_flag=None), MLP),
+    example=tiny("HeliumForCausalLM", **{**GROUPED, "head_dim": 4}),
+)
+SPECS = (LLAMA, MISTRAL, MINISTRAL, CWM, SEED_OSS, HELIUM)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from optimum_grail.checkpoints.backbone import backbone_class
 from optimum_grail.checkpoints.headers import Stored, local_weights, refuse_pickles, stored_weights
 from optimum_grail.checkpoints.misfits import refuse_misfit, refuse_missing
 from optimum_grail.checkpoints.offloading import Choice, load_offloaded
@@ -143,7 +144,7 @@ def load_model(
     allow_pickle: bool = False,
     offload: Choice | None = None,
 ) -> Any:
-    """Load the class named in the configuration, in eval mode.
+    """Load the class named in the configuration, or its backbone where only that is stored, in eval mode.
 
     Args:
         path: folder or Hub id.
@@ -170,6 +171,8 @@ def load_model(
     stored = stored_weights(path, revision, token)
     refuse_pickles(stored, path, allow_pickle)
     skeleton = _weigh(kind, config, stored, path)
+    if (backbone := backbone_class(skeleton, stored, path)) is not None:
+        kind, skeleton = backbone, _weigh(backbone, config, stored, path)
     stays = offload is not None and skeleton is not None and offload(skeleton, place)
     arguments: dict[str, Any] = {"dtype": wanted, "revision": revision or "main", "token": token}
     arguments["use_safetensors"] = None if allow_pickle else True

@@ -19,7 +19,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from optimum_grail.errors import ArchitectureError
-from optimum_grail.models.headless import Headless
+from optimum_grail.models.headless import Featureless, Headless
+from optimum_grail.models.picking import Picking
 from optimum_grail.models.stock import sub_configs
 
 if TYPE_CHECKING:
@@ -38,8 +39,15 @@ def write_remote_code_(model: PreTrainedModel, folder: str | Path) -> None:
         folder: where the checkpoint will be.
 
     Raises:
-        ArchitectureError: no auto class of transformers loads the model's class.
+        ArchitectureError: no auto class of transformers loads the model's class; or its attention picks slices of
+            something that layers share, which code of the checkpoint's own does not do.
     """
+    picking = next((path for path, module in model.named_modules() if isinstance(module, Picking)), None)
+    if picking is not None:
+        raise ArchitectureError(
+            f"{picking} has lost heads and picks its slices of a bias that layers share. Code beside the checkpoint "
+            "does not do that: save without include_modeling_code."
+        )
     base, backbone = type(model), type(model.base_model)
     classes = dict.fromkeys(auto_classes(backbone, model.config), f"{MODULE}.Grail{backbone.__name__}")
     classes |= dict.fromkeys(auto_classes(base, model.config), f"{MODULE}.Grail{base.__name__}")
@@ -59,6 +67,7 @@ def write_remote_code_(model: PreTrainedModel, folder: str | Path) -> None:
         version=version("optimum-grail"),
         widths=differences(model),
         headless={path: module.headless_out for path, module in model.named_modules() if isinstance(module, Headless)},
+        featureless=[path for path, module in model.named_modules() if isinstance(module, Featureless)],
     )
     Path(folder, CODE_FILE).write_text(code, encoding="utf-8")
     model.config.auto_map = classes

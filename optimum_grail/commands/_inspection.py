@@ -9,7 +9,7 @@ from torch import nn
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.errors import ArchitectureError
-from optimum_grail.models.layout import Layout
+from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import compressed_with, expressible
 
@@ -44,8 +44,16 @@ def inspect_model(model: nn.Module) -> dict[str, Any]:
         "largest_sparsity": _reach(layout, dict.fromkeys(layout.widths, 1)),
         "largest_standalone_sparsity": _reach(layout, narrowest),
         "families": list(rows.values()),
+        "impossible": [item for stack in layout.stacks for item in _impossible(stack, layout)],
         "groups": [_group(group) for group in layout.groups],
     }
+
+
+def _impossible(stack: Stack, layout: Layout) -> list[dict[str, str]]:
+    """Kinds of groups that the map of ``stack`` calls impossible and that the model does not have there, with why."""
+    kinds = {group.kind for group in layout.of_stack(stack)}
+    found = {kind: why for kind, why in stack.spec.impossible.items() if kind not in kinds}
+    return [{"stack": stack.name, "kind": kind, "why": why} for kind, why in found.items()]
 
 
 def _step(group: ChannelGroup) -> int:

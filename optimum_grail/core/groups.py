@@ -35,6 +35,42 @@ class Port:
 
 
 @dataclass(frozen=True)
+class HeadTable:
+    """A parameter with elements per unit that is no row of a producer: a bias that each head adds by distance.
+
+    Args:
+        path: dotted path of the parameter from the model's root.
+        axis: along which the units lie, unit after unit, all of it.
+        span: elements per unit along the axis.
+        cost: parameters per unit.
+    """
+
+    path: str
+    axis: int
+    span: int
+    cost: int
+
+
+@dataclass(frozen=True)
+class HeadArgument:
+    """What an attention module is called with and holds a slice per query head along axis 1, ``[B, heads, ...]``, of
+    all heads that the dense layer has: a position bias that many layers share. A layer that has lost heads picks its
+    own slices.
+
+    Args:
+        name: of the argument.
+        make: ``(attention, arguments by name) -> Tensor``: what the module makes of it when it is not given, of all
+            heads; ``None``, or where that returns ``None``: the module makes its own, of the heads that it has.
+        returned: place of the argument in the tuple that the module returns, for others to use; ``None``: nowhere. Such
+            a module cannot lose all its heads.
+    """
+
+    name: str
+    make: Callable[[torch.nn.Module, Mapping[str, object]], Tensor | None] | None = None
+    returned: int | None = None
+
+
+@dataclass(frozen=True)
 class StreamFunction:
     """A residual sum that no submodule sees: computed from the block's input and records of submodule outputs.
 
@@ -75,10 +111,13 @@ class ChannelGroup:
         cost: parameters that one unit costs, over all ports.
         attention: path of the module that computes attention from the producers, for heads.
         norm: path of the BatchNorm right after the consumer, if any.
-        factor: path of the parameter that the consumer's output is multiplied by before it joins the stream, if any.
+        factor: path of the parameter or number that the consumer's output is multiplied by before it joins the stream,
+            if any.
         uniform: groups of equal ``uniform`` can only have the same width, and only one that the stock config can say;
             ``""``: no such bond.
         cached: elements of keys and values per unit and token, for heads.
+        tables: parameters with elements per unit beside the producers.
+        arguments: what ``attention`` is called with that has a slice per query head.
         fields: config field (or, for tables only, local name) and its elements per unit.
         attributes: path of an integer module attribute that follows the width, and its elements per unit.
     """
@@ -102,6 +141,8 @@ class ChannelGroup:
     factor: str | None = None
     uniform: str = ""
     cached: int = 0
+    tables: tuple[HeadTable, ...] = ()
+    arguments: tuple[HeadArgument, ...] = ()
 
     def narrowed(self, slots: int) -> ChannelGroup:
         """The group when ``slots`` of its units are left: strips of one module move up."""
@@ -117,4 +158,5 @@ class ChannelGroup:
     @property
     def fewest(self) -> int:
         """Fewest units that can be kept: none where the sub-block can go altogether."""
-        return 0 if not self.uniform and (self.kind == "mlp" or self.attention is not None) else 1
+        lasting = bool(self.uniform) or any(argument.returned is not None for argument in self.arguments)
+        return 0 if not lasting and (self.kind == "mlp" or self.attention is not None) else 1

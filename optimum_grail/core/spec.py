@@ -7,15 +7,19 @@ Paths are dotted and relative to the block. ``*`` stands for one index level in 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-from optimum_grail.core.groups import Stream
+from optimum_grail.core.groups import HeadArgument, Stream
 
 StockAccepts = Callable[[Any, Mapping[str, int]], bool]
 """``(config, new field values) -> bool``: whether the stock config class takes these values."""
+
+
+Conditions = tuple[tuple[str, object], ...]
+"""Config fields, each with the value that it must have; empty: no condition."""
 
 
 def always(config: Any, values: Mapping[str, int]) -> bool:
@@ -68,10 +72,10 @@ class Mlp:
             convolution, a norm over the whole width (see ``mixes``).
         mixes: a norm among ``channelwise`` mixes all units, so that dropping some changes what the others feel and
             dropping is no longer the same as setting to zero; such a group is refused unless the map says ``True``.
-        factor: path of the parameter ``[O]`` that the consumer's output is multiplied by before it joins the residual
-            sum (layer scale), so that what is missing in the sum is divided by it; ``None``, or absent in the block:
-            no factor. A norm after the consumer is none, because it divides by the token's own size too: let
-            ``stream`` be ``None`` there.
+        factor: path of the parameter ``[O]`` (layer scale) or of the number that the consumer's output is multiplied by
+            before it joins the residual sum, so that what is missing in the sum is divided by it; ``None``, or absent
+            in the block: no factor. A norm after the consumer is none, because it divides by the token's own size too:
+            let ``stream`` be ``None`` there.
         uniform: the forward reads the shared config, so that only one width for all layers can be saved, and only one
             that the stock config can express.
         name: of the group within its block.
@@ -79,6 +83,8 @@ class Mlp:
         block_class: only in blocks of this class (name), for families with several kinds of block; ``None``: in every
             block.
         within: only in blocks of this pattern of :attr:`ArchitectureSpec.blocks`; ``None``: of every pattern.
+        when: only in models whose config has these values, for families whose forward depends on them. Of declarations
+            of one ``name`` at most one may hold in a block.
     """
 
     produce: tuple[Rows, ...]
@@ -97,11 +103,12 @@ class Mlp:
     factor: str | None = None
     uniform: bool = False
     within: str | None = None
+    when: Conditions = ()
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention heads; the unit is a key-value head with the query heads that share it.
+    """Attention heads; the unit is a key-value head with the query heads that share it, or a query head (``shared``).
 
     What is not told here is told at :class:`Mlp`.
 
@@ -113,14 +120,22 @@ class Heads:
         head_dim: path of the block's attribute that holds elements per head (never assumed); its module is the one
             that attends, and it can lose all heads if it takes hidden states first and returns a pair, as attention in
             transformers does.
-        attributes: path of an integer attribute and what it counts: ``"query"``, ``"key_value"`` (heads) or
-            ``"width"`` (elements entering ``out``).
-        query_field: config field that says the number of query heads.
+        attributes: path of an integer attribute and what it counts: ``"query"``, ``"key_value"`` (heads),
+            ``"width"`` (elements entering ``out``) or ``"per_key"`` (query heads that share a key-value head).
+        shared: config values that say that all query heads share one key-value head: it stays, and a query head is a
+            unit. Empty: they always do; ``None``: never.
+        query_field: config field that says the number of query heads. A name that the config lacks is a name in the
+            per-layer table only (as :attr:`Mlp.field` too).
         key_value_field: config field that says the number of key-value heads, if there is one.
         pinned: config fields to write as they are on the module (path of the attribute), because the config class
             would otherwise derive them from the number of heads.
         channelwise: for example norms of queries and of keys over their whole width; a norm of each head by itself
             holds nothing per unit and needs no mention.
+        also: modules whose rows go with the queries' heads, as wide as the queries: projections of positions onto the
+            same heads. Those that a block lacks are left out.
+        tables: path of a parameter and its axis that has one element per query head (a bias for every distance). Those
+            that a block lacks are left out.
+        arguments: what the attention is called with that holds a slice per query head, shared with other layers.
     """
 
     query: Rows
@@ -132,6 +147,7 @@ class Heads:
     attributes: tuple[tuple[str, str], ...] = ()
     query_field: str = "num_attention_heads"
     key_value_field: str | None = None
+    shared: Conditions | None = None
     pinned: tuple[tuple[str, str], ...] = ()
     accepts: StockAccepts = always
     bias_flag: str | None = None
@@ -143,6 +159,10 @@ class Heads:
     factor: str | None = None
     uniform: bool = False
     within: str | None = None
+    when: Conditions = ()
+    also: tuple[str, ...] = ()
+    tables: tuple[tuple[str, int], ...] = ()
+    arguments: tuple[HeadArgument, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,6 +186,7 @@ class Conv:
     mixes: bool = False
     factor: str | None = None
     within: str | None = None
+    when: Conditions = ()
 
 
 GroupSpec = Mlp | Heads | Conv
@@ -180,17 +201,24 @@ class ArchitectureSpec:
         blocks: pattern(s) of the repeated blocks, relative to the sub-model that owns the config. The blocks of one
             pattern follow each other directly, each one's output being the next one's input; what is done between two
             patterns (embeddings, downsampling, cross-attention) runs as it is, and patterns come in the order in which
-            the model runs them.
+            the model runs them. A model may lack some of the patterns (an encoder used alone), but not all.
         chain: ``"pattern"``, or ``"container"`` where only blocks of one list follow each other directly, because
             something lies between the lists of one pattern (downsampling between stages).
         after: stacks that run before this one, by the path of their sub-model or its last part (``"encoder"``).
         groups: what shrinks within one block.
         example: builds a tiny random model (about 100 kB) that the contract tests run the map on.
         mask: name of the model input that marks real rows with 1 (padding rows are left out), or ``None``.
-        main_input: ``"text"`` or ``"image"``: what one calibration sample is.
+        masks: the same for patterns of ``blocks`` that have another one: pattern and name, or ``None``.
+        main_input: ``"text"`` or ``"image"``: what one calibration sample is; ``"tensors"``: inputs as the model takes
+            them, because nothing here makes them out of files (audio).
+        inputs: makes the inputs that ``example`` is tried with, where its config does not describe them.
         depth_field: config field that says the number of blocks, so that whole blocks can go; ``None`` where none does.
+        depth_lists: config lists with one entry per block, which lose those of the blocks that go.
+        depth_when: blocks can go only in models whose config has these values.
         classifiers: paths from the root of linear layers that read what leaves the blocks (classifiers, projections);
             those that the model has are refitted last.
+        impossible: what of the family cannot shrink, and why: kind of group (``"heads"``, ``"mlp"``, ``"conv"``) to one
+            sentence for users. Where a model of the family has groups of that kind all the same, nothing is said.
     """
 
     model_types: tuple[str, ...]
@@ -200,6 +228,11 @@ class ArchitectureSpec:
     mask: str | None = None
     main_input: str = "text"
     depth_field: str | None = None
+    depth_lists: tuple[str, ...] = ("layer_types",)
+    depth_when: Conditions = ()
     classifiers: tuple[str, ...] = ()
     chain: Literal["pattern", "container"] = "pattern"
     after: tuple[str, ...] = ()
+    masks: tuple[tuple[str, str | None], ...] = ()
+    inputs: Callable[[], Mapping[str, Tensor]] | None = None
+    impossible: Mapping[str, str] = field(default_factory=dict)

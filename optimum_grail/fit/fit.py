@@ -15,9 +15,9 @@ from optimum_grail.core.groups import AT_OUTPUT, ChannelGroup
 from optimum_grail.core.moments import Statistics
 from optimum_grail.core.plan import GroupPlan, Plan
 from optimum_grail.core.problem import GroupProblem, Selection
-from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch
+from optimum_grail.fit.ahead import features_alone, narrow_ahead_
 from optimum_grail.fit.classifier import classifiers_of, refit_classifiers_
 from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.record import Record, Unrecorded
@@ -129,7 +129,7 @@ class FitRun:
         kept = [path for path in stack.blocks if path not in self.dropped]
         if student is None or dense is None:
             return [plan for path in kept for plan in self._data_free_(stack, path)]
-        batches = Batches.of(self.batches, stack.spec.mask, "sources" in self.methods.needs)
+        batches = Batches.of(self.batches, stack.mask, "sources" in self.methods.needs)
         streams = left[stack.name] = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
         plans, done = list[GroupPlan](), self.record.done_(stack, streams)
         drifted = student is not dense
@@ -233,19 +233,20 @@ class FitRun:
     def _stage_(self, run: BlockRun, stage: Sequence[ChannelGroup], wanted: Wanted) -> list[GroupPlan]:
         """Measure the groups of one stage, compress and refit them.
 
-        Folded features are no function of the unfolded ones, so a selector that folds (without having looked at
-        statistics) has its folding applied before anything is measured: readouts are then fitted on what the folded
-        producers really put out.
+        Folded features are no function of the unfolded ones, nor are those that a norm over all units has mixed. Such
+        groups are narrowed before anything is measured: readouts are fitted on what is really put out.
         """
         gradients: Mapping[str, Tensor] = {}
         if "block-gradients" in self.methods.needs:
             gradients = block_gradients(run, stage, self.model)
-        ahead: dict[str, Selection] = {}
-        if not self.methods.selector.needs:
-            ahead = {group.name: self._select(self._problem(group, None), group) for group in stage}
-        folded = [group for group in stage if group.name in ahead and not ahead[group.name].reduction.is_selection]
+        blind = not self.methods.selector.needs
+        early = [group for group in stage if blind or self._mixes(group)]
+        found = {} if blind else features_alone(run, self.model, early, "held-out" in self.methods.needs)
+        problems = [self._problem(group, found.get(group.name), gradients.get(group.name)) for group in early]
+        ahead = {group.name: self._select(problem, group) for group, problem in zip(early, problems, strict=True)}
+        folded = [g for g in stage if g.name in ahead and (self._mixes(g) or not ahead[g.name].reduction.is_selection)]
         unfolded = copy.deepcopy(run.block) if folded else None
-        shapes = [self._fold_(group, ahead[group.name].reduction) if group in folded else group for group in stage]
+        shapes = [self._narrowed_(g, ahead[g.name].reduction) if g in folded else g for g in stage]
         collectors = [collector_for(self.model, shape, "held-out" in self.methods.needs) for shape in shapes]
         run.recall(again := refittable(self.methods, stage, self.widths))
         run.measure(collectors, replace(wanted, features=True), unfolded)
@@ -256,16 +257,13 @@ class FitRun:
             plans.append(self._group_(group, shape, statistics, ahead.get(group.name), gradients.get(group.name)))
             if group.name not in again:
                 run.settle(shape, plans[-1].reduction if shape is group else None)
-        plans = [refit_(self.model, run, p, self.methods, self.seed) if p.group.name in again else p for p in plans]
-        run.recall([])
-        return plans
+        return refit_(self.model, run, plans, again, self.methods, self.seed)
 
-    def _fold_(self, group: ChannelGroup, reduction: Reduction) -> ChannelGroup:
-        """Fold the producers, sum the consumer's columns, and return the group in its new shape."""
-        problem = self._problem(group, None)
-        readout = Readout(reduction.lift_columns(problem.weight, problem.span))
-        apply_(self.model, Plan([GroupPlan(group, reduction, to_patches(readout, self.model, group))]))
-        return group.narrowed(reduction.slots)
+    def _narrowed_(self, group: ChannelGroup, reduction: Reduction) -> ChannelGroup:
+        return narrow_ahead_(self.model, group, reduction, self._problem(group, None))
+
+    def _mixes(self, group: ChannelGroup) -> bool:
+        return self.layout.specs[group.name].mixes and 0 < self.widths[group.name] < group.units
 
     def _group_(
         self,
@@ -276,7 +274,7 @@ class FitRun:
         gradients: Tensor | None = None,
     ) -> GroupPlan:
         """Compress one group; ``shape`` is the group as it is now: ``group`` itself, or what a folding left of it."""
-        problem = replace(self._problem(shape, statistics), block_gradients=gradients)
+        problem = self._problem(shape, statistics, gradients)
         selection = selection or self._select(problem, group)
         reduction = selection.reduction if shape is group else Reduction.keep_all(shape.units)
         compensation = self.methods.compensator(problem, reduction)
@@ -287,9 +285,11 @@ class FitRun:
         # Without the readout: the model holds it now, and a second copy would double the memory.
         return GroupPlan(group, selection.reduction, None, selection.order, selection.curve, compensation.diagnostics)
 
-    def _problem(self, group: ChannelGroup, statistics: Statistics | None) -> GroupProblem:
+    def _problem(
+        self, group: ChannelGroup, statistics: Statistics | None, gradients: Tensor | None = None
+    ) -> GroupProblem:
         problem = problem_of(self.model, group, statistics, self.seed)
-        return replace(problem, mask_gradients=self.mask_gradients.get(group.name))
+        return replace(problem, mask_gradients=self.mask_gradients.get(group.name), block_gradients=gradients)
 
     def _select(self, problem: GroupProblem, group: ChannelGroup) -> Selection:
         keep = self.widths[group.name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,19 +31,28 @@ def refittable(methods: Methods, groups: Iterable[ChannelGroup], widths: Mapping
     return [group.name for group in able if 0 < widths[group.name] < group.units]
 
 
-def refit_(model: nn.Module, run: BlockRun, plan: GroupPlan, methods: Methods, seed: int) -> GroupPlan:
-    """Refit a group that has just been compressed.
+def refit_(
+    model: nn.Module, run: BlockRun, plans: Sequence[GroupPlan], names: Sequence[str], methods: Methods, seed: int
+) -> list[GroupPlan]:
+    """Refit groups that have just been compressed, one after the other.
 
     Args:
-        model: the student, with the group compressed.
-        run: of the group's block; the dense side's records of the group are kept.
-        plan: what was done to the group.
+        model: the student, with the groups compressed.
+        run: of their block; the dense side's records of the groups to refit are kept, and given up at last.
+        plans: what was done to the groups.
+        names: of those to refit.
         methods: of the run.
         seed: of this run's random choices.
 
     Returns:
-        the plan with what was done beyond it; as it was where nothing better was found.
+        the plans with what was done beyond them; as they were where nothing better was found.
     """
+    done = [_refitted_(model, run, plan, methods, seed) if plan.group.name in names else plan for plan in plans]
+    run.recall([])
+    return done
+
+
+def _refitted_(model: nn.Module, run: BlockRun, plan: GroupPlan, methods: Methods, seed: int) -> GroupPlan:
     group = plan.group.narrowed(plan.reduction.slots)
     passage = Passage.of(model, run, group, methods.wanted, scale_behind(model, group), methods.refit.most_rows)
     if passage is None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from optimum_grail.core.spec import Conditions
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
@@ -40,6 +42,11 @@ def share_config_(model: nn.Module, path: str, config: PreTrainedConfig) -> None
     if not isinstance(holder, nn.Module):
         above, _, its_name = owner.rpartition(".")
         setattr(read(model, above) if above else model, its_name, config)
+
+
+def meets(config: object, conditions: Conditions) -> bool:
+    """Whether ``config`` has the values that the conditions of a map ask for."""
+    return all(getattr(config, field, None) == value for field, value in conditions)
 
 
 def _own(holder: object, name: str) -> Any:

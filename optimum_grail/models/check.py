@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
@@ -19,7 +20,9 @@ from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import ArchitectureError
+from optimum_grail.models.laws import check_depth, check_streams
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.made_up import inputs_for
 from optimum_grail.models.matrix import features_per_unit, to_matrix
 from optimum_grail.models.resize import narrow_all_
 from optimum_grail.models.resolve import resolve
@@ -48,8 +51,9 @@ def check_map(spec: ArchitectureSpec, inputs: Mapping[str, Tensor] | None = None
     """Try every law of a map on ``spec.example``.
 
     The laws: every block of the example resolves; the parameters said to go are those that go; a plan that keeps
-    everything changes no bit; dropped units set to zero give the same output as the narrowed model; free widths survive
-    saving and loading; widths that the map calls expressible make a model that the stock class builds.
+    everything changes no bit; dropped units set to zero give the same output as the narrowed model; a consumer's output
+    joins the stream; free widths, and fewer blocks, survive saving and loading; widths that the map calls expressible
+    make a model that the stock class builds.
 
     Args:
         spec: the map; it need not be registered.
@@ -76,7 +80,9 @@ def check_map(spec: ArchitectureSpec, inputs: Mapping[str, Tensor] | None = None
         inexact = [group.name for group in one_per_declaration(layout) if layout.specs[group.name].mixes]
         for group in one_per_declaration(layout):
             _check_mask(model, group, given, exact=group.name not in inexact)
+        check_streams(model, layout, given)
         _check_loading(model, layout, given)
+        check_depth(model, layout, partial(outputs_of, inputs=given), partial(_reloaded, dense=model, widths={}))
         standalone = _check_stock(model, layout, given)
     names = [layout.specs[group.name].name for group in layout.groups]
     return MapReport(
@@ -84,31 +90,6 @@ def check_map(spec: ArchitectureSpec, inputs: Mapping[str, Tensor] | None = None
         tuple(dict.fromkeys(layout.specs[name].name for name in standalone)),
         tuple(dict.fromkeys(layout.specs[name].name for name in inexact)),
     )
-
-
-def inputs_for(model: nn.Module, spec: ArchitectureSpec) -> dict[str, Tensor]:
-    """Two random samples that fit the config of ``model``: tokens ``[2, 12]``, images ``[2, channels, size, size]``.
-
-    Raises:
-        ArchitectureError: the config describes neither.
-    """
-    generator, config, found = torch.Generator().manual_seed(1), config_of(model, ""), dict[str, Tensor]()
-    if isinstance(words := getattr(config, "vocab_size", None), int):
-        found["input_ids"] = torch.randint(3, words, (2, 12), generator=generator)
-        if spec.mask is not None:
-            found[spec.mask] = torch.ones(2, 12, dtype=torch.int64)
-            found[spec.mask][1, 9:] = 0
-        if getattr(config, "is_encoder_decoder", False):
-            found["decoder_input_ids"] = torch.randint(3, words, (2, 12), generator=generator)
-    if isinstance(channels := getattr(config, "num_channels", None), int):
-        size = getattr(config, "image_size", 32)
-        found["pixel_values"] = torch.randn(2, channels, size, size, generator=generator)
-    if not found:
-        raise ArchitectureError(
-            f"The config of {type(model).__name__} tells neither a vocabulary nor image channels, so the example's "
-            "inputs cannot be made up. Pass inputs=…, tensors by name."
-        )
-    return found
 
 
 def _check_blocks(layout: Layout) -> None:
@@ -179,12 +160,12 @@ def _check_mask(model: nn.Module, group: ChannelGroup, inputs: Mapping[str, Tens
     dense = outputs_of(model, inputs)
     with masked(model, {group.consumer: torch.arange(0, group.units, 2)}):
         expected = outputs_of(model, inputs)
-    if not any(_differ(one, other) for one, other in zip(expected, dense, strict=True)):
+    if not any(map(_differ, expected, dense)):
         raise ArchitectureError(
             f"Setting units of {group.name!r} to zero changes no output of the example. Name the consumer that reads "
             "them, and give the example weights and factors that are not zero."
         )
-    if exact and any(_differ(one, other) for one, other in zip(found, expected, strict=True)):
+    if exact and any(map(_differ, found, expected)):
         raise ArchitectureError(
             f"Dropping units of {group.name!r} is not the same as setting them to zero where they enter "
             f"{group.consumer.module}. Look for a producer that is missing or whose parts are laid out otherwise "
@@ -221,7 +202,7 @@ def _check_loading(model: nn.Module, layout: Layout, inputs: Mapping[str, Tensor
     apply_(small, plan)
     try:
         expected = outputs_of(small, inputs)
-        again = _reloaded(small, model, layout, plan.widths)
+        again = _reloaded(small, layout, model, plan.widths)
         found = outputs_of(again, inputs)
     except FAILURES as error:
         raise ArchitectureError(
@@ -229,7 +210,7 @@ def _check_loading(model: nn.Module, layout: Layout, inputs: Mapping[str, Tensor
             f"{failing_module(error, small) or type(small).__name__}: {str(error)[:300]}. Correct field, attributes or "
             "pinned of its group."
         ) from error
-    if any(not torch.equal(one, other) for one, other in zip(found, expected, strict=True)):
+    if not all(map(torch.equal, found, expected)):
         raise ArchitectureError(
             f"The model with the widths {plan.widths} puts out something else when it is saved and loaded again. Name "
             "the numbers that follow the width in attributes, and in pinned the config fields that the class derives."
@@ -243,7 +224,7 @@ def _free(model: nn.Module, layout: Layout, group: ChannelGroup, place: int) -> 
     return max(1, group.units - 1 - place % (group.units - 1))
 
 
-def _reloaded(small: nn.Module, dense: nn.Module, layout: Layout, widths: Mapping[str, int]) -> nn.Module:
+def _reloaded(small: nn.Module, layout: Layout, dense: nn.Module, widths: Mapping[str, int]) -> nn.Module:
     if config_of(small, "") is None:  # a plain module: narrowed as its table says, then filled
         again = copy.deepcopy(dense)
         narrow_all_(again, layout, widths)

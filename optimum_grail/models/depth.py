@@ -120,10 +120,11 @@ def _shorten_(model: nn.Module, stack: Stack, dropped: Collection[str]) -> None:
     config = config_of(model, stack.owner)
     if config is None or stack.spec.depth_field is None:
         return
-    kinds = getattr(config, "layer_types", None)
+    lists = {name: getattr(config, name, None) for name in stack.spec.depth_lists}
     setattr(config, stack.spec.depth_field, len(parent))
-    if isinstance(kinds, list) and len(kinds) == len(stack.blocks):
-        config.layer_types = [kind for index, kind in enumerate(kinds) if index not in gone]
+    for name, entries in lists.items():
+        if isinstance(entries, list) and len(entries) == len(stack.blocks):
+            setattr(config, name, [entry for index, entry in enumerate(entries) if index not in gone])
 
 
 def _number_(blocks: Any) -> None:
@@ -156,4 +157,5 @@ def _moved(group: ChannelGroup, moves: Mapping[str, str], layers: Mapping[str, s
         norm=None if group.norm is None else _swap(group.norm, block, moves),
         factor=None if group.factor is None else _swap(group.factor, block, moves),
         attributes=tuple((_swap(path, block, moves), count) for path, count in group.attributes),
+        tables=tuple(replace(table, path=_swap(table.path, block, moves)) for table in group.tables),
     )

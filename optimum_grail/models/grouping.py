@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 from torch import nn
 
-from optimum_grail.core.groups import ChannelGroup, Port
+from optimum_grail.core.groups import ChannelGroup, HeadTable, Port
 from optimum_grail.core.spec import Conv, GroupSpec, Heads, Mlp, Rows, Strip
 from optimum_grail.errors import ArchitectureError
-from optimum_grail.models.attributes import read
-from optimum_grail.models.layout import Weights
-from optimum_grail.models.matrix import axes, columns, is_channelwise, is_norm, mixes_channels, rows, taps
-
-
-def weights_of(model: nn.Module, path: str) -> Weights:
-    """Sizes of the module at ``path``.
-
-    Raises:
-        ArchitectureError: it is of a kind that cannot shrink.
-    """
-    module = model.get_submodule(path)
-    height = rows(module, path)
-    parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
-    itemsize = next((parameter.element_size() for parameter in parameters), 0)
-    if is_channelwise(module):
-        vectors = sum(parameter.numel() for parameter in parameters) // max(height, 1)
-        return Weights(height, 0, 1, vectors, itemsize)
-    vectors = sum(parameter.dim() == 1 for parameter in parameters)
-    return Weights(height, columns(module, path), taps(module), vectors, itemsize)
+from optimum_grail.models.attributes import meets, read
+from optimum_grail.models.head_tables import tables_of
+from optimum_grail.models.matrix import axes, columns, is_channelwise, is_norm, mixes_channels, rows, weights_of
 
 
 class GroupBuilder:
@@ -99,6 +83,7 @@ class GroupBuilder:
         units: int,
         producers: Sequence[tuple[Rows, int]],
         consumer: tuple[str, int],
+        tables: tuple[HeadTable, ...] = (),
         **more: object,
     ) -> ChannelGroup:
         outs = (*self._ports(producers, units), *(self._channelwise(spec, local, units) for local in spec.channelwise))
@@ -116,7 +101,8 @@ class GroupBuilder:
             stage=spec.stage,
             stream=spec.stream,
             tie=f"{container}/{kind}/{units}",
-            cost=sum(self._cost(port) for port in (*outs, into)),
+            cost=sum(self._cost(port) for port in (*outs, into)) + sum(table.cost for table in tables),
+            tables=tables,
             factor=self._factor(spec),
             uniform="" if isinstance(spec, Conv) or not spec.uniform else f"{self.owner}/{spec.name}",
             **more,  # type: ignore[arg-type]
@@ -188,17 +174,19 @@ class GroupBuilder:
         return Port(path, "out", width // max(units, 1))
 
     def _factor(self, spec: GroupSpec) -> str | None:
-        """Path of the factor's parameter, checked; ``None`` where the block has none."""
+        """Path of the factor, a parameter or a number, checked; ``None`` where the block has none."""
         if spec.factor is None:
             return None
         found = read(self.model, self._path(spec.factor))
         if found is None:
             return None
         out = self._rows(spec.consume if not isinstance(spec, Heads) else spec.out)
-        if not isinstance(found, nn.Parameter) or found.numel() != out:
+        is_number = isinstance(found, int | float) and bool(found)
+        if not is_number and not (isinstance(found, nn.Parameter) and found.numel() == out):
             raise ArchitectureError(
                 f"The map calls {self._path(spec.factor)} the factor of each output of {self._path(spec.name)!r}, "
-                f"expecting a parameter of {out} numbers; found {type(found).__name__}. Correct the map."
+                f"expecting a parameter of {out} numbers, or one number but zero; found {type(found).__name__}. "
+                "Correct the map."
             )
         return self._path(spec.factor)
 
@@ -213,30 +201,71 @@ class GroupBuilder:
 
     def _heads(self, spec: Heads) -> ChannelGroup:
         size, (query, key) = self._attribute(spec.head_dim), self._attended(spec)
+        self._equal(spec.out, self._columns(spec.out), query)
+        config = getattr(self.model.get_submodule(self.owner), "config", None)
+        if spec.shared is not None and key == size and meets(config, spec.shared):
+            return self._query_heads(spec, size, query)
         ratio = 1
         if key or query:  # where a compressed model has neither, all heads of this layer went
             self._multiple(_module_of(spec.key), key, size, "the head size")
             self._multiple(_module_of(spec.query), query, key, "the width of the keys")
             ratio = query // key
         units = key // size
-        self._equal(spec.out, self._columns(spec.out), query)
         per_unit = {"query": ratio, "key_value": 1, "width": ratio * size}
-        for local, counts in spec.attributes:
-            self._equal(local, self._attribute(local, 0), units * per_unit[counts])
+        self._check_attributes(spec, {"query": units * ratio, "key_value": units, "width": query, "per_key": ratio})
         fields = [(spec.query_field, ratio)]
         if spec.key_value_field:
             fields.append((spec.key_value_field, 1))
+        beside = [(local, ratio * size) for local in spec.also if read(self.model, self._path(local)) is not None]
+        return self._attention(
+            spec,
+            units,
+            [(spec.query, ratio * size), (spec.key, size), (spec.value, size), *beside],
+            per_unit,
+            fields=tuple(fields),
+            cached=2 * size,
+            arguments=spec.arguments,
+            tables=tables_of(self.model, self.block, spec, units, ratio),
+        )
+
+    def _query_heads(self, spec: Heads, size: int, query: int) -> ChannelGroup:
+        """Query heads that share one key-value head, which stays."""
+        units = query // size
+        per_unit = {"query": 1, "width": size, "per_key": 1}
+        self._check_attributes(spec, {"query": units, "key_value": 1, "width": query, "per_key": units})
+        producers = [] if isinstance(spec.query, Strip) else [(spec.query, size)]
+        group = self._attention(spec, units, producers, per_unit, fields=((spec.query_field, 1),))
+        if not isinstance(spec.query, Strip):
+            return group
+        self._equal(spec.query.module, self._rows(spec.query.module), query + (spec.query.of - 1) * size)
+        port = Port(self._path(spec.query.module), "out", size, spec.query.part * size)
+        return replace(group, producers=(port, *group.producers), cost=group.cost + self._cost(port))
+
+    def _check_attributes(self, spec: Heads, expected: Mapping[str, int]) -> None:
+        for local, counts in spec.attributes:
+            if counts != "per_key" or expected["query"]:  # what no head shares any more still says how many did
+                self._equal(local, self._attribute(local, 0), expected[counts])
+
+    def _attention(
+        self,
+        spec: Heads,
+        units: int,
+        producers: Sequence[tuple[Rows, int]],
+        per_unit: Mapping[str, int],
+        **more: object,
+    ) -> ChannelGroup:
         owner = spec.head_dim.rpartition(".")[0]
+        following = [(self._path(local), per_unit[counts]) for local, counts in spec.attributes if counts in per_unit]
+        consumer, attention = (spec.out, per_unit["width"]), self._path(owner) if owner else None
         return self._group(
             spec,
             "heads",
             units,
-            [(spec.query, ratio * size), (spec.key, size), (spec.value, size)],
-            (spec.out, ratio * size),
-            attention=self._path(owner) if owner else None,
-            fields=tuple(fields),
-            attributes=tuple((self._path(local), per_unit[counts]) for local, counts in spec.attributes),
-            cached=2 * size,
+            producers,
+            consumer,
+            attention=attention,
+            attributes=tuple(following),
+            **more,  # type: ignore[arg-type]
         )
 
     def _attended(self, spec: Heads) -> tuple[int, int]:

@@ -25,6 +25,7 @@ class Stack:
         layers: for each block its key in the per-layer table: the pattern's index levels joined by dots (``"3"``,
             ``"0.1"``), or the path relative to the owner if the spec has several patterns.
         after: names of the stacks that run before this one.
+        mask: name of the input that marks the real ones of the rows that run through, or ``None``.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Stack:
     blocks: tuple[str, ...]
     layers: tuple[str, ...]
     after: tuple[str, ...] = ()
+    mask: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Layout:
     @property
     def mask(self) -> str | None:
         """Name of the input that marks the real rows of what the model puts out: its last stack's that has one."""
-        return next((stack.spec.mask for stack in reversed(self.stacks) if stack.spec.mask), None)
+        return next((stack.mask for stack in reversed(self.stacks) if stack.mask), None)
 
     @property
     def blocks(self) -> dict[str, tuple[str, ...]]:
@@ -129,7 +131,8 @@ class Layout:
     def removed_parameters(self, widths: Mapping[str, int], times: Mapping[str, int] | None = None) -> int:
         """Parameters that go when the groups named in ``widths`` keep that many units; exact.
 
-        Each counts as often as ``times`` says for its module (by path), once by default.
+        Each counts as often as ``times`` says for its module (by path), once by default; those of tables as often as
+        it says for the table's path, not at all if it does not.
 
         Differs from the sum of :attr:`ChannelGroup.cost` where two groups meet in one module (the middle convolution
         of a bottleneck block loses rows to one group and columns to the other).
@@ -145,4 +148,9 @@ class Layout:
             left = (size.rows - out) * (size.columns - into)
             gone_here = (size.rows * size.columns - left) * size.taps + out * size.vectors
             total += gone_here * (1 if times is None else times[path])
+        for group in self.groups:
+            lost = group.units - widths.get(group.name, group.units)
+            total += sum(
+                lost * table.cost * (1 if times is None else times.get(table.path, 0)) for table in group.tables
+            )
         return total

@@ -8,6 +8,7 @@ an :class:`ArchitectureError`.
 from __future__ import annotations
 
 import sys
+from math import prod
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.errors import ArchitectureError
+from optimum_grail.models.layout import Weights
 
 View = Literal["patch", "shared"]
 """How a convolution becomes a matrix. ``"patch"``: ``[O, I·kh·kw]``, unit ``u`` owns the columns
@@ -39,11 +41,19 @@ def is_channelwise(module: nn.Module) -> bool:
 
 
 def mixes_channels(module: nn.Module) -> bool:
-    """Whether ``module`` is a norm over its channels (LayerNorm, RMSNorm): nothing but vectors of one length."""
+    """Whether ``module`` is a norm over its channels (LayerNorm, RMSNorm, global response normalisation): nothing but
+    vectors of one length, which may be shaped to fit feature maps, ``[1, 1, 1, C]``; a matrix of one row is none."""
     if isinstance(module, (_BatchNorm, _ConvNd)) or next(module.children(), None) is not None:
         return False
     shapes = {tuple(parameter.shape) for parameter in module.parameters(recurse=False)}
-    return len(shapes) == 1 and all(len(shape) == 1 for shape in shapes)
+    return len(shapes) == 1 and all(len(shape) != 2 and prod(shape) == max(shape, default=0) for shape in shapes)
+
+
+def channel_axis(module: nn.Module, tensor: Tensor) -> int:
+    """Along which axis of ``tensor``, a parameter or buffer of a channelwise ``module``, the channels lie."""
+    if isinstance(module, (_BatchNorm, _ConvNd)) or tensor.dim() < 2:
+        return 0
+    return max(range(tensor.dim()), key=lambda axis: tensor.shape[axis])
 
 
 def axes(module: nn.Module, path: str = "") -> tuple[int, int]:
@@ -76,7 +86,8 @@ def rows(module: nn.Module, path: str = "") -> int:
     if isinstance(module, _BatchNorm):
         return module.num_features
     if is_channelwise(module):
-        return next(iter(module.parameters(recurse=False))).shape[0]
+        first = next(iter(module.parameters(recurse=False)))
+        return first.shape[channel_axis(module, first)]
     axis, _ = axes(module, path)
     return int(module.get_parameter("weight").shape[axis])
 
@@ -96,6 +107,23 @@ def feature_axis(module: nn.Module) -> int:
 def taps(module: nn.Module) -> int:
     """Weights per pair of output and input feature: the kernel's area for a convolution, else 1."""
     return module.kernel_size[0] * module.kernel_size[1] if isinstance(module, nn.Conv2d) else 1
+
+
+def weights_of(model: nn.Module, path: str) -> Weights:
+    """Sizes of the module at ``path``.
+
+    Raises:
+        ArchitectureError: it is of a kind that cannot shrink.
+    """
+    module = model.get_submodule(path)
+    height = rows(module, path)
+    parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
+    itemsize = next((parameter.element_size() for parameter in parameters), 0)
+    if is_channelwise(module):
+        vectors = sum(parameter.numel() for parameter in parameters) // max(height, 1)
+        return Weights(height, 0, 1, vectors, itemsize)
+    vectors = sum(parameter.dim() == 1 for parameter in parameters)
+    return Weights(height, columns(module, path), taps(module), vectors, itemsize)
 
 
 def features_per_unit(group: ChannelGroup, module: nn.Module, view: View = "patch") -> int:

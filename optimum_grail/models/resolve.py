@@ -14,8 +14,10 @@ from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.core.groups import ChannelGroup, Port
 from optimum_grail.core.spec import ArchitectureSpec, GroupSpec
 from optimum_grail.errors import ArchitectureError, BlocksMissingError, UnknownNameError
-from optimum_grail.models.grouping import GroupBuilder, weights_of
+from optimum_grail.models.attributes import meets
+from optimum_grail.models.grouping import GroupBuilder
 from optimum_grail.models.layout import Layout, Stack, Weights
+from optimum_grail.models.matrix import weights_of
 from optimum_grail.models.residence import parameters_of
 
 
@@ -131,27 +133,31 @@ def _refuse(model: nn.Module) -> None:
 
 
 def _chains(module: nn.Module, path: str, spec: ArchitectureSpec) -> list[Stack]:
-    """The stacks of one (sub-)model, one per uninterrupted chain of blocks; none if any pattern finds nothing."""
+    """The stacks of one (sub-)model, one per uninterrupted chain of blocks; none if no pattern finds anything."""
     matches = [expand(module, pattern) for pattern in spec.blocks]
-    if not matches or not all(matches):
-        return []
+    masks = dict(spec.masks)
+    marks: dict[str, str | None] = {}
     chains: dict[str, list[tuple[str, str]]] = {}
     for pattern, match in zip(spec.blocks, matches, strict=True):
         for below, index in match:
             chain = pattern if spec.chain == "pattern" else below.rpartition(".")[0]
+            marks[chain] = masks.get(pattern, spec.mask)
             chains.setdefault(chain, []).append((below, below if len(matches) > 1 else index))
     if len(chains) > 1 and spec.depth_field:
         raise ArchitectureError(
             f"The map of {', '.join(spec.model_types)} has {len(chains)} chains of blocks and one depth_field, "
             f"{spec.depth_field!r}, which cannot say how long each is. Leave depth_field out of the map."
         )
+    if not meets(getattr(module, "config", None), spec.depth_when):
+        spec = replace(spec, depth_field=None)
     name = path or model_type(module) or type(module).__name__
     stacks: list[Stack] = []
-    for pairs in chains.values():
+    for chain, pairs in chains.items():
         blocks = tuple(f"{path}.{below}".lstrip(".") for below, _ in pairs)
         own = name if len(chains) == 1 else blocks[0].rpartition(".")[0]
         before = tuple(stack.name for stack in stacks)
-        stacks.append(Stack(own, path, spec, blocks, tuple(layer for _, layer in pairs), before))
+        layers = tuple(layer for _, layer in pairs)
+        stacks.append(Stack(own, path, spec, blocks, layers, before, marks[chain]))
     return stacks
 
 
@@ -195,7 +201,9 @@ def _declared(model: nn.Module, stack: Stack, path: str) -> list[GroupSpec]:
             "groups for this class of block."
         )
     below = path.removeprefix(f"{stack.owner}.") if stack.owner else path
+    config = getattr(model.get_submodule(stack.owner), "config", None)
     found = [spec for spec in found if spec.within is None or _matches(below, spec.within)]
+    found = [spec for spec in found if meets(config, spec.when)]
     return sorted(found, key=lambda spec: spec.stage)
 
 

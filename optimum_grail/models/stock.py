@@ -64,7 +64,7 @@ def expressible(model: nn.Module, layout: Layout, group: ChannelGroup, units: in
     The width the config has already is always expressible. Convolutions never shrink expressibly.
     """
     spec, config = layout.specs[group.name], config_of(model, group.owner)
-    if config is None or isinstance(spec, Conv):
+    if _is_mute(spec, config, group):
         return units == group.units
     return _accepted(spec, config, entries(group, units))
 
@@ -201,15 +201,15 @@ def _stated(spec: GroupSpec, config: PreTrainedConfig, field: str) -> int | None
 
 def _update(model: nn.Module, layout: Layout, stack: Stack, widths: Mapping[str, int], doubt: str = "") -> StockUpdate:
     config = config_of(model, stack.owner)
-    families: dict[str, list[ChannelGroup]] = {}
+    families: dict[tuple[str, tuple[tuple[str, int], ...]], list[ChannelGroup]] = {}
     for group in layout.of_stack(stack):
-        families.setdefault(layout.specs[group.name].name, []).append(group)
+        families.setdefault((layout.specs[group.name].name, group.fields), []).append(group)
     fields: dict[str, int] = {}
     layers: Table = {}
     for groups in families.values():
         spec = layout.specs[groups[0].name]
         wanted = [entries(group, widths[group.name]) for group in groups]
-        if config is None or isinstance(spec, Conv):
+        if _is_mute(spec, config, groups[0]):
             changed = _changed(config, groups, widths)
         elif not doubt and all(values == wanted[0] for values in wanted) and _accepted(spec, config, wanted[0]):
             changed = []
@@ -234,6 +234,14 @@ def _update(model: nn.Module, layout: Layout, stack: Stack, widths: Mapping[str,
     return StockUpdate(
         stack.owner, fields, {key: layers[key] for key in stack.layers if key in layers}, heads, field, doubt
     )
+
+
+def _is_mute(spec: GroupSpec, config: PreTrainedConfig | None, group: ChannelGroup) -> bool:
+    """Whether the config has no word for the widths of ``group``, so that only the table can speak of them."""
+    if config is None or isinstance(spec, Conv):
+        return True
+    default = isinstance(spec, Mlp) and spec.default is not None
+    return not default and all(getattr(config, field, None) is None for field, _ in group.fields)
 
 
 def _changed(config: PreTrainedConfig, groups: list[ChannelGroup], widths: Mapping[str, int]) -> list[ChannelGroup]:

@@ -16,8 +16,9 @@ from optimum_grail.core.readout import Readout
 from optimum_grail.errors import ArchitectureError, StatisticsError
 from optimum_grail.models.attributes import read, write_
 from optimum_grail.models.changing import changed_values, check_changes
-from optimum_grail.models.headless import take_heads_
-from optimum_grail.models.matrix import axes, columns, from_matrix, is_channelwise, owns_bias, rows, taps
+from optimum_grail.models.headless import take_features_, take_heads_
+from optimum_grail.models.matrix import axes, channel_axis, columns, from_matrix, is_channelwise, owns_bias, rows, taps
+from optimum_grail.models.picking import pick_heads_
 from optimum_grail.models.residence import refuse_empty, values_of
 
 Encode = Callable[[Tensor, int], Tensor]
@@ -138,6 +139,10 @@ def _validate(model: nn.Module, item: GroupPlan, sizes: dict[tuple[str, str], in
             )
         _check_values(module, port.module)
         sizes[port.module, port.side] = left - (group.units - reduction.slots) * port.span
+    for table in group.tables:
+        found = read(model, table.path)
+        if not isinstance(found, Tensor) or found.shape[table.axis] != group.units * table.span:
+            raise ArchitectureError(f"{table.path} does not have {group.units * table.span} heads along {table.axis}.")
     for path, per_unit in group.attributes:
         if read(model, path) != group.units * per_unit:
             raise ArchitectureError(f"{path} is not {group.units * per_unit}, as {group.name!r} expects.")
@@ -204,11 +209,11 @@ def rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, 
     given. Nothing is checked: callers have."""
     for port in _from_the_end(group.producers):
         module = model.get_submodule(port.module)
-        axis = 0 if is_channelwise(module) else axes(module, port.module)[0]
+        axis = None if is_channelwise(module) else axes(module, port.module)[0]
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             if tensor.dim() == 0:  # BatchNorm's num_batches_tracked
                 continue
-            along = axis if tensor.dim() > 1 else 0
+            along = channel_axis(module, tensor) if axis is None else axis if tensor.dim() > 1 else 0
             strip = tensor.detach().narrow(along, port.offset, group.units * port.span).movedim(along, 0)
             _set_(module, name, _splice(tensor, port, group.units, along, encode(strip, port.span).movedim(0, along)))
         _sync_sizes_(module)
@@ -217,10 +222,18 @@ def rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, 
     _, axis = axes(consumer, group.consumer.module)
     _set_(consumer, "weight", _splice(weight, group.consumer, group.units, axis, consumer_strip))
     _sync_sizes_(consumer)
+    for table in group.tables:
+        owner, _, name = table.path.rpartition(".")
+        values = model.get_submodule(owner).get_parameter(name).detach().movedim(table.axis, 0)
+        _set_(model.get_submodule(owner), name, encode(values, table.span).movedim(0, table.axis))
     for path, per_unit in group.attributes:
         write_(model, path, slots * per_unit)
-    if slots == 0 and group.attention is not None:
-        take_heads_(model, group)
+    if group.arguments and slots < group.units:
+        pick_heads_(model, group, encode)
+    if slots == 0:
+        take_features_(consumer)
+        if group.attention is not None:
+            take_heads_(model, group)
 
 
 def _from_the_end(ports: Sequence[Port]) -> list[Port]:

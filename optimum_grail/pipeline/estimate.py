@@ -40,15 +40,14 @@ class Estimate:
 
     Args:
         seconds: expected wall time of survey and fit, and of what :meth:`beside` adds.
-        memory: bytes of streams (unless they are kept in files), one block's statistics and copies, and logits; where
-            weights stay on disk, of the block and of the largest other module as well.
+        memory: bytes of streams (unless in files), one block's statistics and copies, and logits; where weights stay on
+            disk, of the block and of the largest other module as well.
         forward_flops: floating point operations of one pass over the calibration data through all blocks.
         gram_flops: of all Gram products, once.
         disk: bytes of streams that are kept in files, and of compressed weights that leave memory.
-        rows: calibration rows that the widest group sees.
-        features: of that group.
+        rows, features: calibration rows that the widest group sees, and its features.
         sample: seconds of one sample's pass through the whole model.
-        logits: bytes of ``memory`` that are logits, in float32 whatever the model computes in.
+        logits: bytes of ``memory`` that are logits, which are float32 always.
         streams: bytes of disk that the streams would take.
         movable: bytes of ``memory`` that would be saved by that.
         offloaded: whether weights stay on disk.
@@ -218,8 +217,8 @@ class _Load:
         samples: that all of this is of.
         rows: of the widest group.
         features: of that group.
-        passage: operations of taking all rows through the weights of all groups but attention, forwards and backwards.
-        passing: bytes that a row of the largest of them takes on that way.
+        passage: operations of taking all rows through the weights that are refitted, forwards and backwards.
+        passing: bytes that a row of the largest takes there.
     """
 
     gram: float
@@ -273,7 +272,7 @@ def _fit_seconds(load: _Load, methods: Methods, pace: Pace, samples: float) -> f
     passes = pace.blocks * samples * (STUDENT_PASSES + methods.two_streams)
     products = share * (load.gram + load.target * methods.two_streams) / pace.products
     contest = CONTEST if "held-out" in methods.compensator.needs else 1
-    if methods.refit.changes_producers:  # the consumer is fitted once more, to what the new producers put out
+    if methods.refit.changes_producers:  # and the consumer is fitted once more
         seen = min(1.0, methods.refit.most_rows / max(share * load.rows, 1))
         passes += pace.blocks * samples * (1 + methods.refit.looks)
         products += share * (load.gram + seen * methods.refit.products * load.passage) / pace.products

@@ -25,6 +25,7 @@ from optimum_grail.streams.capture import Captured, Order, capture
 from optimum_grail.streams.gradients import frozen
 from optimum_grail.streams.hooks import given, hooked
 from optimum_grail.streams.outputs import Outputs, Slopes, pull
+from optimum_grail.streams.probe import unrolled
 from optimum_grail.streams.states import States
 from optimum_grail.streams.tail import Tail, leaving
 
@@ -138,7 +139,8 @@ class Backward:
                 start = Slopes((call.run(self.model.get_submodule(path), hidden.clone()),), (pulled[index],), 1.0)
             *gradients, pulled[index] = pull(start, [*(output for _, output in seen.values()), hidden])
             for (name, (features, _)), gradient in zip(seen.items(), gradients, strict=True):
-                slopes[name].append(Slope(features, gradient))
+                tokens = hidden.shape[:-1]
+                slopes[name].append(Slope(unrolled(features, tokens), unrolled(gradient, tokens)))
         yield from ((group, slopes.pop(group.name)) for group in groups)
 
     def _at_once(self) -> Iterator[tuple[ChannelGroup, list[Slope]]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from optimum_grail.data.batches import Batch
 from optimum_grail.errors import ArchitectureError, GrailError
 from optimum_grail.streams.calls import Call, difference, on_device, same
-from optimum_grail.streams.hooks import Reached, first, hooked, patched_forward
+from optimum_grail.streams.hooks import Reached, as_put_out, first, hooked, note_parts, patched_forward
 from optimum_grail.streams.language_head import run_blocks
 from optimum_grail.streams.states import OffloadedStates, States
 
@@ -161,6 +161,7 @@ def _really(model: nn.Module, stacks: Stacks, sample: Batch) -> dict[str, Captur
 
     def leave(path: str, output: Any) -> None:
         """Keep the output for the next block."""
+        note_parts(model.get_submodule(path), output)
         left[owner[path]] = first(output).clone()
 
     modules = [(model.get_submodule(path), path) for path in owner]
@@ -196,7 +197,8 @@ def never_called(path: str, stack: str, batch: Batch, times: int = 0) -> Archite
     if times > 1:
         return ArchitectureError(
             f"The model called block {path!r} of stack {stack!r} {times} times on one sample. Blocks that are used "
-            "more than once in a pass cannot be compressed."
+            "more than once in a pass cannot be calibrated: only methods without data can compress them (--selector "
+            "magnitude --compensator none --allocation uniform)."
         )
     return ArchitectureError(
         f"The model never called block {path!r} of stack {stack!r} on the calibration data, which has "
@@ -212,16 +214,17 @@ def _pass_by(model: nn.Module, stacks: Stacks, batches: Sequence[Batch], offload
     owner = {path: name for name, paths in stacks.items() for path in paths}
     pending: set[str] = set()
 
-    def recorder(path: str) -> Callable[..., Tensor]:
+    def recorder(path: str) -> Callable[..., Any]:
         """What stands in for the block at ``path``."""
+        block = model.get_submodule(path)
 
-        def forward(*args: Any, **kwargs: Any) -> Tensor:
+        def forward(*args: Any, **kwargs: Any) -> Any:
             """Note the call and pass the hidden state on."""
             hidden = captured[owner[path]].add(path, args, kwargs)
             pending.discard(path)
             if not pending:
                 raise Reached
-            return hidden
+            return as_put_out(block, hidden)
 
         return forward
 

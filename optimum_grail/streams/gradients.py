@@ -23,7 +23,7 @@ from optimum_grail.streams.capture import never_called
 from optimum_grail.streams.hooks import first, hooked
 from optimum_grail.streams.language_head import LanguageHead, short
 from optimum_grail.streams.outputs import Outlet, Outputs, Slopes, outputs_of, pull
-from optimum_grail.streams.probe import features_of, fits, rows_of
+from optimum_grail.streams.probe import features_of, fits, rows_of, unrolled
 from optimum_grail.streams.problems import view_of
 
 
@@ -244,7 +244,9 @@ def block_gradients(run: BlockRun, groups: Sequence[ChannelGroup], model: nn.Mod
                 norms = output.flatten(1).float().norm(dim=1).sum()
                 gradients = torch.autograd.grad(norms, [pair[1] for pair in seen.values()])
             for (name, (inputs, _)), gradient in zip(seen.items(), gradients, strict=True):
-                square = _per_sample(inputs.detach(), gradient, modules[name], views[name])
+                tokens = hidden.shape[:-1]
+                pair = unrolled(inputs.detach(), tokens), unrolled(gradient, tokens)
+                square = _per_sample(*pair, modules[name], views[name])
                 squares[name] = squares[name] + square if name in squares else square
     return {name: total.sqrt() for name, total in squares.items()}
 

@@ -57,6 +57,26 @@ def first(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
+_PARTS: dict[type[nn.Module], int] = {}
+"""Classes of blocks that put out a tuple, and of how many things: a class puts out the same whatever its weights."""
+
+
+def note_parts(block: nn.Module, output: Any) -> None:
+    """Remember of the class of ``block`` what a true run of it put out, for :func:`as_put_out`."""
+    _PARTS[type(block)] = len(output) if isinstance(output, tuple) else 0
+
+
+def as_put_out(block: nn.Module, hidden: Tensor) -> Any:
+    """``hidden`` in the form in which ``block`` puts it out: by itself, or first in a tuple whose rest is ``None``."""
+    parts = _PARTS.get(type(block), 0)
+    return (hidden, *[None] * (parts - 1)) if parts else hidden
+
+
+def passing(block: nn.Module) -> Callable[..., Any]:
+    """A forward for ``block`` that returns its hidden state."""
+    return lambda *args, **kwargs: as_put_out(block, given(args, kwargs))
+
+
 def given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     """The hidden state that a module was called with: the first argument, by position or by name."""
     return args[0] if args else next(iter(kwargs.values()))

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.residence import device_of, resident
-from optimum_grail.streams.hooks import Reached, given, hooked, patched_forward
+from optimum_grail.streams.hooks import Reached, given, hooked, note_parts, passing, patched_forward
 
 LOGITS_BYTES = 2**25
 """Most bytes of one model's logits (float32) at once: 170 rows of 49,152 tokens, 32 of 262,144. The C library gives
@@ -60,7 +60,8 @@ class LanguageHead:
         if not isinstance(model, PreTrainedModel) or (module := model.get_output_embeddings()) is None:
             return None
         seen: list[Tensor] = []
-        with hooked(before=[(module, lambda _, args, kwargs: seen.append(given(args, kwargs)))]):
+        noting = [(model.get_submodule(path), lambda block, args, output: note_parts(block, output)) for path in blocks]
+        with hooked(before=[(module, lambda _, args, kwargs: seen.append(given(args, kwargs)))], after=noting):
             output = model(**sample)
         logits = output["logits"] if isinstance(output, Mapping) and "logits" in output else None
         if len(seen) != 1 or logits is None or logits.shape[:-1] != seen[0].shape[:-1]:
@@ -104,11 +105,7 @@ class LanguageHead:
             entering = rows[None].to(given(args, kwargs))
             return ((entering, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): entering})
 
-        def identity(*args: Any, **kwargs: Any) -> Tensor:
-            """A block that returns its hidden state."""
-            return given(args, kwargs)
-
-        passed = patched_forward(self.model, dict.fromkeys(self.blocks, identity))
+        passed = patched_forward(self.model, {path: passing(self.model.get_submodule(path)) for path in self.blocks})
         with passed, hooked(before=[(self.module, other)]):
             logits: Tensor = self.model(**self.sample).logits
         return logits[0].float()

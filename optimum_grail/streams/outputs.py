@@ -28,6 +28,11 @@ class Outputs:
     embeddings: tuple[Tensor, ...] = ()
     entering: Tensor | None = None
 
+    @property
+    def shapes(self) -> list[torch.Size]:
+        """Of everything that is there, in order."""
+        return [tensor.shape for tensor in (self.logits, *self.embeddings, self.entering) if tensor is not None]
+
 
 @dataclass(frozen=True)
 class Outlet:

@@ -59,12 +59,13 @@ class Probe:
     stop_early: bool = False
     records: dict[str, Record] = field(default_factory=dict)
     _missing: int = 0
+    _tokens: Sequence[int] = ()  # batch and sequence of the hidden state
 
     def run(self, call: Call, hidden: Tensor) -> Tensor | None:
         """Run the block on ``hidden`` and fill :attr:`records`; returns the block's output."""
         self.records = {group.name: Record() for group in self.groups}
         submodules: dict[str, dict[str, Tensor]] = {group.name: {} for group in self.groups}
-        self._missing = 0
+        self._missing, self._tokens = 0, hidden.shape[:-1]
         whole = [group for group in self.groups if self.wanted.stream and self._after(group)]
         before: list[tuple[nn.Module, Callable[..., None]]] = []
         after: list[tuple[nn.Module, Callable[..., None]]] = []
@@ -126,7 +127,7 @@ class Probe:
         return lambda module, args, output: self._keep(record, name, first(output))
 
     def _keep(self, record: Record, name: str, tensor: Tensor) -> None:
-        setattr(record, name, tensor.clone())
+        setattr(record, name, unrolled(tensor, self._tokens).clone())
         self._missing -= 1
         if self._missing == 0 and self.stop_early:
             raise Reached
@@ -138,6 +139,13 @@ def _keeper(seen: dict[str, Tensor], path: str) -> Callable[..., None]:
         seen[path] = first(output).clone()
 
     return hook
+
+
+def unrolled(tensor: Tensor, tokens: Sequence[int]) -> Tensor:
+    """``tensor``, or ``[B, T, C]`` where it is ``[B·T, C]`` and ``tokens`` are ``[B, T]``: some blocks (OPT's) put the
+    tokens of all samples one behind the other before their feed-forward layers."""
+    flat = tensor.dim() == len(tokens) == 2 and len(tensor) == tokens[0] * tokens[1]
+    return tensor.unflatten(0, tuple(tokens)) if flat else tensor
 
 
 def rows_of(tensor: Tensor, axis: int = 1) -> Tensor:

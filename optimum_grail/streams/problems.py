@@ -6,22 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.moments import Statistics
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout
+from optimum_grail.models.attributes import read
 from optimum_grail.models.matrix import (
     View,
     is_channelwise,
     owns_bias,
     producer_matrix,
+    rows,
     shared_to_patch,
     taps,
     to_matrix,
 )
-from optimum_grail.models.residence import is_offloaded
+from optimum_grail.models.residence import device_of, is_offloaded
 from optimum_grail.streams.collect import Collector, norm_scale
 
 PATCH_BYTES = 2 << 30
@@ -54,7 +57,12 @@ def scale_behind(model: nn.Module, group: ChannelGroup) -> Tensor | None:
     scale = None if norm is None else norm_scale(norm)
     if group.factor is None:
         return scale
-    factor = model.get_parameter(group.factor).detach().flatten()
+    found = read(model, group.factor)
+    if not isinstance(found, nn.Parameter):  # one number for all outputs
+        outputs = rows(model.get_submodule(group.consumer.module))
+        factor = torch.full((outputs,), float(found), device=device_of(model))
+    else:
+        factor = found.detach().flatten()
     return factor if scale is None else scale * factor
 
 

@@ -19,6 +19,7 @@ from optimum_grail.core.reduction import Reduction
 from optimum_grail.models.matrix import feature_axis
 from optimum_grail.streams.calls import Call
 from optimum_grail.streams.hooks import first, given, hooked, patched_forward
+from optimum_grail.streams.probe import unrolled
 from optimum_grail.streams.states import OffloadedStates, States
 
 WIDEST = 2
@@ -34,22 +35,25 @@ class Shortcut:
         path: of the module, inside the block.
         consumer: of the consumer, inside the block.
         behind: whether the module puts out what the consumer puts out; else what enters it.
-        parts: things that it puts out: 1 for the tensor itself, more for a tuple of it and so many times ``None``.
+        parts: things in the tuple that it puts out, the first of them the tensor, the others ``None``; 0: no tuple.
+        flat: whether the tokens of all samples enter the consumer one behind the other, ``[B·T, F]``.
     """
 
     path: str
     consumer: str
     behind: bool
     parts: int
+    flat: bool = False
 
     def forward(self, block: nn.Module, features: Tensor) -> Callable[..., Any]:
         """What stands in for the module's forward."""
         consumer = block.get_submodule(self.consumer)
+        features = features.flatten(0, -2) if self.flat else features
 
         def known(*args: Any, **kwargs: Any) -> Any:
             """The consumer on the known features, or the features themselves."""
             found = consumer(features) if self.behind else features.clone()
-            return found if self.parts == 1 else (found, *[None] * (self.parts - 1))
+            return (found, *[None] * (self.parts - 1)) if self.parts else found
 
         return known
 
@@ -86,16 +90,17 @@ def find_shortcut(block: nn.Module, consumer: str, call: Call, hidden: Tensor) -
         call.run(block, hidden.clone())
     if len(entered) != 1 or consumer not in left:
         return None
+    flat = unrolled(entered[0][0], hidden.shape[:-1]) is not entered[0][0]
     for path, (output, values) in reversed(left.items()):  # the outermost modules end last
-        parts = len(output) if isinstance(output, tuple) else 1
+        parts = len(output) if isinstance(output, tuple) else 0
         if parts > 1 and any(part is not None for part in output[1:]):
             continue
         tensor, inside = first(output), consumer.startswith(f"{path}.")
         if inside and tensor is first(left[consumer][0]) and torch.equal(values, left[consumer][1]):
-            return Shortcut(path, consumer, True, parts)
+            return Shortcut(path, consumer, True, parts, flat)
         small = isinstance(block.get_submodule(path), _SMALL)
         if not small and tensor is entered[0][0] and torch.equal(values, entered[0][1]):
-            return Shortcut(path, consumer, False, parts)
+            return Shortcut(path, consumer, False, parts, flat)
     return None
 
 

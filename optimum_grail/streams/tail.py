@@ -15,7 +15,7 @@ from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.layout import Layout
 from optimum_grail.streams.calls import Call, on_device
 from optimum_grail.streams.capture import Order, order_of
-from optimum_grail.streams.hooks import first, given, hooked, patched_forward
+from optimum_grail.streams.hooks import as_put_out, first, hooked, note_parts, passing, patched_forward
 from optimum_grail.streams.language_head import LanguageHead, short
 from optimum_grail.streams.outputs import Outlet, Outputs
 
@@ -67,7 +67,13 @@ class Tail:
 
         def keeper(name: str) -> Callable[..., None]:
             """A hook that keeps what leaves the stack ``name``."""
-            return lambda module, args, output: last[name].append(first(output).clone())
+
+            def hook(module: nn.Module, args: object, output: Any) -> None:
+                """Keep a clone: later steps may change it in place."""
+                note_parts(module, output)
+                last[name].append(first(output).clone())
+
+            return hook
 
         sample = short(on_device(model, batches[0].head()))
         outlet = Outlet(model, LanguageHead.of(model, sample, [path for paths in stacks.values() for path in paths]))
@@ -75,7 +81,8 @@ class Tail:
             reference = [outlet.outputs(on_device(model, batch)) for batch in batches]
         masks = [batch.inputs.get(layout.mask) if layout.mask else None for batch in batches]
         tail = cls(model, outlet, stacks, order, batches, masks, reference, last)
-        if outlet.loss(tail._finish(0, {}), reference[0], masks[0])[0] > UNCHANGED:
+        ended = tail._finish(0, {})
+        if ended.shapes != reference[0].shapes or outlet.loss(ended, reference[0], masks[0])[0] > UNCHANGED:
             raise ArchitectureError(
                 f"The outputs of {type(model).__name__} depend on more than what leaves its last blocks, so "
                 "sensitivities cannot be measured. Use --allocation uniform."
@@ -122,13 +129,16 @@ class Tail:
 
     def _whole(self, index: int, constants: Mapping[str, Tensor]) -> Outputs:
         """The model as it is, but for blocks that put out something given."""
-        with patched_forward(self.model, {path: _constant(value) for path, value in constants.items()}):
+        with patched_forward(
+            self.model, {path: _constant(self.model, path, value) for path, value in constants.items()}
+        ):
             return self.outlet.outputs(on_device(self.model, self.batches[index]))
 
 
-def _constant(value: Tensor) -> Callable[..., Tensor]:
-    """A forward that always returns ``value``."""
-    return lambda *args, **kwargs: value.clone()
+def _constant(model: nn.Module, path: str, value: Tensor) -> Callable[..., Any]:
+    """A forward for the block at ``path`` that always returns ``value``."""
+    block = model.get_submodule(path)
+    return lambda *args, **kwargs: as_put_out(block, value.clone())
 
 
 @contextmanager
@@ -141,13 +151,9 @@ def leaving(model: nn.Module, stacks: Mapping[str, Sequence[str]], hidden: Mappi
         hidden: by stack name.
     """
 
-    def identity(*args: Any, **kwargs: Any) -> Tensor:
-        """A forward that returns its hidden state."""
-        return given(args, kwargs)
-
     replacements: dict[str, Callable[..., Any]] = {}
     for name, paths in stacks.items():
-        replacements |= dict.fromkeys(paths, identity)
-        replacements[paths[-1]] = _constant(hidden[name])
+        replacements |= {path: passing(model.get_submodule(path)) for path in paths}
+        replacements[paths[-1]] = _constant(model, paths[-1], hidden[name])
     with patched_forward(model, replacements):
         yield

@@ -163,7 +163,7 @@ class Survey:
         collectors = [collector_for(self.model, group, held_out=False) for group in groups if moments]
         sums: Found = {name: {} for name in self._walking}
         probe = Probe(self.model.get_submodule(path), path, groups, wanted)
-        masks = Batches.of(self.batches, stack.spec.mask).masks
+        masks = Batches.of(self.batches, stack.mask).masks
         for index, (call, mask) in enumerate(zip(captured.calls[path], masks, strict=True)):
             before = captured.hidden[index]
             after = probe.run(call, before)

@@ -81,6 +81,7 @@ def _parameters(layout: Layout, request: Request, findings: Findings) -> Resourc
 def _bytes(layout: Layout, request: Request, findings: Findings) -> Resource:
     """Of the parameters in the dtypes that they have in the checkpoint; blocks that go are alike."""
     times = {path: size.itemsize for path, size in layout.weights.items()}
+    times |= {table.path: times[group.consumer.module] for group in layout.groups for table in group.tables}
 
     def removed(widths: Mapping[str, int]) -> float:
         """Bytes removed when groups have these widths."""

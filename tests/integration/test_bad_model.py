@@ -51,13 +51,14 @@ def test_model_id_out_of_reach(name: str, refuse: Refuse) -> None:
 
 
 def test_unknown_architecture(refuse: Refuse, tmp_path: Path, text: Path) -> None:
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+    from transformers import MambaConfig, MambaForCausalLM
 
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=64, **sizes)).save_pretrained(tmp_path / "neox")
-    kind, message = refuse(tmp_path / "neox", *FAST, "--dataset", text)
+    MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1)).save_pretrained(
+        tmp_path / "mamba"
+    )
+    kind, message = refuse(tmp_path / "mamba", *FAST, "--dataset", text)
     assert kind == "UnknownNameError"
-    assert "'gpt_neox'" in message and "llama" in message
+    assert "'mamba'" in message and "llama" in message
     assert "register_architecture" in message or "spec=" in message
 
 

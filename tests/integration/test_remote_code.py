@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from optimum_grail.architectures.bert import tiny_bert
 from optimum_grail.architectures.clip import tiny_clip
+from optimum_grail.architectures.gpt2 import tiny_gpt2
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.resnet import tiny_bottleneck
 from optimum_grail.compressor import GrailCompressor
@@ -34,6 +35,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str, dict[str, torch.Tensor], d
         {"sparsity": 0.9, **FLOORLESS},
     ),
     "bert without sub-blocks": (tiny_bert, "AutoModel", {"input_ids": IDS}, {"sparsity": 0.9, **FLOORLESS}),
+    "gpt2 without sub-blocks": (tiny_gpt2, "AutoModelForCausalLM", {"input_ids": IDS}, {"sparsity": 0.9, **FLOORLESS}),
     "bert": (tiny_bert, "AutoModel", {"input_ids": IDS}, {"head_sparsity": 0.5, "ffn_sparsity": 0.5}),
     "clip": (
         tiny_clip,

@@ -7,7 +7,9 @@ import json
 import pytest
 
 from optimum_grail.architectures.bert import SPECS as BERT
+from optimum_grail.architectures.bloom import MPT
 from optimum_grail.architectures.llama import tiny_llama
+from optimum_grail.architectures.stablelm import STABLELM
 from optimum_grail.checkpoints.loading import load_skeleton
 from optimum_grail.commands._inspection import inspect_model
 from optimum_grail.errors import ArchitectureError, CheckpointError
@@ -49,6 +51,17 @@ def test_what_a_stock_config_cannot_say():
     rows = {row["kind"]: row for row in found["families"]}
     assert rows["heads"]["expressible"] == [rows["heads"]["units"]]
     assert found["largest_standalone_sparsity"] < found["largest_sparsity"]
+
+
+def test_what_cannot_go_and_why(tmp_path, cli, capsys):
+    for spec, without in ((MPT, True), (STABLELM, False)):
+        found = inspect_model(spec.example())
+        assert [item["kind"] for item in found["impossible"]] == ["heads"] * without, "said only where there are none"
+    model = MPT.example()
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(tmp_path)
+    assert cli("grail", "inspect", "-m", str(tmp_path)) == 0
+    assert "No heads can go. ALiBi gives each head a slope" in " ".join(capsys.readouterr().out.split())
 
 
 def test_command(llama, cli, capsys):

@@ -1,4 +1,4 @@
-"""Maps of families that the package does not have, each on a tiny model: what the language of maps is tried on."""
+"""Maps that use one thing each of the language of maps, on tiny models of two layers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from torch import nn
 
-from optimum_grail.architectures._tiny import seeded
-from optimum_grail.architectures.llama import HEADS, MLP
-from optimum_grail.core.spec import ArchitectureSpec, Heads, Mlp, Strip, never
+from optimum_grail.architectures import gpt2, gpt_neox, olmo, phi3
+from optimum_grail.architectures._tiny import tiny
+from optimum_grail.core.spec import ArchitectureSpec, Mlp, never
 
 SIZES = {
     "vocab_size": 96,
@@ -25,104 +24,15 @@ SIZES = {
 }
 
 
-def tiny(name: str, **config: Any) -> Callable[[], nn.Module]:
-    """A function that builds the class ``name`` of transformers with this config."""
-
-    def build() -> nn.Module:
-        import transformers
-
-        kind = getattr(transformers, name)
-        return seeded(lambda: kind(kind.config_class(**config)))
-
-    return build
-
-
-GPT2 = ArchitectureSpec(
-    model_types=("gpt2",),
-    blocks=("h.*",),
-    groups=(
-        Heads(
-            query=Strip("attn.c_attn", 0, 3),
-            key=Strip("attn.c_attn", 1, 3),
-            value=Strip("attn.c_attn", 2, 3),
-            out="attn.c_proj",
-            stream="ln_2",
-            head_dim="attn.head_dim",
-            attributes=(("attn.num_heads", "query"), ("attn.split_size", "width")),
-            query_field="n_head",
-            accepts=never,
-        ),
-        Mlp(
-            produce=("mlp.c_fc",),
-            consume="mlp.c_proj",
-            stream="@block",
-            field="n_inner",
-            default=lambda config: 4 * config.n_embd,
-        ),
-    ),
+GPT2 = replace(
+    gpt2.GPT2,
     example=tiny(
         "GPT2LMHeadModel", vocab_size=96, n_positions=32, n_embd=16, n_layer=2, n_head=4, initializer_range=0.2
     ),
-    mask="attention_mask",
-    depth_field="n_layer",
 )
-PHI3 = ArchitectureSpec(
-    model_types=("phi3",),
-    blocks=("layers.*",),
-    groups=(
-        Heads(
-            query=Strip("self_attn.qkv_proj", 0, 3),
-            key=Strip("self_attn.qkv_proj", 1, 3),
-            value=Strip("self_attn.qkv_proj", 2, 3),
-            out="self_attn.o_proj",
-            stream="post_attention_layernorm",
-            head_dim="self_attn.head_dim",
-            attributes=(
-                ("self_attn.config.num_attention_heads", "query"),
-                ("self_attn.num_key_value_heads", "key_value"),
-            ),
-            key_value_field="num_key_value_heads",
-            pinned=(("head_dim", "self_attn.head_dim"),),
-            uniform=True,
-        ),
-        Mlp(
-            produce=(Strip("mlp.gate_up_proj", 0, 2), Strip("mlp.gate_up_proj", 1, 2)),
-            consume="mlp.down_proj",
-            stream="@block",
-        ),
-    ),
-    example=tiny("Phi3ForCausalLM", **SIZES, max_position_embeddings=64),
-    mask="attention_mask",
-)
-NEOX = ArchitectureSpec(
-    model_types=("gpt_neox",),
-    blocks=("layers.*",),
-    groups=(
-        Heads(
-            query=Strip("attention.query_key_value", 0, 3, interleaved=True),
-            key=Strip("attention.query_key_value", 1, 3, interleaved=True),
-            value=Strip("attention.query_key_value", 2, 3, interleaved=True),
-            out="attention.dense",
-            stream="@block",
-            head_dim="attention.head_size",
-            accepts=never,
-        ),
-        Mlp(produce=("mlp.dense_h_to_4h",), consume="mlp.dense_4h_to_h", stream="@block"),
-    ),
-    example=tiny("GPTNeoXForCausalLM", **SIZES, max_position_embeddings=64),
-    mask="attention_mask",
-)
-OLMO2_MLP = replace(MLP, attributes=("mlp.intermediate_size",), bias_flag=None, stream=None)
-OLMO2_HEADS = replace(
-    HEADS, stream=None, channelwise=("self_attn.q_norm", "self_attn.k_norm"), mixes=True, bias_flag=None
-)
-OLMO2 = ArchitectureSpec(
-    model_types=("olmo2",),
-    blocks=("layers.*",),
-    groups=(OLMO2_HEADS, OLMO2_MLP),
-    example=tiny("Olmo2ForCausalLM", **SIZES),
-    mask="attention_mask",
-)
+PHI3 = replace(phi3.PHI3, example=tiny("Phi3ForCausalLM", **SIZES, max_position_embeddings=64))
+NEOX = replace(gpt_neox.GPT_NEOX, example=tiny("GPTNeoXForCausalLM", **SIZES, max_position_embeddings=64))
+OLMO2 = replace(olmo.OLMO2, example=tiny("Olmo2ForCausalLM", **SIZES))
 CONVNEXT = ArchitectureSpec(
     model_types=("convnext",),
     blocks=("encoder.stages.*.layers.*",),

@@ -11,10 +11,13 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from optimum_grail.allocations.uniform import Uniform
+from optimum_grail.architectures._tiny import DECODER, tiny
 from optimum_grail.architectures.bert import tiny_bert
 from optimum_grail.architectures.clip import tiny_clip
+from optimum_grail.architectures.gpt2 import tiny_gpt2
 from optimum_grail.architectures.llama import SIZES, tiny_llama
 from optimum_grail.architectures.resnet import tiny_basic
+from optimum_grail.architectures.smollm3 import SMOLLM3
 from optimum_grail.architectures.vit import tiny_vit
 from optimum_grail.compensators.grail_plus import GrailPlus
 from optimum_grail.data.batches import make_batches
@@ -46,6 +49,21 @@ def test_the_blocks_that_stay_move_up() -> None:
         cached = model.generate(ids, max_new_tokens=4, do_sample=False)
         plain = model.generate(ids, max_new_tokens=4, do_sample=False, use_cache=False)
     assert torch.equal(cached, plain)
+
+
+def test_lists_with_an_entry_per_block_lose_those_that_go() -> None:
+    model = SMOLLM3.example()
+    drop_blocks_(model, resolve(model), ["model.layers.1"])
+    assert model.config.no_rope_layers == [1, 1] and len(model.config.layer_types) == 2
+
+
+def test_depth_may_depend_on_the_config() -> None:
+    """Attention that is scaled by the number of its layer would be scaled otherwise once it has moved up."""
+    model = tiny("GPT2LMHeadModel", **DECODER, n_positions=32, scale_attn_by_inverse_layer_idx=True)()
+    assert resolve(tiny_gpt2()).stacks[0].spec.depth_field == "n_layer"
+    assert resolve(model).stacks[0].spec.depth_field is None
+    with pytest.raises(ArchitectureError, match="cannot say a number of layers"):
+        drop_blocks_(model, resolve(model), ["transformer.h.0"])
 
 
 @pytest.mark.parametrize("build", [tiny_bert, tiny_vit], ids=["bert", "vit"])

@@ -8,12 +8,20 @@ from typing import Any
 
 import pytest
 
+from optimum_grail.architectures._tiny import tiny
+from optimum_grail.architectures.falcon import SIZES as FALCON_SIZES
+from optimum_grail.architectures.falcon import tiny_multi_query_falcon
+from optimum_grail.architectures.gemma import tiny_one_key_gemma3
+from optimum_grail.architectures.gpt_neox import GPT_NEOX, tiny_sequential_gpt_neox
+from optimum_grail.architectures.granite import GRANITE
 from optimum_grail.core.spec import ArchitectureSpec, Conv, Strip
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.resolve import resolve
+from optimum_grail.streams.problems import scale_behind
 
 Maps = Mapping[str, ArchitectureSpec]
 Change = Callable[..., ArchitectureSpec]
+NEOX = (GPT_NEOX.example, tiny_sequential_gpt_neox)
 
 
 def test_parts_of_one_projection_lie_one_behind_the_other(maps: Maps) -> None:
@@ -49,6 +57,32 @@ def test_factors_that_a_block_lacks_are_none(maps: Maps) -> None:
     assert factors[0] == "convnext.encoder.stages.0.layers.0.layer_scale_parameter"
     model.convnext.encoder.stages[0].layers[0].layer_scale_parameter = None
     assert resolve(model, spec).groups[0].factor is None
+
+
+def test_a_factor_may_be_one_number() -> None:
+    model = GRANITE.example()
+    group = resolve(model).groups[0]
+    assert group.factor == "model.layers.0.residual_multiplier"
+    assert scale_behind(model, group).tolist() == pytest.approx([0.4] * 32)
+    model.model.layers[0].residual_multiplier = 0.0
+    with pytest.raises(ArchitectureError, match="one number but zero; found float"):
+        resolve(model)
+
+
+def test_declarations_that_hold_for_some_configs_only() -> None:
+    streams = [[group.stream for group in resolve(build()).of_block("gpt_neox.layers.0")] for build in NEOX]
+    assert streams == [["@block", "@block"], ["post_attention_layernorm", "@block"]]
+    old = tiny("FalconForCausalLM", **FALCON_SIZES, alibi=True)()
+    assert {group.kind for group in resolve(old).groups} == {"mlp"}
+
+
+def test_query_heads_are_the_units_where_they_share_one_key() -> None:
+    for build, module, size in ((tiny_one_key_gemma3, "q_proj", 8), (tiny_multi_query_falcon, "query_key_value", 4)):
+        group = resolve(build()).groups[0]
+        (port,) = group.producers
+        assert group.units == 8 and (port.offset, port.span, group.consumer.span) == (0, size, size)
+        assert port.module.endswith(module) and group.cost == 2 * 32 * size and not group.cached
+        assert [count for _, count in group.attributes] == [1]
 
 
 CASES: list[tuple[str, int, dict[str, Any], str]] = [

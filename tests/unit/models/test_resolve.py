@@ -44,10 +44,10 @@ def test_resolving_needs_no_values() -> None:
 
 
 def test_unknown_families_name_the_nearest() -> None:
-    from transformers import GPT2Config, GPT2Model
+    from transformers import MambaConfig, MambaModel
 
-    with pytest.raises(UnknownNameError, match=r"'gpt2'.*register_architecture"):
-        resolve(GPT2Model(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=8)))
+    with pytest.raises(UnknownNameError, match=r"'mamba'.*register_architecture"):
+        resolve(MambaModel(MambaConfig(num_hidden_layers=1, hidden_size=8, vocab_size=8)))
     with pytest.raises(UnknownNameError, match="Did you mean 'llama'"):
         ARCHITECTURES.get("llama3")
     with pytest.raises(ArchitectureError, match="spec="):

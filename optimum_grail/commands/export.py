@@ -1,0 +1,72 @@
+"""``optimum-cli grail export``: write a model for another engine."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+from optimum.commands.base import BaseOptimumCLICommand
+
+from optimum_grail.commands._shared import add_model_flag, add_output_flags, describe, session
+
+EXAMPLES = """\
+  optimum-cli grail export -m small -o small.gguf --to gguf
+      for llama.cpp, also where every layer has its own widths; half precision
+  optimum-cli grail export -m small -o small-q8.gguf --to gguf --type q8_0
+      8 bits; rows that do not divide by 32 stay f16, so compress with --round-to 32
+  optimum-cli grail export -m small -o small.gguf --to gguf --pre-tokenizer qwen2
+      where the tokenizer's way to split text is not known by its definition"""
+
+
+class ExportCommand(BaseOptimumCLICommand):
+    """One model, one file."""
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Add the flags."""
+        describe(parser, "Write a model, compressed or dense, for another engine.", EXAMPLES)
+        add_model_flag(parser)
+        parser.add_argument("-o", "--output", required=True, metavar="FILE", help="To write; complete or absent.")
+        parser.add_argument(
+            "--to", required=True, metavar="NAME[:k=v,...]", help="The format: gguf (llama.cpp); `grail list targets`."
+        )
+        parser.add_argument("--overwrite", action="store_true", help="Replace the file if it is there already.")
+        parser.add_argument(
+            "--type", metavar="TYPE", help="Of the matrices in a GGUF file: f32, f16 (the default), bf16, q8_0 or q4_0."
+        )
+        parser.add_argument(
+            "--pre-tokenizer",
+            metavar="NAME",
+            help="llama.cpp's name for how the tokenizer splits text; else found out.",
+        )
+        add_output_flags(parser)
+
+    def run(self) -> None:
+        """Write the file and tell what each tensor became."""
+        with session(self.args) as out:
+            from rich import box
+            from rich.table import Table
+
+            from optimum_grail.export.run import build_target, export
+            from optimum_grail.report.progress import RichProgress
+
+            args = self.args
+            options = {"type": args.type, "pre_tokenizer": args.pre_tokenizer}
+            target = build_target(args.to, **{key: value for key, value in options.items() if value is not None})
+            progress = RichProgress()
+            try:
+                done = export(args.model, args.output, target, args.overwrite, progress)
+            finally:
+                progress.finish()
+            table = Table(title="What each tensor became", title_justify="left", box=box.SIMPLE)
+            for column in ("tensors", "type", "count", "bytes"):
+                table.add_column(column, justify="left" if column in ("tensors", "type") else "right")
+            for row in done.rows:
+                table.add_row(row.kind, row.type, f"{row.count:,}", f"{row.bytes:,}")
+            out.console.print(table)
+            for note in done.notes:
+                out.console.print(note, markup=False, highlight=False, soft_wrap=True)
+            line = (
+                f"Written to {done.path}: {done.engine}, architecture {done.form}, {done.path.stat().st_size:,} bytes"
+            )
+            out.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            out.result = done.to_dict()

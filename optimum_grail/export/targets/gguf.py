@@ -1,0 +1,143 @@
+"""GGUF, for llama.cpp and what is built on it (Ollama, LM Studio), also where every layer has its own widths.
+
+Models of one width for all layers are written in their family's own architecture, others in one of llama.cpp's that
+reads widths layer by layer (``deci`` for LLaMA, Mistral and Qwen2, ``openelm`` for Qwen3 with tied embeddings).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optimum_grail.checkpoints.loading import load_config, load_model
+from optimum_grail.checkpoints.offloading import choice_of
+from optimum_grail.checkpoints.processors import load_processors
+from optimum_grail.errors import ArchitectureError, OutputError, shorten
+from optimum_grail.export.contract import Exported, Row, Target
+from optimum_grail.export.decoder import FAMILIES, read_decoder, reader, shapes_of
+from optimum_grail.export.gguf.plan import Plan, plan_file
+from optimum_grail.export.gguf.tokenizer import tokenizer_keys
+from optimum_grail.export.gguf.types import Type
+from optimum_grail.export.gguf.writing import need_library, write_file
+from optimum_grail.export.targets import TARGETS
+from optimum_grail.models.hook import install
+from optimum_grail.report.progress import Progress, Silent
+
+SUFFIX = ".gguf"
+WRITING = "writing tensors"
+
+
+@TARGETS.register
+@dataclass(frozen=True)
+class Gguf(Target):
+    """One file for llama.cpp, with the tokenizer in it.
+
+    Args:
+        type: of the matrices; vectors are f32. q8_0 and q4_0 need rows of a multiple of 32, other rows become f16.
+        pre_tokenizer: llama.cpp's name for the way the tokenizer splits text, where it is not found out.
+    """
+
+    type: Type = "f16"
+    pre_tokenizer: str | None = None
+
+    def __call__(
+        self, model: str | Path, output: str | Path, overwrite: bool = False, progress: Progress | None = None
+    ) -> Exported:
+        """Write the file; see :class:`Target`."""
+        need_library()
+        path = checked_file(output, overwrite)
+        _check_family(load_config(model), model)
+        tokenizer, _ = load_processors(model)
+        install()
+        loaded = load_model(model, device="cpu", offload=choice_of(None))
+        plan, notes = self.plan(loaded, tokenizer, Path(model).name)
+        _check_room(plan, path)
+        told = progress or Silent()
+        told.start(len(plan.entries), WRITING)
+        write_file(plan, reader(loaded), path, lambda: told.update(1, WRITING))
+        told.finish()
+        return Exported(path, "llama.cpp", plan.architecture, tuple(_rows(plan)), notes)
+
+    def plan(self, model: Any, tokenizer: Any, name: str) -> tuple[Plan, list[str]]:
+        """The file of a loaded model, and sentences for its user; nothing is written.
+
+        Args:
+            model: a causal language model of :data:`optimum_grail.export.decoder.FAMILIES`.
+            tokenizer: its fast tokenizer.
+            name: for ``general.name``.
+
+        Raises:
+            ArchitectureError: llama.cpp has no architecture for it.
+            CheckpointError: widths do not fit each other; no tokenizer that llama.cpp could do as well.
+        """
+        decoder = read_decoder(model)
+        words, notes = tokenizer_keys(tokenizer, decoder.vocabulary, self.pre_tokenizer)
+        plan = plan_file(decoder, shapes_of(model), self.type, words, name)
+        return plan, [*plan.repairs, *notes, *_on_rows(plan)]
+
+
+def checked_file(output: str | Path, overwrite: bool) -> Path:
+    """Where the file goes, absolute.
+
+    Raises:
+        OutputError: its name ends otherwise, it exists and may not be replaced, or its folder is missing.
+    """
+    path = Path(output).expanduser().absolute()
+    if path.suffix.lower() != SUFFIX or path.is_dir():
+        raise OutputError(f"The output {str(output)!r} is no name of a GGUF file; expected NAME{SUFFIX}.")
+    if path.exists() and not overwrite:
+        raise OutputError(
+            f"The output {str(output)!r} exists. Choose another name, or pass --overwrite (overwrite=True) to "
+            "replace it."
+        )
+    if not path.parent.is_dir():
+        raise OutputError(f"The folder {str(path.parent)!r} does not exist. Make it first, or choose another one.")
+    return path
+
+
+def _check_family(config: Any, model: str | Path) -> None:
+    """Refuse what is not read here before its weights are."""
+    names = config.architectures or ["no class"]
+    if names[0] in FAMILIES:
+        return
+    raise ArchitectureError(
+        f"{str(model)!r} is {shorten(names[0])} ({shorten(config.model_type)}), for which this package writes no GGUF. "
+        "Layers of different widths have a home in llama.cpp for llama, mistral, qwen2 (deci) and qwen3 with tied embeddings "
+        "(openelm), and for no other family. Compress with --allocation uniform, so that the result is standalone, and "
+        "convert it with llama.cpp's own convert_hf_to_gguf.py."
+    )
+
+
+def _check_room(plan: Plan, path: Path) -> None:
+    """Nothing is begun that the disk cannot hold."""
+    size, free = sum(entry.bytes for entry in plan.entries), shutil.disk_usage(path.parent).free
+    if size > free:
+        raise OutputError(
+            f"The file takes {size:,} bytes and {free:,} are free at {str(path.parent)!r}. Free some space."
+        )
+
+
+def _rows(plan: Plan) -> Iterator[Row]:
+    """What each kind of tensor became."""
+    kinds = [(re.sub(r"^blk\.\d+\.", "", entry.name), str(entry.type)) for entry in plan.entries]
+    sizes: Counter[tuple[str, str]] = Counter()
+    for kind, entry in zip(kinds, plan.entries, strict=True):
+        sizes[kind] += entry.bytes
+    counts = Counter(kinds)
+    for kind in counts:
+        yield Row(*kind, counts[kind], sizes[kind])
+
+
+def _on_rows(plan: Plan) -> Iterator[str]:
+    if plan.unaligned:
+        size = sum(entry.bytes for entry in plan.unaligned)
+        yield (
+            f"{len(plan.unaligned)} of {sum(len(entry.shape) > 1 for entry in plan.entries)} matrices ({size:,} bytes) "
+            f"stay f16: their rows do not divide by 32, such as {plan.unaligned[0].name} of {plan.unaligned[0].shape[-1]}. "
+            "Compress with --round-to 32, and heads as wide as 32 or more, to quantize them as well."
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -142,7 +143,7 @@ def reader(model: nn.Module) -> Callable[[str], Tensor]:
     for path, module in model.named_modules():
         hook = hook_of(module)
         for name in offloaded_names(module, hook) if hook is not None else ():
-            found[f"{path}.{name}".lstrip(".")] = lambda hook=hook, name=name: hook.weights_map[name]
+            found[f"{path}.{name}".lstrip(".")] = partial(hook.weights_map.__getitem__, name)  # type: ignore[union-attr]
 
     def read(name: str) -> Tensor:
         """The values of the parameter called ``name``."""
@@ -216,7 +217,8 @@ def _sub_blocks(path: str, shapes: Shapes, head_dim: int, used: set[str]) -> Ite
     def vector(name: str) -> str | None:
         """The name of a parameter of the block, if it has it."""
         found = f"{path}.{name}"
-        return found if found in shapes and not used.add(found) else None
+        used.add(found)
+        return found if found in shapes else None
 
     def linear(name: str) -> Linear:
         """A linear layer of the block."""

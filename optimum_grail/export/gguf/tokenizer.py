@@ -93,10 +93,10 @@ def _checked(definition: Mapping[str, Any], normalizers: Sequence[str]) -> Mappi
     """The model of the tokenizer, if llama.cpp has its like."""
     model: Mapping[str, Any] = definition["model"]
     wrong = [name for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix") if model.get(name)]
-    if model.get("type") != "BPE" or wrong:
+    if model.get("type") != "BPE" or not model.get("merges") or wrong:
         raise CheckpointError(
-            f"The tokenizer is of the kind {model.get('type')!r}{' with ' + ', '.join(wrong) if wrong else ''}; "
-            f"expected plain BPE, on bytes or on characters with bytes for the rest. {_REMEDY}"
+            f"The tokenizer is of the kind {model.get('type')!r}{' with ' + ', '.join(wrong) if wrong else ''}, with "
+            f"{len(model.get('merges') or ())} merges; expected plain BPE, on bytes or on characters with bytes for the rest. {_REMEDY}"
         )
     for node in _flat(definition.get("normalizer"), "normalizers"):
         if node.get("type") not in normalizers:

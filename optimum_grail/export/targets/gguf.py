@@ -107,8 +107,8 @@ def _check_family(config: Any, model: str | Path) -> None:
         return
     raise ArchitectureError(
         f"{str(model)!r} is {shorten(names[0])} ({shorten(config.model_type)}), for which this package writes no GGUF. "
-        "Layers of different widths have a home in llama.cpp for llama, mistral, qwen2 (deci) and qwen3 with tied embeddings "
-        "(openelm), and for no other family. Compress with --allocation uniform, so that the result is standalone, and "
+        "Layers of different widths have a home in llama.cpp for llama, mistral, qwen2 (deci) and qwen3 with tied "
+        "embeddings (openelm), and for no other family. Compress with --allocation uniform, so that the result is standalone, and "
         "convert it with llama.cpp's own convert_hf_to_gguf.py."
     )
 
@@ -138,6 +138,7 @@ def _on_rows(plan: Plan) -> Iterator[str]:
         size = sum(entry.bytes for entry in plan.unaligned)
         yield (
             f"{len(plan.unaligned)} of {sum(len(entry.shape) > 1 for entry in plan.entries)} matrices ({size:,} bytes) "
-            f"stay f16: their rows do not divide by 32, such as {plan.unaligned[0].name} of {plan.unaligned[0].shape[-1]}. "
+            f"stay f16: their rows do not divide by 32, such as {plan.unaligned[0].name} with "
+            f"{plan.unaligned[0].shape[-1]}. "
             "Compress with --round-to 32, and heads as wide as 32 or more, to quantize them as well."
         )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from optimum_grail.core.plan import Plan
     from optimum_grail.core.spec import ArchitectureSpec, Conv, Heads, Mlp, Strip
     from optimum_grail.errors import GrailError
+    from optimum_grail.export.run import export_model
     from optimum_grail.models.check import check_map
     from optimum_grail.report.report import Report
     from optimum_grail.selectors import SELECTORS
@@ -65,6 +66,7 @@ __all__ = [
     "StreamFunction",
     "Plan",
     "Report",
+    "export_model",
     "SELECTORS",
     "COMPENSATORS",
     "ALLOCATIONS",
@@ -98,6 +100,7 @@ _HOME = {
     "StreamFunction": "core.groups",
     "Plan": "core.plan",
     "Report": "report.report",
+    "export_model": "export.run",
     "SELECTORS": "selectors",
     "COMPENSATORS": "compensators",
     "ALLOCATIONS": "allocations",

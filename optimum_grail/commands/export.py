@@ -46,7 +46,7 @@ class ExportCommand(BaseOptimumCLICommand):
             from rich import box
             from rich.table import Table
 
-            from optimum_grail.export.run import build_target, export
+            from optimum_grail.export.run import build_target, export_model
             from optimum_grail.report.progress import RichProgress
 
             args = self.args
@@ -54,7 +54,7 @@ class ExportCommand(BaseOptimumCLICommand):
             target = build_target(args.to, **{key: value for key, value in options.items() if value is not None})
             progress = RichProgress()
             try:
-                done = export(args.model, args.output, target, args.overwrite, progress)
+                done = export_model(args.model, args.output, target, args.overwrite, progress)
             finally:
                 progress.finish()
             table = Table(title="What each tensor became", title_justify="left", box=box.SIMPLE)

@@ -47,7 +47,7 @@ class GrailCommand(BaseOptimumCLICommand):
         CommandInfo("card", "Write the card of a compressed model again.", CardCommand),
         CommandInfo("push", "Publish a compressed model on the Hub.", PushCommand),
         CommandInfo("inspect", "Show what of a model can shrink, and how far.", InspectCommand),
-        CommandInfo("list", "List presets, methods and architectures.", ListCommand),
+        CommandInfo("list", "List presets, methods, architectures and export targets.", ListCommand),
     )
 
     @staticmethod

@@ -42,7 +42,7 @@ def build_target(spelling: str | Mapping[str, Any], **options: Any) -> Target:
     return entry(**values)
 
 
-def export(
+def export_model(
     model: str | Path,
     output: str | Path,
     to: str | Mapping[str, Any] | Target = "gguf",

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from optimum_grail.architectures._tiny import seeded
-from optimum_grail.export.run import export
+from optimum_grail.export.run import export_model
 from optimum_grail.models.hook import install
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import write_config_
@@ -105,7 +105,9 @@ def served(path: Path, context: int = 256) -> Any:
 def disagreement(model: Any, path: Path, prompt: list[int]) -> tuple[float, int]:
     """Greatest difference of a log-probability in :data:`STEPS` greedy steps, and how many tokens are the same."""
     request = {"prompt": prompt, "max_tokens": STEPS, "temperature": 0, "n_probs": 10_000}
-    steps = served(path, context=len(prompt) + 2 * STEPS).handle_completions(request)["choices"][0]["logprobs"]["content"]
+    steps = served(path, context=len(prompt) + 2 * STEPS).handle_completions(request)["choices"][0]["logprobs"][
+        "content"
+    ]
     written = [step["id"] for step in steps]
     with torch.no_grad():
         logits = model(torch.tensor([prompt + written])).logits[0, len(prompt) - 1 : -1].float()
@@ -121,7 +123,7 @@ PROMPT = [0, 50, 7, 33, 96, 20, 45]
 
 def check(model: Any, folder: Path, form: str, prompt: list[int] = PROMPT, tolerance: float = TOLERANCE) -> None:
     """Save, export, and compare."""
-    done = export(saved(model, folder / "small"), folder / "small.gguf", "gguf:type=f32")
+    done = export_model(saved(model, folder / "small"), folder / "small.gguf", "gguf:type=f32")
     assert done.form == form
     reloaded = AutoModelForCausalLM.from_pretrained(folder / "small").eval()
     worst, same = disagreement(reloaded, done.path, prompt)
@@ -190,7 +192,7 @@ def test_two_sets_of_frequencies(tmp_path: Path) -> None:
 def real(source: Path, folder: Path, kind: str = "f32") -> Callable[[str], tuple[list[int], list[int]]]:
     """Export a model that was trained; gives for a text the tokens of llama.cpp and of transformers."""
     tokenizer = AutoTokenizer.from_pretrained(source)
-    server = served(export(source, folder / "real.gguf", {"name": "gguf", "type": kind}).path)
+    server = served(export_model(source, folder / "real.gguf", {"name": "gguf", "type": kind}).path)
 
     def both(text: str) -> tuple[list[int], list[int]]:
         """Tokens by llama.cpp's server, over the loopback: there is no other way to ask it."""

@@ -66,15 +66,14 @@ def _is_odd(entry: Entry) -> bool:
     return len(entry.shape) > 1 and entry.shape[-1] % BLOCK > 0
 
 
-def plan_file(decoder: Decoder, shapes: Shapes, kind: Type, words: Mapping[str, Value], name: str) -> Plan:
+def plan_file(decoder: Decoder, shapes: Shapes, kind: Type, words: Mapping[str, Value]) -> Plan:
     """Plan the file of a model.
 
     Args:
         decoder: the model.
         shapes: of its tensors by name.
         kind: type of its matrices.
-        words: keys of the tokenizer.
-        name: of the model, for people.
+        words: keys of the tokenizer, and what else is to be said.
 
     Raises:
         ArchitectureError: none of llama.cpp's architectures takes it.
@@ -85,7 +84,7 @@ def plan_file(decoder: Decoder, shapes: Shapes, kind: Type, words: Mapping[str, 
     for label, source in sources.items():
         shape = source.shape(shapes)
         entries.append(Entry(label, shape, type_of(label, shape, kind), source))
-    keys = {**_keys(home, decoder, layers, kind), "general.name": name, **words}
+    keys = {**_keys(home, decoder, layers, kind), **words}
     return Plan(home.name, kind, keys, tuple(entries), tuple(_repairs(decoder, layers)))
 
 

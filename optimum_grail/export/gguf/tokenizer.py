@@ -96,7 +96,8 @@ def _checked(definition: Mapping[str, Any], normalizers: Sequence[str]) -> Mappi
     if model.get("type") != "BPE" or not model.get("merges") or wrong:
         raise CheckpointError(
             f"The tokenizer is of the kind {model.get('type')!r}{' with ' + ', '.join(wrong) if wrong else ''}, with "
-            f"{len(model.get('merges') or ())} merges; expected plain BPE, on bytes or on characters with bytes for the rest. {_REMEDY}"
+            f"{len(model.get('merges') or ())} merges; expected plain BPE, on bytes or on characters with bytes for "
+            f"the rest. {_REMEDY}"
         )
     for node in _flat(definition.get("normalizer"), "normalizers"):
         if node.get("type") not in normalizers:
@@ -148,8 +149,9 @@ def _sentencepiece(
     ranks: dict[str, int] = {}
     for rank, (left, right) in enumerate(merges):
         ranks.setdefault(left + right, rank)
-    notes += _ambiguous(merges, ranks, index)
-    scores = [-float(ranks.get(word, 0)) for word in words]
+    pieces = [word for word, kind in zip(words, types, strict=True) if kind == NORMAL and len(word) > 1]
+    notes += _ambiguous(merges, pieces, index)
+    scores = [-float(ranks.get(word, len(merges))) for word in words]
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
@@ -180,7 +182,7 @@ def _prefix(definition: Mapping[str, Any]) -> bool:
     return found
 
 
-def _ambiguous(merges: Sequence[tuple[str, str]], ranks: Mapping[str, int], index: Mapping[str, int]) -> Iterator[str]:
+def _ambiguous(merges: Sequence[tuple[str, str]], pieces: Sequence[str], index: Mapping[str, int]) -> Iterator[str]:
     """A sentence where llama.cpp, which knows pieces and not pairs, can join what the tokenizer does not."""
     known = set(merges)
     loose = sum(
@@ -188,11 +190,11 @@ def _ambiguous(merges: Sequence[tuple[str, str]], ranks: Mapping[str, int], inde
             (piece[:cut], piece[cut:]) not in known and piece[:cut] in index and piece[cut:] in index
             for cut in range(1, len(piece))
         )
-        for piece in ranks
+        for piece in pieces
     )
     if loose:
         yield (
-            f"{loose} of {len(ranks)} pieces can be joined from pairs that the tokenizer does not list, and llama.cpp "
+            f"{loose} of {len(pieces)} pieces can be joined from pairs that the tokenizer does not list, and llama.cpp "
             "joins them all the same: some words may be split elsewhere. Token ids mean the same."
         )
 

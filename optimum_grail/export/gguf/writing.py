@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from optimum_grail.checkpoints.atomic import write_atomically
-from optimum_grail.errors import CheckpointError, ConfigError
+from optimum_grail.errors import CheckpointError, ConfigError, OutputError
 from optimum_grail.export.gguf.plan import Entry, Plan, Value
 from optimum_grail.export.gguf.types import LARGEST
 
@@ -41,7 +41,7 @@ def write_file(plan: Plan, read: Callable[[str], Tensor], path: Path, done: Call
 
     Raises:
         CheckpointError: weights are not finite, or beyond what their type can hold.
-        OutputError: the disk is full.
+        OutputError: the disk is full, or the place cannot be written.
     """
     logging.getLogger("gguf").setLevel(logging.ERROR)  # it tells every step
 
@@ -65,7 +65,10 @@ def write_file(plan: Plan, read: Callable[[str], Tensor], path: Path, done: Call
         finally:
             writer.close()
 
-    write_atomically(path, write)
+    try:
+        write_atomically(path, write)
+    except OSError as error:
+        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}. Choose another place.") from error
 
 
 def packed(entry: Entry, values: Tensor) -> Any:

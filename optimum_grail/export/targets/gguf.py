@@ -51,34 +51,22 @@ class Gguf(Target):
         """Write the file; see :class:`Target`."""
         need_library()
         path = checked_file(output, overwrite)
-        _check_family(load_config(model), model)
-        tokenizer, _ = load_processors(model)
+        config = load_config(model)
+        _check_family(config, model)
+        words, notes = tokenizer_keys(load_processors(model)[0], int(config.vocab_size), self.pre_tokenizer)
         install()
         loaded = load_model(model, device="cpu", offload=choice_of(None))
-        plan, notes = self.plan(loaded, tokenizer, Path(model).name)
+        plan = plan_file(
+            read_decoder(loaded), shapes_of(loaded), self.type, {"general.name": Path(model).name, **words}
+        )
         _check_room(plan, path)
         told = progress or Silent()
         told.start(len(plan.entries), WRITING)
         write_file(plan, reader(loaded), path, lambda: told.update(1, WRITING))
         told.finish()
-        return Exported(path, "llama.cpp", plan.architecture, tuple(_rows(plan)), notes)
-
-    def plan(self, model: Any, tokenizer: Any, name: str) -> tuple[Plan, list[str]]:
-        """The file of a loaded model, and sentences for its user; nothing is written.
-
-        Args:
-            model: a causal language model of :data:`optimum_grail.export.decoder.FAMILIES`.
-            tokenizer: its fast tokenizer.
-            name: for ``general.name``.
-
-        Raises:
-            ArchitectureError: llama.cpp has no architecture for it.
-            CheckpointError: widths do not fit each other; no tokenizer that llama.cpp could do as well.
-        """
-        decoder = read_decoder(model)
-        words, notes = tokenizer_keys(tokenizer, decoder.vocabulary, self.pre_tokenizer)
-        plan = plan_file(decoder, shapes_of(model), self.type, words, name)
-        return plan, [*plan.repairs, *notes, *_on_rows(plan)]
+        return Exported(
+            path, "llama.cpp", plan.architecture, tuple(_rows(plan)), (*plan.repairs, *notes, *_on_rows(plan))
+        )
 
 
 def checked_file(output: str | Path, overwrite: bool) -> Path:
@@ -103,13 +91,18 @@ def checked_file(output: str | Path, overwrite: bool) -> Path:
 def _check_family(config: Any, model: str | Path) -> None:
     """Refuse what is not read here before its weights are."""
     names = config.architectures or ["no class"]
+    if config.to_dict().get("quantization_config") is not None:
+        raise ArchitectureError(
+            f"The weights of {str(model)!r} are quantized already. Export the model that they were made from, and let "
+            "--type quantize it."
+        )
     if names[0] in FAMILIES:
         return
     raise ArchitectureError(
         f"{str(model)!r} is {shorten(names[0])} ({shorten(config.model_type)}), for which this package writes no GGUF. "
         "Layers of different widths have a home in llama.cpp for llama, mistral, qwen2 (deci) and qwen3 with tied "
-        "embeddings (openelm), and for no other family. Compress with --allocation uniform, so that the result is standalone, and "
-        "convert it with llama.cpp's own convert_hf_to_gguf.py."
+        "embeddings (openelm), and for no other family. Compress with --allocation uniform, so that the result "
+        "is standalone, and convert it with llama.cpp's own convert_hf_to_gguf.py."
     )
 
 

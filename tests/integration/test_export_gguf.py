@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.architectures._tiny import seeded
+from optimum_grail.architectures.llama import MISTRAL
+from optimum_grail.export.gguf.splitting import KNOWN
 from optimum_grail.export.run import export_model
 from optimum_grail.models.hook import install
 from optimum_grail.models.resolve import resolve
@@ -84,11 +88,12 @@ def narrowed(model: Any, widths: Widths) -> Any:
     return model
 
 
-def saved(model: Any, folder: Path) -> Path:
-    """The model in a folder, with a tokenizer whose tokens are characters."""
+def saved(model: Any, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
+    """The model in a folder, with a tokenizer whose tokens are characters, or with another one."""
     words = Tokenizer(models.BPE({word: index for index, word in enumerate(WORDS)}, [("a", "b")]))
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+    characters = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>")
+    (tokenizer or characters).save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
 
@@ -182,6 +187,16 @@ def test_sub_blocks_that_have_gone(widths: Widths, form: str, biased: bool, tmp_
     check(narrowed(tiny("Llama", attention_bias=biased, mlp_bias=biased), widths), tmp_path, "deci" if first else form)
 
 
+QWEN3 = replace(MISTRAL, model_types=("qwen3",))
+
+
+@pytest.mark.parametrize("widths", [SOME, ((0, 50), (2, 30), (3, 0), (4, 96))])
+def test_qwen3_with_tied_embeddings(widths: Widths, tmp_path: Path) -> None:
+    """Its norms of heads are those of no other; whether a map of the package serves it is of no matter here."""
+    with ARCHITECTURES.serving(QWEN3):
+        check(narrowed(tiny("Qwen3", tie_word_embeddings=True), widths), tmp_path, "openelm")
+
+
 def test_two_sets_of_frequencies(tmp_path: Path) -> None:
     """llama.cpp chooses one by its context, transformers by the text's length."""
     model = tiny("Llama", rope_parameters=LONGROPE)
@@ -221,5 +236,42 @@ def test_text_is_split_as_by_the_tokenizer(
     bytewise = name == "byte-level"
     both = real(embedded_llama if bytewise else request.getfixturevalue("data_dir") / "stories260K-llama", tmp_path)
     for text in TEXTS:
+        got, wanted = both(text)
+        assert got == wanted
+
+
+BYTES: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2", "tekken"])
+def test_every_known_way_to_split_is_llama_cpps(name: str, prose: Any, tmp_path: Path) -> None:
+    """A tokenizer of that way, made of the text at hand."""
+    ((steps, whole),) = [key for key, value in KNOWN.items() if value == name]
+    words = Tokenizer(models.BPE(ignore_merges=whole))
+    definition = json.loads(words.to_str())
+    made = {
+        "bytes": lambda use: {**BYTES, "use_regex": bool(use)},
+        "digits": lambda one: {"type": "Digits", "individual_digits": bool(one)},
+        "split": lambda text: {
+            "type": "Split",
+            "pattern": {"Regex": text},
+            "behavior": "Isolated",
+            "invert": False,
+        },
+    }
+    nodes = [made[kind](value) for kind, value in steps]
+    definition["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": nodes}
+    words = Tokenizer.from_str(json.dumps(definition))
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, special_tokens=["<s>", "</s>"])  # type: ignore[call-arg]
+    words.train([str(prose.calibration)], trainer)
+    model = tiny("Llama", num_hidden_layers=1, vocab_size=600)
+    saved(model, tmp_path / "it", PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>"))
+    both = real(tmp_path / "it", tmp_path)
+    for text in (
+        *TEXTS,
+        "McDONALD's naïve 12345 ÀÉß we'LL  x\n\n\ny\t\t z 中文abc ½ …!?",
+        prose.held.read_text("utf-8")[:5000],
+    ):
         got, wanted = both(text)
         assert got == wanted

@@ -6,6 +6,7 @@ from argparse import ArgumentParser
 
 from optimum.commands.base import BaseOptimumCLICommand
 
+from optimum_grail.commands._exporting import show
 from optimum_grail.commands._shared import add_model_flag, add_output_flags, describe, session
 
 EXAMPLES = """\
@@ -43,9 +44,6 @@ class ExportCommand(BaseOptimumCLICommand):
     def run(self) -> None:
         """Write the file and tell what each tensor became."""
         with session(self.args) as out:
-            from rich import box
-            from rich.table import Table
-
             from optimum_grail.export.run import build_target, export_model
             from optimum_grail.report.progress import RichProgress
 
@@ -57,16 +55,5 @@ class ExportCommand(BaseOptimumCLICommand):
                 done = export_model(args.model, args.output, target, args.overwrite, progress)
             finally:
                 progress.finish()
-            table = Table(title="What each tensor became", title_justify="left", box=box.SIMPLE)
-            for column in ("tensors", "type", "count", "bytes"):
-                table.add_column(column, justify="left" if column in ("tensors", "type") else "right")
-            for row in done.rows:
-                table.add_row(row.kind, row.type, f"{row.count:,}", f"{row.bytes:,}")
-            out.console.print(table)
-            for note in done.notes:
-                out.console.print(note, markup=False, highlight=False, soft_wrap=True)
-            line = (
-                f"Written to {done.path}: {done.engine}, architecture {done.form}, {done.path.stat().st_size:,} bytes"
-            )
-            out.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            show(done, out.console)
             out.result = done.to_dict()

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from optimum_grail.report.progress import Progress
 
@@ -64,7 +64,33 @@ class Exported:
 
 
 class Target(ABC):
-    """A format of another engine: a frozen dataclass whose fields are its options, one file in ``targets/``."""
+    """A format of another engine: a frozen dataclass whose fields are its options, one file in ``targets/``.
+
+    Attributes:
+        engine: what runs it, by the name that users know; it may stand for the target's own.
+        suffix: how names of its files end; empty for folders.
+    """
+
+    engine: ClassVar[str]
+    suffix: ClassVar[str] = ""
+
+    @abstractmethod
+    def check(self, model: str | Path, output: str | Path, overwrite: bool = False) -> None:
+        """Refuse what can be refused before the weights are read, as :meth:`__call__` would; nothing is written.
+
+        Args:
+            model: folder or Hub id of the model, or of what it is going to be compressed from.
+            output: the file or folder to be.
+            overwrite: whether an older file there may be replaced.
+
+        Raises:
+            GrailError: the engine takes no such model, or the output cannot be written.
+        """
+
+    def wishes(self, model: str | Path) -> dict[str, Any]:
+        """Fields of :class:`optimum_grail.config.config.GrailConfig` with which ``model`` is compressed best for this
+        engine, where its user asks for nothing else."""
+        return {}
 
     @abstractmethod
     def __call__(

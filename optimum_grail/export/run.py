@@ -18,7 +18,7 @@ def build_target(spelling: str | Mapping[str, Any], **options: Any) -> Target:
     """The target that ``spelling`` names.
 
     Args:
-        spelling: ``NAME``, ``NAME:key=value,...`` or ``{"name": NAME, key: value}``.
+        spelling: its name or its engine's, ``NAME``, ``NAME:key=value,...`` or ``{"name": NAME, key: value}``.
         options: win over those of ``spelling``.
 
     Raises:
@@ -26,7 +26,7 @@ def build_target(spelling: str | Mapping[str, Any], **options: Any) -> Target:
         ConfigError: the target has no such option, or refuses its value.
     """
     name, given = parse_method(spelling)
-    entry = TARGETS.get(name)
+    entry = next((target for _, target in TARGETS if target.engine == name), None) or TARGETS.get(name)
     fields = method_options(entry)
     values = {}
     for key, value in {**given, **options}.items():

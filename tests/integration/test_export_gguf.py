@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.architectures._tiny import seeded
 from optimum_grail.architectures.llama import MISTRAL
+from optimum_grail.compressor import GrailCompressor
 from optimum_grail.export.gguf.splitting import KNOWN
 from optimum_grail.export.run import export_model
 from optimum_grail.models.hook import install
@@ -275,3 +276,27 @@ def test_every_known_way_to_split_is_llama_cpps(name: str, prose: Any, tmp_path:
     ):
         got, wanted = both(text)
         assert got == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "form"),
+    [
+        ({"allocation": "uniform"}, "llama"),
+        ({"allocation": "knapsack"}, "deci"),
+        ({"allocation": "knapsack", "affine": True}, "deci"),
+        ({"allocation": "balanced:depth=true"}, "llama"),
+        ({"preset": "comp", "sparsity": 0.5}, "deci"),
+    ],
+)
+def test_what_was_really_compressed(settings: Any, form: str, data_dir: Path, tmp_path: Path) -> None:
+    config = {"sparsity": 0.4, "num_samples": 8, "seqlen": 32, **settings}
+    compressor = GrailCompressor.from_pretrained(data_dir / "stories260K-llama", config)
+    compressor.compress(save_directory=tmp_path / "small")
+    done = export_model(tmp_path / "small", tmp_path / "small.gguf", "gguf:type=f32")
+    assert done.form == form
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "small").eval()
+    prompt = AutoTokenizer.from_pretrained(tmp_path / "small")("Once upon a time, there was a")["input_ids"]
+    worst, same = disagreement(model, done.path, list(prompt))
+    assert worst < TOLERANCE
+    assert same == STEPS

@@ -66,6 +66,7 @@ def write_file(plan: Plan, read: Callable[[str], Tensor], path: Path, done: Call
             writer.close()
 
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, write)
     except OSError as error:
         raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}. Choose another place.") from error

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from optimum_grail.checkpoints.loading import load_config, load_model
 from optimum_grail.checkpoints.offloading import choice_of
@@ -20,15 +20,14 @@ from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.errors import ArchitectureError, OutputError, shorten
 from optimum_grail.export.contract import Exported, Row, Target
 from optimum_grail.export.decoder import FAMILIES, read_decoder, reader, shapes_of
-from optimum_grail.export.gguf.plan import Plan, plan_file
+from optimum_grail.export.gguf.plan import Plan, Value, plan_file
 from optimum_grail.export.gguf.tokenizer import tokenizer_keys
-from optimum_grail.export.gguf.types import Type
+from optimum_grail.export.gguf.types import BLOCK, Type
 from optimum_grail.export.gguf.writing import need_library, write_file
 from optimum_grail.export.targets import TARGETS
 from optimum_grail.models.hook import install
 from optimum_grail.report.progress import Progress, Silent
 
-SUFFIX = ".gguf"
 WRITING = "writing tensors"
 
 
@@ -45,15 +44,35 @@ class Gguf(Target):
     type: Type = "f16"
     pre_tokenizer: str | None = None
 
-    def __call__(
-        self, model: str | Path, output: str | Path, overwrite: bool = False, progress: Progress | None = None
-    ) -> Exported:
-        """Write the file; see :class:`Target`."""
+    engine: ClassVar[str] = "llama.cpp"
+    suffix: ClassVar[str] = ".gguf"
+
+    def check(self, model: str | Path, output: str | Path, overwrite: bool = False) -> None:
+        """Refuse other families, tokenizers and outputs."""
+        self._prepared(model, output, overwrite)
+
+    def wishes(self, model: str | Path) -> dict[str, Any]:
+        """Rows that can be quantized; and one width for all layers where no other architecture takes the family."""
+        config = load_config(model)
+        bound = FAMILIES.get(config.architectures[0]) == "qwen3" and not config.tie_word_embeddings
+        return {"round_to": BLOCK, **({"allocation": "uniform"} if bound else {})}
+
+    def _prepared(
+        self, model: str | Path, output: str | Path, overwrite: bool
+    ) -> tuple[Path, dict[str, Value], list[str]]:
+        """Where the file goes, the keys of its tokenizer and sentences about that."""
         need_library()
         path = checked_file(output, overwrite)
         config = load_config(model)
         _check_family(config, model)
-        words, notes = tokenizer_keys(load_processors(model)[0], int(config.vocab_size), self.pre_tokenizer)
+        tokenizer, _ = load_processors(model)
+        return path, *tokenizer_keys(tokenizer, int(config.vocab_size), self.pre_tokenizer)
+
+    def __call__(
+        self, model: str | Path, output: str | Path, overwrite: bool = False, progress: Progress | None = None
+    ) -> Exported:
+        """Write the file; see :class:`Target`."""
+        path, words, notes = self._prepared(model, output, overwrite)
         install()
         loaded = load_model(model, device="cpu", offload=choice_of(None))
         plan = plan_file(
@@ -73,18 +92,16 @@ def checked_file(output: str | Path, overwrite: bool) -> Path:
     """Where the file goes, absolute.
 
     Raises:
-        OutputError: its name ends otherwise, it exists and may not be replaced, or its folder is missing.
+        OutputError: its name ends otherwise, or it exists and may not be replaced.
     """
     path = Path(output).expanduser().absolute()
-    if path.suffix.lower() != SUFFIX or path.is_dir():
-        raise OutputError(f"The output {str(output)!r} is no name of a GGUF file; expected NAME{SUFFIX}.")
+    if path.suffix.lower() != Gguf.suffix or path.is_dir():
+        raise OutputError(f"The output {str(output)!r} is no name of a GGUF file; expected NAME{Gguf.suffix}.")
     if path.exists() and not overwrite:
         raise OutputError(
             f"The output {str(output)!r} exists. Choose another name, or pass --overwrite (overwrite=True) to "
             "replace it."
         )
-    if not path.parent.is_dir():
-        raise OutputError(f"The folder {str(path.parent)!r} does not exist. Make it first, or choose another one.")
     return path
 
 
@@ -108,11 +125,10 @@ def _check_family(config: Any, model: str | Path) -> None:
 
 def _check_room(plan: Plan, path: Path) -> None:
     """Nothing is begun that the disk cannot hold."""
-    size, free = sum(entry.bytes for entry in plan.entries), shutil.disk_usage(path.parent).free
+    home = next(folder for folder in path.parents if folder.exists())
+    size, free = sum(entry.bytes for entry in plan.entries), shutil.disk_usage(home).free
     if size > free:
-        raise OutputError(
-            f"The file takes {size:,} bytes and {free:,} are free at {str(path.parent)!r}. Free some space."
-        )
+        raise OutputError(f"The file takes {size:,} bytes and {free:,} are free at {str(home)!r}. Free some space.")
 
 
 def _rows(plan: Plan) -> Iterator[Row]:

@@ -79,8 +79,11 @@ def test_what_fails_leaves_nothing_and_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
-        write_file(plan(entry("f32")), lambda name: MATRIX, tmp_path / "none" / "a.gguf", lambda: None)
+        write_file(plan(entry("f32")), lambda name: MATRIX, tmp_path / "file" / "a.gguf", lambda: None)
+    write_file(plan(entry("f32")), lambda name: MATRIX, tmp_path / "none" / "b" / "a.gguf", lambda: None)
+    assert (tmp_path / "none" / "b" / "a.gguf").is_file()
 
 
 @pytest.mark.parametrize(("kind", "number"), [("f32", float("nan")), ("bf16", float("inf")), ("f16", 70000.0)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,7 +42,6 @@ def write_file(plan: Plan, read: Callable[[str], Tensor], path: Path, done: Call
         CheckpointError: weights are not finite, or beyond what their type can hold.
         OutputError: the disk is full, or the place cannot be written.
     """
-    logging.getLogger("gguf").setLevel(logging.ERROR)  # it tells every step
 
     def write(draft: Path) -> None:
         """Header, keys and tensors, one after the other."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -101,16 +102,16 @@ def main() -> None:
                 **agreement(models[name], done.path, kind),
                 "tokens_per_second": 0.0,
                 **environment(),
+                "xllamacpp": version("xllamacpp"),
             }
         for _ in range(TURNS):
             for key, path in paths.items():
                 rows[key]["tokens_per_second"] = max(rows[key]["tokens_per_second"], speed(path))
     write_results(RESULT, {"rows": list(rows.values())})
     for row in rows.values():
-        print(
-            f"{row['model']}, {row['type']}: {row['bytes']:,} bytes as {row['architecture']}, "
-            f"worst {row['worst']:.1e}, KL {row['kl']:.1e}, {row['same_tokens']}/{row['steps']} tokens, {row['tokens_per_second']:.1f} tokens/s"
-        )
+        near = f"worst {row['worst']:.1e}, KL {row['kl']:.1e}, {row['same_tokens']}/{row['steps']} tokens"
+        size = f"{row['bytes']:,} bytes as {row['architecture']}"
+        print(f"{row['model']}, {row['type']}: {size}, {near}, {row['tokens_per_second']:.1f} tokens/s")
 
 
 if __name__ == "__main__":

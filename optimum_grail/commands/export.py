@@ -14,6 +14,8 @@ EXAMPLES = """\
       for llama.cpp, also where every layer has its own widths; half precision
   optimum-cli grail export -m small -o small-q8.gguf --to gguf --type q8_0
       8 bits; rows that do not divide by 32 stay f16, so compress with --round-to 32
+  optimum-cli grail export -m small -o small-vllm --to nemotron-nas
+      a folder for vLLM, whose layers may differ; heads are padded with zeros
   optimum-cli grail export -m small -o small.gguf --to gguf --pre-tokenizer qwen2
       where the tokenizer's way to split text is not known by its definition"""
 
@@ -26,11 +28,13 @@ class ExportCommand(BaseOptimumCLICommand):
         """Add the flags."""
         describe(parser, "Write a model, compressed or dense, for another engine.", EXAMPLES)
         add_model_flag(parser)
-        parser.add_argument("-o", "--output", required=True, metavar="FILE", help="To write; complete or absent.")
         parser.add_argument(
-            "--to", required=True, metavar="NAME[:k=v,...]", help="The format: gguf (llama.cpp); `grail list targets`."
+            "-o", "--output", required=True, metavar="PATH", help="File or folder to write; complete or absent."
         )
-        parser.add_argument("--overwrite", action="store_true", help="Replace the file if it is there already.")
+        parser.add_argument(
+            "--to", required=True, metavar="NAME[:k=v,...]", help="gguf (llama.cpp) or nemotron-nas (vLLM)."
+        )
+        parser.add_argument("--overwrite", action="store_true", help="Replace what is there already.")
         parser.add_argument(
             "--type", metavar="TYPE", help="Of the matrices in a GGUF file: f32, f16 (the default), bf16, q8_0 or q4_0."
         )

@@ -171,7 +171,7 @@ def test_from_python(model, tmp_path):
     assert {row.type for row in done.rows} == {"bf16", "f32"}
     again = export_model(model, tmp_path / "a.gguf", build_target("gguf"), overwrite=True)
     assert again.path == done.path and {row.type for row in again.rows} == {"f16", "f32"}
-    assert TARGETS.names() == ["gguf"]
+    assert "gguf" in TARGETS.names()
 
 
 QUICK = ("--preset", "magnitude", "--ffn-sparsity", "0.4")

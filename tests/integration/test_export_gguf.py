@@ -100,10 +100,11 @@ def saved(model: Any, folder: Path, tokenizer: PreTrainedTokenizerFast | None = 
 
 
 def served(path: Path, context: int = 256) -> Any:
-    """A file in llama.cpp, computing as exactly as it can."""
+    """A file in llama.cpp, computing as exactly as it can, in one thread: several wait for each other, and spin."""
     params = engine.CommonParams()
     params.model.path, params.n_ctx, params.verbosity, params.n_parallel = str(path), context, 0, 1
     params.cache_type_k = params.cache_type_v = engine.ggml_type.GGML_TYPE_F32  # 16 bits, its default, cost digits
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.flash_attn_type = engine.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     return engine.Server(params)
 
@@ -241,39 +242,29 @@ def test_text_is_split_as_by_the_tokenizer(
         assert got == wanted
 
 
-BYTES: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+STEP: dict[str, Callable[[str], dict[str, Any]]] = {
+    "bytes": lambda use: {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": bool(use)},
+    "digits": lambda one: {"type": "Digits", "individual_digits": bool(one)},
+    "split": lambda text: {"type": "Split", "pattern": {"Regex": text}, "behavior": "Isolated", "invert": False},
+}
+"""A step of :data:`KNOWN` as tokenizer.json has it."""
 
 
 @pytest.mark.parametrize("name", ["gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2", "tekken"])
 def test_every_known_way_to_split_is_llama_cpps(name: str, prose: Any, tmp_path: Path) -> None:
     """A tokenizer of that way, made of the text at hand."""
     ((steps, whole),) = [key for key, value in KNOWN.items() if value == name]
-    words = Tokenizer(models.BPE(ignore_merges=whole))
-    definition = json.loads(words.to_str())
-    made = {
-        "bytes": lambda use: {**BYTES, "use_regex": bool(use)},
-        "digits": lambda one: {"type": "Digits", "individual_digits": bool(one)},
-        "split": lambda text: {
-            "type": "Split",
-            "pattern": {"Regex": text},
-            "behavior": "Isolated",
-            "invert": False,
-        },
-    }
-    nodes = [made[kind](value) for kind, value in steps]
+    definition = json.loads(Tokenizer(models.BPE(ignore_merges=whole)).to_str())
+    nodes = [STEP[kind](value) for kind, value in steps]
     definition["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": nodes}
-    words = Tokenizer.from_str(json.dumps(definition))
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, special_tokens=["<s>", "</s>"])  # type: ignore[call-arg]
-    words.train([str(prose.calibration)], trainer)
+    words, options = Tokenizer.from_str(json.dumps(definition)), {"special_tokens": ["<s>", "</s>"], "vocab_size": 600}
+    options["initial_alphabet"] = pre_tokenizers.ByteLevel.alphabet()
+    words.train([str(prose.calibration)], trainers.BpeTrainer(**options))
     model = tiny("Llama", num_hidden_layers=1, vocab_size=600)
     saved(model, tmp_path / "it", PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>"))
     both = real(tmp_path / "it", tmp_path)
-    for text in (
-        *TEXTS,
-        "McDONALD's naïve 12345 ÀÉß we'LL  x\n\n\ny\t\t z 中文abc ½ …!?",
-        prose.held.read_text("utf-8")[:5000],
-    ):
+    hard = "McDONALD's naïve 12345 ÀÉß we'LL  x\n\n\ny\t\t z 中文abc ½ …!?"
+    for text in (*TEXTS, hard, prose.held.read_text("utf-8")[:5000]):
         got, wanted = both(text)
         assert got == wanted
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from optimum_grail.checkpoints.loading import load_config, load_model
+from optimum_grail.checkpoints.loading import load_config, load_model, model_class
 from optimum_grail.checkpoints.offloading import choice_of
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.errors import ArchitectureError, OutputError, shorten
@@ -54,7 +54,7 @@ class Gguf(Target):
     def wishes(self, model: str | Path) -> dict[str, Any]:
         """Rows that can be quantized; and one width for all layers where no other architecture takes the family."""
         config = load_config(model)
-        bound = FAMILIES.get(config.architectures[0]) == "qwen3" and not config.tie_word_embeddings
+        bound = FAMILIES.get(model_class(config).__name__) == "qwen3" and not config.tie_word_embeddings
         return {"round_to": BLOCK, **({"allocation": "uniform"} if bound else {})}
 
     def _prepared(
@@ -84,7 +84,7 @@ class Gguf(Target):
         write_file(plan, reader(loaded), path, lambda: told.update(1, WRITING))
         told.finish()
         return Exported(
-            path, "llama.cpp", plan.architecture, tuple(_rows(plan)), (*plan.repairs, *notes, *_on_rows(plan))
+            path, self.engine, plan.architecture, tuple(_rows(plan)), (*plan.repairs, *notes, *_on_rows(plan))
         )
 
 
@@ -107,16 +107,16 @@ def checked_file(output: str | Path, overwrite: bool) -> Path:
 
 def _check_family(config: Any, model: str | Path) -> None:
     """Refuse what is not read here before its weights are."""
-    names = config.architectures or ["no class"]
     if config.to_dict().get("quantization_config") is not None:
         raise ArchitectureError(
             f"The weights of {str(model)!r} are quantized already. Export the model that they were made from, and let "
             "--type quantize it."
         )
-    if names[0] in FAMILIES:
+    kind = model_class(config).__name__
+    if kind in FAMILIES:
         return
     raise ArchitectureError(
-        f"{str(model)!r} is {shorten(names[0])} ({shorten(config.model_type)}), for which this package writes no GGUF. "
+        f"{str(model)!r} is {kind} ({shorten(config.model_type)}), for which this package writes no GGUF. "
         "Layers of different widths have a home in llama.cpp for llama, mistral, qwen2 (deci) and qwen3 with tied "
         "embeddings (openelm), and for no other family. Compress with --allocation uniform, so that the result "
         "is standalone, and convert it with llama.cpp's own convert_hf_to_gguf.py."
@@ -145,9 +145,10 @@ def _rows(plan: Plan) -> Iterator[Row]:
 def _on_rows(plan: Plan) -> Iterator[str]:
     if plan.unaligned:
         size = sum(entry.bytes for entry in plan.unaligned)
+        narrow = any("attn_output" in entry.name for entry in plan.unaligned)
         yield (
             f"{len(plan.unaligned)} of {sum(len(entry.shape) > 1 for entry in plan.entries)} matrices ({size:,} bytes) "
             f"stay f16: their rows do not divide by 32, such as {plan.unaligned[0].name} with "
             f"{plan.unaligned[0].shape[-1]}. "
-            "Compress with --round-to 32, and heads as wide as 32 or more, to quantize them as well."
+            f"Compress with --round-to 32 to quantize them as well{', but for heads narrower than 32' * narrow}."
         )

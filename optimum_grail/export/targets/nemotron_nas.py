@@ -16,11 +16,11 @@ from typing import ClassVar
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
-from optimum_grail.checkpoints.loading import load_config, load_model
+from optimum_grail.checkpoints.loading import load_config, load_model, model_class
 from optimum_grail.checkpoints.output import check_output, staged_folder
 from optimum_grail.checkpoints.plan_file import write_json
 from optimum_grail.checkpoints.processors import load_processors
-from optimum_grail.errors import ArchitectureError, shorten
+from optimum_grail.errors import ArchitectureError
 from optimum_grail.export.contract import Exported, Row, Target
 from optimum_grail.export.decoder import FAMILIES, read_decoder, reader
 from optimum_grail.export.nas import config_values, layers_of, tensors_of
@@ -42,10 +42,10 @@ class NemotronNas(Target):
     def check(self, model: str | Path, output: str | Path, overwrite: bool = False) -> None:
         """Refuse other families and outputs."""
         check_output(output, overwrite, source=model)
-        names = load_config(model).architectures or ["no class"]
-        if FAMILIES.get(names[0]) not in TAKEN:
+        kind = model_class(load_config(model)).__name__
+        if FAMILIES.get(kind) not in TAKEN:
             raise ArchitectureError(
-                f"{str(model)!r} is {shorten(names[0])}; vLLM has layers of different widths for {', '.join(TAKEN)} "
+                f"{str(model)!r} is {kind}; vLLM has layers of different widths for {', '.join(TAKEN)} "
                 "only. Compress with --allocation uniform: vLLM loads standalone checkpoints as they are."
             )
 

@@ -129,7 +129,11 @@ def test_a_tokenizer_that_is_not_known(refused, model, cli, tmp_path):
 def test_other_families_are_refused_with_what_has_a_home(refused, model):
     settings(model, "config.json", architectures=["Gemma3ForCausalLM"], model_type="gemma3_text")
     message = refused()
-    assert "'Gemma3ForCausalLM'" in message and "--allocation uniform" in message and "llama, mistral, qwen2" in message
+    assert (
+        "is Gemma3ForCausalLM ('gemma3_text')" in message
+        and "--allocation uniform" in message
+        and "llama, mistral, qwen2" in message
+    )
 
 
 def test_a_model_of_another_kind(refused, model):
@@ -141,7 +145,13 @@ def test_a_model_of_another_kind(refused, model):
         "intermediate_size": 8,
     }
     BertForMaskedLM(BertConfig(**sizes)).save_pretrained(model)
-    assert "'BertForMaskedLM'" in refused()
+    assert "is BertForMaskedLM ('bert')" in refused()
+
+
+@pytest.mark.parametrize("architectures", ["LlamaForCausalLM", [["LlamaForCausalLM"]], [], ["LlamaForNothing"]])
+def test_a_class_that_is_none(refused, model, architectures):
+    settings(model, "config.json", architectures=architectures)
+    assert "Error: " in refused()
 
 
 def test_quantized_weights(refused, model):

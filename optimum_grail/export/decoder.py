@@ -70,8 +70,8 @@ class Attention:
 
     @property
     def width(self) -> int:
-        """Key-value heads."""
-        return self.groups
+        """Query heads: without them there is nothing, whatever is left of keys and values."""
+        return self.heads
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""GGUF, for llama.cpp and what is built on it (Ollama, LM Studio), also where every layer has its own widths.
+"""GGUF, for llama.cpp, also where every layer has its own widths.
 
 Models of one width for all layers are written in their family's own architecture, others in one of llama.cpp's that
 reads widths layer by layer (``deci`` for LLaMA, Mistral and Qwen2, ``openelm`` for Qwen3 with tied embeddings).

@@ -14,6 +14,7 @@ from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.errors import ArchitectureError, CheckpointError
 from optimum_grail.export import run
 from optimum_grail.export.decoder import Attention, FeedForward, read_decoder, reader, shapes_of
+from optimum_grail.export.packing import heads_of, pack
 from optimum_grail.export.rope import read_rope
 from optimum_grail.export.targets import gguf as target
 from optimum_grail.models.resolve import resolve
@@ -27,13 +28,23 @@ def test_widths_and_names() -> None:
     narrow_(model, heads, 1)
     narrow_(model, channels, 0)
     found = read_decoder(model)
-    assert [block.width for block in found.sub_blocks] == [4, 48, 1, 0, 4, 48]
+    assert [block.width for block in found.sub_blocks] == [8, 48, 2, 0, 8, 48]
     attention, network = found.sub_blocks[2:4]
     assert isinstance(attention, Attention) and isinstance(network, FeedForward)
     assert (attention.heads, attention.groups, attention.query.rows) == (2, 1, 16)
     assert attention.query.weight == "model.layers.1.self_attn.q_proj.weight" and attention.query.bias is None
     assert network.norm == "model.layers.1.post_attention_layernorm.weight"
     assert (found.head, found.vocabulary, found.hidden, found.head_dim) == ("lm_head.weight", 96, 32, 8)
+
+
+def test_keys_without_queries_are_nothing() -> None:
+    """As a model is left that loses query heads by themselves, since all share one key."""
+    model: Any = LlamaForCausalLM(LlamaConfig(**{**SIZES, "num_key_value_heads": 1}))
+    attention = model.model.layers[1].self_attn
+    attention.q_proj, attention.o_proj = nn.Linear(32, 0, bias=False), nn.Linear(0, 32, bias=False)
+    found = read_decoder(model)
+    assert [block.width for block in found.sub_blocks] == [8, 48, 0, 48, 8, 48]
+    assert [heads_of(layer) for layer in pack(found.sub_blocks)] == [(8, 1), (0, 0), (8, 1)]
 
 
 def test_tied_embeddings_and_biases() -> None:

@@ -134,6 +134,11 @@ def _sentencepiece(
     """Keys of BPE on characters. llama.cpp joins the pair whose piece has the highest score: the earliest merge."""
     model = _checked(definition, ("Prepend", "Replace"))
     prefix = _prefix(definition)
+    if prefix and definition.get("pre_tokenizer") is not None:
+        notes.append(
+            "llama.cpp puts a space before a text that begins with one, and before what follows a special token; this "
+            "tokenizer does neither."
+        )
     index = {word: number for number, word in enumerate(words)}
     missing = [f"<0x{byte:02X}>" for byte in range(256) if f"<0x{byte:02X}>" not in index]
     if missing or not model.get("byte_fallback"):

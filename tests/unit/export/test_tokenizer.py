@@ -150,12 +150,15 @@ def node(pre_tokenizer):
     return json.loads(made.to_str())["pre_tokenizer"]
 
 
-def test_spaces_in_the_pre_tokenizer(charwise):
+@pytest.mark.parametrize("scheme", ["never", "first"])
+def test_spaces_in_the_pre_tokenizer(charwise, scheme):
     def newer(definition):
         definition["normalizer"] = None
-        definition["pre_tokenizer"] = node(pre_tokenizers.Metaspace(prepend_scheme="never", split=False))
+        definition["pre_tokenizer"] = node(pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False))
 
-    assert words_of(changed(charwise, newer), 300)["tokenizer.ggml.add_space_prefix"] is False
+    keys, notes = tokenizer_keys(changed(charwise, newer), 300)
+    assert keys["tokenizer.ggml.add_space_prefix"] is (scheme == "first")
+    assert any("puts a space before a text" in note for note in notes) is (scheme == "first")
 
 
 def test_no_tokenizer_and_one_of_another_model(bytewise):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from optimum_grail.core.plan import Plan
     from optimum_grail.core.spec import ArchitectureSpec, Conv, Heads, Mlp, Strip
     from optimum_grail.errors import GrailError
+    from optimum_grail.export.run import export_model
     from optimum_grail.models.check import check_map
     from optimum_grail.pipeline.heads import prune_heads_
     from optimum_grail.report.report import Report
@@ -67,6 +68,7 @@ __all__ = [
     "StreamFunction",
     "Plan",
     "Report",
+    "export_model",
     "SELECTORS",
     "COMPENSATORS",
     "ALLOCATIONS",
@@ -101,6 +103,7 @@ _HOME = {
     "StreamFunction": "core.groups",
     "Plan": "core.plan",
     "Report": "report.report",
+    "export_model": "export.run",
     "SELECTORS": "selectors",
     "COMPENSATORS": "compensators",
     "ALLOCATIONS": "allocations",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optimum.commands.base import BaseOptimumCLICommand
 
 from optimum_grail.checkpoints.output import check_output
+from optimum_grail.commands._exporting import add_engine_flag, beside
 from optimum_grail.commands._shared import (
     add_base_model_flag,
     add_eval_flag,
@@ -43,6 +44,8 @@ EXAMPLES = """\
       a size instead of a fraction; the first and the last layer stay whole, others may go altogether
   optimum-cli grail compress -m MODEL -o small --sparsity 0.3 --dry-run
       what would go, the time and the memory; nothing is written
+  optimum-cli grail compress -m MODEL -o small --for llama.cpp:type=q8_0
+      small/ for transformers, small.gguf for llama.cpp, with widths that can be quantized
   optimum-cli grail compress -m MODEL -o again --config small --seed 7
       repeat a run, with one change; flags win over the file, the file wins over the preset"""
 
@@ -80,6 +83,7 @@ class CompressCommand(BaseOptimumCLICommand):
         parser.add_argument(
             "--dry-run", action="store_true", help="Tell what would go, the time and the memory; write nothing."
         )
+        add_engine_flag(parser)
         add_base_model_flag(parser)
         parser.add_argument(
             "--include-modeling-code",
@@ -102,7 +106,8 @@ class CompressCommand(BaseOptimumCLICommand):
             from optimum_grail.report.progress import RichProgress
             from optimum_grail.report.table import print_report
 
-            config = _configuration(args)
+            engine = beside(args, target)
+            config = _configuration(args, engine.wishes if engine else {})
             compressor = GrailCompressor.from_pretrained(
                 args.model,
                 config,
@@ -130,16 +135,19 @@ class CompressCommand(BaseOptimumCLICommand):
             print_report(compressor.report, out.console)
             out.console.print(f"Written to {target}", markup=False, highlight=False, soft_wrap=True)
             out.result = {"output": str(target), "report": compressor.report.to_dict()}
+            if engine is not None:
+                out.result["export"] = engine.write(out.console).to_dict()
 
 
-def _configuration(args: Namespace) -> GrailConfig:
+def _configuration(args: Namespace, wishes: Mapping[str, Any]) -> GrailConfig:
     """What flags and file ask for; a misspelt method or path is told before the model is loaded."""
     from optimum_grail.config.config import GrailConfig
     from optimum_grail.config.recipe import read_recipe
     from optimum_grail.data.parts import check_sources
     from optimum_grail.evaluation.sets import check_sets
 
-    config = GrailConfig.from_dict(settings(args, read_recipe(args.config) if args.config else {}))
+    asked = settings(args, read_recipe(args.config) if args.config else {})
+    config = GrailConfig.from_dict({**wishes, **asked})
     config.methods()
     if args.config and isinstance(config.dataset, str) and DESCRIBED.fullmatch(config.dataset):
         raise ConfigError(f"The run of {args.config} had data in memory ({config.dataset}). Name some with --dataset.")

@@ -14,6 +14,7 @@ from optimum_grail.commands.card import CardCommand
 from optimum_grail.commands.compress import CompressCommand
 from optimum_grail.commands.convert_adapter import ConvertAdapterCommand
 from optimum_grail.commands.evaluate import EvaluateCommand
+from optimum_grail.commands.export import ExportCommand
 from optimum_grail.commands.inspect_model import InspectCommand
 from optimum_grail.commands.list_methods import ListCommand
 from optimum_grail.commands.push import PushCommand
@@ -41,11 +42,12 @@ class GrailCommand(BaseOptimumCLICommand):
         CommandInfo("evaluate", "Measure a dense or compressed model.", EvaluateCommand),
         CommandInfo("benchmark", "Measure how fast models are, in turns.", BenchmarkCommand),
         CommandInfo("recover", "Train a compressed model shortly on the dense model's answers.", RecoverCommand),
+        CommandInfo("export", "Write a model for another engine, such as llama.cpp.", ExportCommand),
         CommandInfo("convert-adapter", "Carry a LoRA adapter over to a compressed model.", ConvertAdapterCommand),
         CommandInfo("card", "Write the card of a compressed model again.", CardCommand),
         CommandInfo("push", "Publish a compressed model on the Hub.", PushCommand),
         CommandInfo("inspect", "Show what of a model can shrink, and how far.", InspectCommand),
-        CommandInfo("list", "List presets, methods and architectures.", ListCommand),
+        CommandInfo("list", "List presets, methods, architectures and export targets.", ListCommand),
     )
 
     @staticmethod

@@ -16,8 +16,9 @@ from optimum_grail.core.preset import Preset
 if TYPE_CHECKING:
     from optimum_grail.core.contracts import Allocation, Compensator, Refit, Selector
     from optimum_grail.core.spec import ArchitectureSpec
+    from optimum_grail.export.contract import Target
 
-TOPICS = ("presets", "selectors", "compensators", "refits", "allocations", "architectures")
+TOPICS = ("presets", "selectors", "compensators", "refits", "allocations", "architectures", "targets")
 EXAMPLES = """\
   optimum-cli grail list                      everything
   optimum-cli grail list selectors            with their options, as in --selector magnitude:p=2
@@ -30,7 +31,11 @@ class ListCommand(BaseOptimumCLICommand):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """One optional topic."""
-        describe(parser, "List presets, methods and architectures, with what they do and their options.", EXAMPLES)
+        describe(
+            parser,
+            "List presets, methods, architectures and export targets, with what they do and their options.",
+            EXAMPLES,
+        )
         parser.add_argument("topic", nargs="?", choices=TOPICS, help="What to list; everything when not given.")
         add_output_flags(parser)
 
@@ -62,6 +67,10 @@ def rows_of(topic: str) -> list[dict[str, Any]]:
         return [_architecture(name, spec) for name, spec in ARCHITECTURES]
     from optimum_grail.config.building import REGISTRIES, method_options
 
+    if topic == "targets":
+        from optimum_grail.export.targets import TARGETS
+
+        return [_target(name, entry, method_options(entry)) for name, entry in TARGETS]
     return [_method(name, entry, method_options(entry)) for name, entry in REGISTRIES[topic.removesuffix("s")]]
 
 
@@ -87,6 +96,11 @@ def _method(
         "needs": ", ".join(needs).replace("-", " ") or "no data",
         "options": {key: default for key, (_, default) in options.items()},
     }
+
+
+def _target(name: str, entry: type[Target], options: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    found = {key: default for key, (_, default) in options.items()}
+    return {"name": name, "summary": summary_of(entry), "options": found}
 
 
 def _architecture(name: str, spec: ArchitectureSpec) -> dict[str, Any]:

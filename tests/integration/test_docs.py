@@ -24,7 +24,7 @@ from optimum_grail.signals import SIGNALS
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUIDES = sorted(path for path in (REPOSITORY / "docs" / "guides").glob("*.md") if path.name != "README.md")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NEEDS = {"quantize.md": ("torchao", "bitsandbytes"), "export.md": ("onnxruntime", "onnxscript")}
+NEEDS = {"quantize.md": ("torchao", "bitsandbytes"), "export.md": ("onnxruntime", "onnxscript", "gguf")}
 QUICK = {
     "compress": ("--num-samples", "16", "--seqlen", "64"),
     "recover": ("--num-samples", "20", "--steps", "10"),

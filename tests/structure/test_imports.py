@@ -25,6 +25,7 @@ WITH_ANOTHER = {
     "packaging": "huggingface_hub",
     "matplotlib": "the plots extra",
     "lm_eval": "the lm-eval extra",
+    "gguf": "the gguf extra",
 }
 """Modules that the package imports and that come with something it depends on."""
 

@@ -45,6 +45,7 @@ SEEDS = (0, 1)
 UNIFORM: Mapping[str, Any] = {"allocation": "uniform"}
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "grail-plus": {"preset": "grail-plus", **UNIFORM},
+    "grail-plus, producers refitted": {"preset": "grail-plus", "refit": "producers", **UNIFORM},
     "grail-plus, gate sources": {"preset": "grail-plus", "compensator": "grail-plus:gate=sources", **UNIFORM},
     "grail-plus, target self": {"preset": "grail-plus", "target": "self", **UNIFORM},
     "grail-plus, errors alike": {"preset": "grail-plus", "selector": "obs:across=mean", **UNIFORM},

@@ -42,9 +42,16 @@ UNIFORM = {"allocation": "uniform", "within_block": "sequential"}
 
 OURS: Mapping[str, Mapping[str, Any]] = {
     "knapsack": KNAPSACK,
+    "knapsack, producers refitted": {**KNAPSACK, "refit": "producers"},
     "knapsack, bent": {**KNAPSACK, "allocation": "knapsack:sensitivity=bent"},
     "balanced, depth": {**KNAPSACK, "allocation": "balanced:depth=true"},
     "obs + grail-plus, uniform": {**UNIFORM, "selector": "obs", "compensator": "grail-plus"},
+    "obs + grail-plus, uniform, producers refitted": {
+        **UNIFORM,
+        "selector": "obs",
+        "compensator": "grail-plus",
+        "refit": "producers",
+    },
     "wanda + grail, uniform": {**UNIFORM, "selector": "wanda", "compensator": "grail", "within_block": "joint"},
     "slimgpt + grail, uniform": {**UNIFORM, "selector": "slimgpt", "compensator": "grail"},
 }

@@ -219,7 +219,7 @@ def damage(result: Mapping[str, Any], row: Mapping[str, Any]) -> float:
 
 def _decisive(config: GrailConfig) -> dict[str, Any]:
     """What of a resolved configuration decides a cell's outcome: where weights and streams are kept does not."""
-    aside = ("low_memory", "offload_streams")
+    aside = {"low_memory", "offload_streams"} | ({"refit"} if config.refit == "none" else set())  # older files lack it
     return {key: value for key, value in config.to_dict().items() if value is not None and key not in aside}
 
 

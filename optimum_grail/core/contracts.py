@@ -80,6 +80,15 @@ class Compensator(Method):
         """Whether consumers without a bias are given one first; no by default."""
         return False
 
+    @property
+    def solves(self) -> int:
+        """How many solves a group takes, losses included, for the estimate of the cost; one by default."""
+        return 1
+
+    def rehearsed(self) -> Compensator:
+        """A cheaper form for rehearsals, which only compare; itself by default."""
+        return self
+
     @abstractmethod
     def __call__(self, problem: GroupProblem, reduction: Reduction) -> Compensation:
         """The readout of ``problem`` after ``reduction``."""

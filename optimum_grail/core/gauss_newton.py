@@ -12,8 +12,10 @@ well conditioned that few iterations do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -104,8 +106,8 @@ class Step:
         count = rows.target.numel() / rows.target.shape[consume.axis]
         return cls(sides, consume, weight, tuple(rows.features.shape), damping * count)
 
-    def solve(self, residual: Tensor, iterations: int) -> Changes:
-        """The changes, after at most so many iterations.
+    def path(self, residual: Tensor, iterations: int) -> Iterator[Changes]:
+        """The changes after each iteration, at most so many: from what many rows ask for to what fits these best.
 
         Args:
             residual: what the consumer's output lacks, shaped like the target.
@@ -117,7 +119,7 @@ class Step:
         size = start = _dot(left, left)
         for _ in range(iterations):
             if size <= 1e-6 * start:
-                break
+                return
             curved = self._adjoint(self._forward(direction))
             curved = [part.add_(move, alpha=self.damping) for part, move in zip(curved, direction, strict=True)]
             length = size / max(_dot(direction, curved), 1e-30)
@@ -126,7 +128,7 @@ class Step:
                 rest.sub_(bend, alpha=length)
             before, size = size, _dot(left, left)
             direction = [rest.add(move, alpha=size / before) for rest, move in zip(left, direction, strict=True)]
-        return [side.unwhitened(part) for side, part in zip(self.sides, found, strict=True)]
+            yield [side.unwhitened(part) for side, part in zip(self.sides, found, strict=True)]
 
     def _forward(self, changes: Changes) -> Tensor:
         moved = self.sides[0].forward(changes[0])
@@ -137,6 +139,13 @@ class Step:
     def _adjoint(self, outputs: Tensor) -> list[Tensor]:
         features = self.consume.by_input(self.weight, outputs, self.features)
         return [side.adjoint(features) for side in self.sides]
+
+
+def moved(rows: Rows, produce: Sequence[Product], consume: Product, weight: Tensor, changes: Changes) -> Tensor:
+    """What ``changes`` do to the consumer's outputs on ``rows``, to first order; shaped like the target."""
+    sides = zip(produce, rows.inputs, rows.derivatives, changes, strict=True)
+    parts = [derivatives * product(inputs, change) for product, inputs, derivatives, change in sides]
+    return consume(reduce(add, parts), weight)
 
 
 def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:

@@ -25,6 +25,8 @@ BATCHES = (1, 8)
 """Samples per pass that are timed."""
 LEAST, ROUNDS, PATIENCE = 4, 20, 1.0
 """Fewest and most passes of each model that count, and the seconds that decide between them."""
+SLOW = 2.0
+"""Seconds of a pass from which on the first one counts too, and two others do: what warms up is no part of them."""
 ELEMENTS = 2**26
 """Of an input that is made up to a report's words."""
 
@@ -108,7 +110,7 @@ def stopwatch_seconds(sample: float) -> float:
     total = 0.0
     for size in BATCHES:
         turn = 2 * size * sample
-        total += turn + max(LEAST * turn, min(ROUNDS * turn, PATIENCE))
+        total += turn + (2 * turn if size * sample > SLOW else max(LEAST * turn, min(ROUNDS * turn, PATIENCE)))
     return total
 
 
@@ -145,9 +147,11 @@ def take_turns(models: Sequence[nn.Module], inputs: Sequence[Mapping[str, Tensor
         models: in eval mode.
         inputs: of each.
     """
-    warm = [_seconds(model, given) for model, given in zip(models, inputs, strict=True)]  # a first pass does not count
-    turns = max(LEAST, min(ROUNDS, int(PATIENCE / sum(warm))))
+    warm = [_seconds(model, given) for model, given in zip(models, inputs, strict=True)]
+    slow = min(warm) > SLOW
+    turns = 2 if slow else max(LEAST, min(ROUNDS, int(PATIENCE / sum(warm))))
     times = [[_seconds(model, given) for model, given in zip(models, inputs, strict=True)] for _ in range(turns)]
+    times += [warm] if slow else []  # else a first pass does not count
     memory = [_memory(model, given) for model, given in zip(models, inputs, strict=True)]
     return [Timing.of(spent, most) for spent, most in zip(zip(*times, strict=True), memory, strict=True)]
 

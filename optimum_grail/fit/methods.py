@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from optimum_grail.config.config import GrailConfig
@@ -51,6 +51,10 @@ class Methods:
             ConfigError: the method has no such option, or refuses its value.
         """
         return cls(*config.methods(), within_block=config.within_block)
+
+    def rehearsed(self) -> Methods:
+        """Cheaper ones that compare ways to share a budget: what refits gain hardly depends on that."""
+        return replace(self, compensator=self.compensator.rehearsed(), refit=NoRefit())
 
     @property
     def needs(self) -> frozenset[Need]:

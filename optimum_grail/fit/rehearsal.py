@@ -23,7 +23,6 @@ from optimum_grail.fit.classifier import classifiers_of
 from optimum_grail.fit.fit import FitRun
 from optimum_grail.fit.methods import Methods
 from optimum_grail.models.layout import Layout, Stack
-from optimum_grail.refits.none import NoRefit
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.streams.blocks import advance
 from optimum_grail.streams.capture import Captured, Order, capture
@@ -90,7 +89,7 @@ class Rehearsal:
     def damage(self, kept: Mapping[str, int], dropped: Sequence[str] = ()) -> float:
         """Loss against the dense outputs with ``kept`` units per group and without the blocks ``dropped``."""
         selector = _InOrder({name: curve.order for name, curve in self.curves.items()})
-        methods = replace(self.methods, selector=selector, refit=NoRefit())  # producers gain alike, whatever the split
+        methods = replace(self.methods.rehearsed(), selector=selector)
         order = self.tail.order  # of the dense model: before anything is spared
         self.progress.start(len(self.layout.groups), "trying on part of the data how to share the cuts")
         with ExitStack() as spared:

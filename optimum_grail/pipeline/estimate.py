@@ -14,7 +14,6 @@ from optimum_grail.fit.refitting import REFITTABLE
 from optimum_grail.fit.rehearsal import REHEARSED_FRACTION
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.residence import is_offloaded
-from optimum_grail.refits.none import NoRefit
 from optimum_grail.signals import Signal, Work
 from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.language_head import COPIES, LOGITS_BYTES, run_blocks
@@ -24,8 +23,8 @@ from optimum_grail.survey.survey import cost_of, memory_of, signals_of
 
 STUDENT_PASSES = 1.5
 """Student forwards per block: attention for its statistics, the rest for the FFN's, and the FFN again to move on."""
-ELIMINATION, CONTEST = 3, 11
-"""Solves that an elimination is worth; and those of a fit that tries ridges on held-out rows, losses included."""
+ELIMINATION = 3
+"""Solves that an elimination is worth."""
 WRITING = 1.5
 """Passes of a sample that writing it, token by token, takes."""
 STEP_CALLS = 40
@@ -192,7 +191,7 @@ def estimate(
 
 def _rehearsals(load: _Load, methods: Methods, pace: Pace, work: Work) -> float:
     """Seconds of trying all shares that an allocation considers."""
-    once = _fit_seconds(load, replace(methods, refit=NoRefit()), pace, load.samples / REHEARSED_FRACTION)
+    once = _fit_seconds(load, methods.rehearsed(), pace, load.samples / REHEARSED_FRACTION)
     return (1 + len(methods.allocation.rivals())) * (once + (work.forward + work.rest) / REHEARSED_FRACTION)
 
 
@@ -271,7 +270,7 @@ def _fit_seconds(load: _Load, methods: Methods, pace: Pace, samples: float) -> f
     share = samples / max(load.samples, 1)
     passes = pace.blocks * samples * (STUDENT_PASSES + methods.two_streams)
     products = share * (load.gram + load.target * methods.two_streams) / pace.products
-    contest = CONTEST if "held-out" in methods.compensator.needs else 1
+    contest = methods.compensator.solves
     if methods.refit.changes_producers:  # and the consumer is fitted once more
         seen = min(1.0, methods.refit.most_rows / max(share * load.rows, 1))
         passes += pace.blocks * samples * (1 + methods.refit.looks)

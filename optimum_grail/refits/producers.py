@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from optimum_grail.core.contracts import Refit
-from optimum_grail.core.gauss_newton import Step
+from optimum_grail.core.gauss_newton import Step, moved
 from optimum_grail.core.moments import MomentSums, TargetSums
 from optimum_grail.core.problem import Need
 from optimum_grail.core.producers import Changes, ProducerProblem, Refitted, Rows
@@ -19,8 +19,8 @@ from optimum_grail.core.solve import NormalEquations
 from optimum_grail.errors import ConfigError
 from optimum_grail.refits import REFITS
 
-LENGTHS = (1.0, 0.5, 0.25)
-"""Of a step, tried one after the other."""
+LENGTHS = (1.0, 0.5)
+"""Of a step, tried one after the other: what a step does is not quite what it does to first order."""
 FEWEST = 64
 """Outputs of the consumer, to fit on and to judge by, without which nothing is changed."""
 LEAST = 1e-3
@@ -33,8 +33,9 @@ class Producers(Refit):
     """Move the producers of the units that stay, together with the consumer, towards the consumer's target.
 
     The consumer's ridge reaches all that a linear map of the kept features can; what is left can only come from the
-    features themselves. Every round is one Gauss-Newton step for all producers of a layer at once, then a ridge for the
-    consumer; it counts only if the error on held-out rows falls, else half of it and a quarter are tried.
+    features themselves. Every round is one Gauss-Newton step for all producers of a layer at once, as long as held-out
+    rows want it, then a ridge for the consumer; it counts only if the error on held-out rows falls, else half of it is
+    tried.
 
     Args:
         rounds: most steps per layer.
@@ -97,17 +98,30 @@ class Producers(Refit):
 
     def _stepped(self, problem: ProducerProblem, best: _Fitted) -> _Fitted | None:
         """What is better than ``best``, a step further; ``None``: nothing."""
-        step = Step.of(best.fit, problem.produce, problem.consume, best.weight, self.damping)
-        direction = step.solve(best.residual(problem.consume), self.iterations)
-        del step
-        for length in LENGTHS:
-            moved = [length * part for part in direction]
+        direction = self._direction(problem, best)
+        for length in LENGTHS if direction is not None else ():
+            changes = [length * part for part in direction or ()]
             if best.changes is not None:
-                moved = [before + part for before, part in zip(best.changes, moved, strict=True)]
-            found = self._readout(problem, best.weight, *problem.look(moved), moved)
+                changes = [before + part for before, part in zip(best.changes, changes, strict=True)]
+            found = self._readout(problem, best.weight, *problem.look(changes), changes)
             if found.error < (1 - LEAST) * best.error:
                 return found
         return None
+
+    def _direction(self, problem: ProducerProblem, best: _Fitted) -> Changes | None:
+        """The step that promises most on held-out rows: where on their path conjugate gradients stop, and how far the
+        step goes, is what these say; ``None`` where they say that it should not be made."""
+        step = Step.of(best.fit, problem.produce, problem.consume, best.weight, self.damping)
+        missing = best.residual(problem.consume, best.judge)
+        gain, direction = 0.0, None
+        for changes in step.path(best.residual(problem.consume, best.fit), self.iterations):
+            effect = moved(best.judge, problem.produce, problem.consume, best.weight, changes)
+            inner, norm = float((missing * effect).sum()), float(effect.square().sum())
+            length = min(max(inner / max(norm, 1e-30), 0.0), 1.0)
+            promised = length * (2 * inner - length * norm)
+            if promised > gain:
+                gain, direction = promised, [length * change for change in changes]
+        return direction
 
     def _readout(
         self, problem: ProducerProblem, weight: Tensor, fit: Rows, judge: Rows, changes: Changes | None
@@ -117,7 +131,7 @@ class Producers(Refit):
         readout = equations.fit(self.ridge, "diagonal", "naive", problem.affine).at(1.0)
         judged = _equations(problem.consume, weight, judge)
         error = judged.loss(readout) / max(judged.variance, 1e-300)
-        return _Fitted(fit, readout.weight.to(weight.dtype).reshape(weight.shape), readout, error, changes)
+        return _Fitted(fit, judge, readout.weight.to(weight.dtype).reshape(weight.shape), readout, error, changes)
 
 
 @dataclass(frozen=True)
@@ -126,6 +140,7 @@ class _Fitted:
 
     Args:
         fit: the rows it was fitted on.
+        judge: those that are held out.
         weight: in the consumer's shape.
         readout: as a matrix, with its bias.
         error: on held-out rows.
@@ -133,14 +148,15 @@ class _Fitted:
     """
 
     fit: Rows
+    judge: Rows
     weight: Tensor
     readout: Readout
     error: float
     changes: Changes | None
 
-    def residual(self, consume: Product) -> Tensor:
-        """What its output lacks on the rows it was fitted on."""
-        missing = self.fit.target - consume(self.fit.features, self.weight)
+    def residual(self, consume: Product, rows: Rows) -> Tensor:
+        """What its output lacks on ``rows``."""
+        missing = rows.target - consume(rows.features, self.weight)
         if self.readout.bias is None:
             return missing
         return missing - consume.spread(self.readout.bias.to(missing.dtype), missing)

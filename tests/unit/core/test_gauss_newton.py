@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import grad
 
-from optimum_grail.core.gauss_newton import Step
+from optimum_grail.core.gauss_newton import Step, moved
 from optimum_grail.core.producers import Rows
 from optimum_grail.core.products import Convolution, Matrix, Product
 
@@ -49,7 +49,7 @@ def test_a_step_without_damping_is_the_least_squares_solution(sides: int) -> Non
     weight, residual = drawn(outputs, units), drawn(count, outputs)
     rows = Rows([inputs] * sides, derivatives, drawn(count, units, seed=9), residual)
     step = Step.of(rows, [Matrix()] * sides, Matrix(), weight, damping=1e-9)
-    found = torch.cat([change.flatten() for change in step.solve(residual, iterations=200)])
+    found = torch.cat([change.flatten() for change in [*step.path(residual, iterations=200)][-1]])
     design = torch.cat([torch.einsum("nk,nc,ok->nokc", j, inputs, weight).flatten(2) for j in derivatives], 2)
     exact = torch.linalg.lstsq(design.flatten(0, 1).double(), residual.flatten()[:, None].double()).solution[:, 0]
     torch.testing.assert_close(found.double(), exact, rtol=1e-2, atol=1e-3)
@@ -58,11 +58,11 @@ def test_a_step_without_damping_is_the_least_squares_solution(sides: int) -> Non
 def test_damping_shortens_a_step_and_scales_leave_it_as_it_is() -> None:
     inputs, derivatives, weight, residual = drawn(300, 4), drawn(300, 3, seed=1), drawn(5, 3), drawn(300, 5)
 
-    def moved(damping: float, scale: float = 1.0) -> Tensor:
+    def effect(damping: float, scale: float = 1.0) -> Tensor:
         """What the step does to the outputs, with inputs in another unit."""
         rows = Rows([inputs * scale], [derivatives], derivatives, residual)
-        (change,) = Step.of(rows, [Matrix()], Matrix(), weight, damping).solve(residual, 50)
-        return (derivatives * (inputs * scale @ change.T)) @ weight.T
+        *_, changes = Step.of(rows, [Matrix()], Matrix(), weight, damping).path(residual, 50)
+        return moved(rows, [Matrix()], Matrix(), weight, changes)
 
-    assert moved(10.0).norm() < 0.5 * moved(0.1).norm()
-    torch.testing.assert_close(moved(0.5, 1000.0), moved(0.5), rtol=1e-3, atol=1e-4)
+    assert effect(10.0).norm() < 0.5 * effect(0.1).norm()
+    torch.testing.assert_close(effect(0.5, 1000.0), effect(0.5), rtol=1e-3, atol=1e-4)

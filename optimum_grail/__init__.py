@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from optimum_grail.export.run import export_model
     from optimum_grail.models.check import check_map
     from optimum_grail.pipeline.heads import prune_heads_
+    from optimum_grail.refits import REFITS
     from optimum_grail.report.report import Report
     from optimum_grail.selectors import SELECTORS
     from optimum_grail.signals import SIGNALS
@@ -71,6 +72,7 @@ __all__ = [
     "export_model",
     "SELECTORS",
     "COMPENSATORS",
+    "REFITS",
     "ALLOCATIONS",
     "SIGNALS",
     "GrailError",
@@ -106,6 +108,7 @@ _HOME = {
     "export_model": "export.run",
     "SELECTORS": "selectors",
     "COMPENSATORS": "compensators",
+    "REFITS": "refits",
     "ALLOCATIONS": "allocations",
     "SIGNALS": "signals",
     "GrailError": "errors",

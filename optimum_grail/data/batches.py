@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Split = Literal["fit", "held", "halves"]
 _SPLITS: tuple[Split, ...] = ("halves", "fit", "held")
-SampleKind = Literal["text", "image", "pair"]
+SampleKind = Literal["text", "image", "pair", "tensors"]
 
 HELD_EVERY = 5
 """Every fifth sample is held out for choosing the ridge; below five samples there is nothing to hold out."""

@@ -16,6 +16,7 @@ from optimum_grail.config.mixture import Mixture, mixture_of
 from optimum_grail.config.source import GENERAL, SELF
 from optimum_grail.data import text
 from optimum_grail.data.batches import Batch, SampleKind
+from optimum_grail.data.decoder_side import is_encoder_decoder
 from optimum_grail.data.genres import GENRES
 from optimum_grail.errors import DataError
 from optimum_grail.models.residence import is_offloaded
@@ -137,7 +138,7 @@ class Recipient:
         cls, model: nn.Module, layout: Layout, tokenizer: Tokenizer | None = None, processor: Processor | None = None
     ) -> Recipient:
         """``model``, whose layout tells what one sample is."""
-        causal = isinstance(model, PreTrainedModel) and bool(model.can_generate())
+        causal = isinstance(model, PreTrainedModel) and bool(model.can_generate()) and not is_encoder_decoder(model)
         inputs = {stack.spec.main_input for stack in layout.stacks}
         return cls(model, tokenizer, processor, causal, cast(SampleKind, "pair" if len(inputs) > 1 else inputs.pop()))
 

@@ -224,8 +224,8 @@ def ready_samples(
 
     Args:
         rows: mappings of tensors, arrays or lists; one sample or one batch each (``input_ids`` 1-D or 2-D,
-            ``pixel_values`` and other inputs 3-D or 4-D). A bare tensor, or the first entry of a pair as in
-            ``(images, labels)``, is taken as the model's first input.
+            ``input_features`` of sounds 2-D or 3-D, ``pixel_values`` and other inputs 3-D or 4-D). A bare tensor, or
+            the first entry of a pair as in ``(images, labels)``, is taken as the model's first input.
         accepted: the model's input names, first one first; other entries are left out, as are labels.
         limit: most samples.
         label: entry that holds the classes, of pairs the second; they become the entry ``labels`` of the samples.
@@ -283,7 +283,7 @@ def _label_of(row: Any, index: int, label: str) -> Tensor:
 
 def _split_batch(inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     name, lead = next(iter(inputs.items()))
-    single = (2,) if name == "inputs_embeds" else (1, 3)
+    single = (2,) if name in ("inputs_embeds", "input_features") else (1, 3)
     if lead.dim() in single:
         return [inputs]
     if len({len(value) for value in inputs.values()}) > 1:

@@ -24,6 +24,7 @@ from optimum_grail.data.batches import (
     interleave,
     make_batches,
 )
+from optimum_grail.data.decoder_side import with_decoder_side
 from optimum_grail.data.genres import read_genre
 from optimum_grail.data.labels import class_numbers
 from optimum_grail.data.own_text import Keep, own_text
@@ -208,10 +209,15 @@ def _self_samples(written: SelfText) -> _Samples:
 def _row_samples(recipient: Recipient, request: DataRequest, rows: Rows, shared: bool) -> _Samples:
     if rows.ready:
         return _ready(recipient, request, rows)
+    if recipient.main_input == "tensors":
+        raise DataError(
+            f"{recipient.name!r} takes neither text nor images, and nothing here makes its inputs of {rows.source}. "
+            "Pass a list of inputs as its processor returns them (GrailCompressor.compress)."
+        )
     if recipient.main_input == "text" and recipient.causal:
         return _windows(recipient, request, rows, shared)
     samples = (_texts if recipient.main_input == "text" else _images)(recipient, request, rows)
-    inputs = only_inputs(samples.inputs, type(recipient.model))
+    inputs = with_decoder_side(recipient.model, only_inputs(samples.inputs, type(recipient.model)))
     if request.label_column is not None:
         numbers = class_numbers(rows.data, request.label_column, recipient.config, samples.picked)
         inputs = [{**sample, LABELS: number} for sample, number in zip(inputs, numbers, strict=True)]

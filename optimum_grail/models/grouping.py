@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from torch import nn
 
-from optimum_grail.core.groups import ChannelGroup, Port
+from optimum_grail.core.groups import ChannelGroup, HeadTable, Port
 from optimum_grail.core.spec import Conv, GroupSpec, Heads, Mlp, Rows, Strip
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.attributes import meets, read
@@ -83,12 +83,12 @@ class GroupBuilder:
         units: int,
         producers: Sequence[tuple[Rows, int]],
         consumer: tuple[str, int],
+        tables: tuple[HeadTable, ...] = (),
         **more: object,
     ) -> ChannelGroup:
         outs = (*self._ports(producers, units), *(self._channelwise(spec, local, units) for local in spec.channelwise))
         into = Port(self._path(consumer[0]), "in", consumer[1])
         container = self.block.rpartition(".")[0]
-        tables = tables_of(self.model, self.block, spec, units) if isinstance(spec, Heads) else ()
         return ChannelGroup(
             name=self._path(spec.name),
             kind=kind,  # type: ignore[arg-type]
@@ -225,6 +225,7 @@ class GroupBuilder:
             fields=tuple(fields),
             cached=2 * size,
             arguments=spec.arguments,
+            tables=tables_of(self.model, self.block, spec, units, ratio),
         )
 
     def _query_heads(self, spec: Heads, size: int, query: int) -> ChannelGroup:
@@ -257,7 +258,14 @@ class GroupBuilder:
         following = [(self._path(local), per_unit[counts]) for local, counts in spec.attributes if counts in per_unit]
         consumer, attention = (spec.out, per_unit["width"]), self._path(owner) if owner else None
         return self._group(
-            spec, "heads", units, producers, consumer, attention=attention, attributes=tuple(following), **more
+            spec,
+            "heads",
+            units,
+            producers,
+            consumer,
+            attention=attention,
+            attributes=tuple(following),
+            **more,  # type: ignore[arg-type]
         )
 
     def _attended(self, spec: Heads) -> tuple[int, int]:

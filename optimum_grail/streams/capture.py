@@ -197,7 +197,8 @@ def never_called(path: str, stack: str, batch: Batch, times: int = 0) -> Archite
     if times > 1:
         return ArchitectureError(
             f"The model called block {path!r} of stack {stack!r} {times} times on one sample. Blocks that are used "
-            "more than once in a pass cannot be compressed."
+            "more than once in a pass cannot be calibrated: only methods without data can compress them (--selector "
+            "magnitude --compensator none --allocation uniform)."
         )
     return ArchitectureError(
         f"The model never called block {path!r} of stack {stack!r} on the calibration data, which has "

@@ -13,6 +13,7 @@ from transformers import GenerationMixin
 
 from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.architectures._tiny import one_per_kind
+from optimum_grail.architectures.albert import tiny_shared_albert
 from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.deberta_v2 import tiny_deberta_v3
 from optimum_grail.architectures.dinov2 import tiny_dinov2_giant, tiny_dinov3_gated
@@ -32,6 +33,7 @@ from optimum_grail.models.hook import install
 
 install()
 OTHERS: dict[str, Callable[[], nn.Module]] = {
+    "albert-shared": tiny_shared_albert,
     "beit-plain": tiny_beit_plain,
     "deberta-v2-v3": tiny_deberta_v3,
     "dinov2-giant": tiny_dinov2_giant,

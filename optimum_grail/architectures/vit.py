@@ -50,7 +50,12 @@ VIT = ArchitectureSpec(
     depth_field="num_hidden_layers",
     classifiers=("classifier",),
 )
-DEIT = replace(VIT, model_types=("deit",), example=tiny_deit, classifiers=("classifier", "cls_classifier"))
+DEIT = replace(
+    VIT,
+    model_types=("deit",),
+    example=tiny_deit,
+    classifiers=("classifier", "cls_classifier", "distillation_classifier"),
+)
 BEIT = replace(
     VIT,
     model_types=("beit",),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import BlocksMissingError
-from optimum_grail.models.layout import Layout
-from optimum_grail.models.resolve import resolve
+from optimum_grail.models.layout import Layout, Stack
+from optimum_grail.models.resolve import matches, resolve
 from optimum_grail.models.stock import config_of
 from optimum_grail.models.surgery import narrow_
 from optimum_grail.models.table import check_table, read_table
@@ -41,7 +42,8 @@ def resize_(model: nn.Module, spec: ArchitectureSpec | None = None) -> None:
     for stack in layout.owners:
         where = f"grail_config of {stack.name}"
         config = config_of(model, stack.owner)
-        units |= check_table(layout, stack, read_table(getattr(config, "grail_config", None), where), where)
+        table = _of_this_part(stack, read_table(getattr(config, "grail_config", None), where))
+        units |= check_table(layout, stack, table, where)
     narrow_all_(model, layout, units)
 
 
@@ -50,6 +52,19 @@ def narrow_all_(model: nn.Module, layout: Layout, units: Mapping[str, int]) -> N
     for group in layout.groups:
         if units.get(group.name, group.units) != group.units:
             narrow_(model, group, units[group.name])
+
+
+def _of_this_part(stack: Stack, table: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The rows of ``table`` without those of blocks of which this model has none: an encoder that is loaded alone from
+    the checkpoint of an encoder and decoder."""
+    absent = [pattern for pattern in stack.spec.blocks if not any(matches(layer, pattern) for layer in stack.layers)]
+    if len(absent) == len(stack.spec.blocks):  # one pattern: layers are numbers
+        return table
+    return {
+        layer: row
+        for layer, row in table.items()
+        if not any(isinstance(layer, str) and matches(layer, pattern) for pattern in absent)
+    }
 
 
 def _has_table(model: nn.Module) -> bool:

@@ -202,12 +202,13 @@ def _declared(model: nn.Module, stack: Stack, path: str) -> list[GroupSpec]:
         )
     below = path.removeprefix(f"{stack.owner}.") if stack.owner else path
     config = getattr(model.get_submodule(stack.owner), "config", None)
-    found = [spec for spec in found if spec.within is None or _matches(below, spec.within)]
+    found = [spec for spec in found if spec.within is None or matches(below, spec.within)]
     found = [spec for spec in found if meets(config, spec.when)]
     return sorted(found, key=lambda spec: spec.stage)
 
 
-def _matches(path: str, pattern: str) -> bool:
+def matches(path: str, pattern: str) -> bool:
+    """Whether a block at ``path``, relative to the sub-model that owns it, is one of ``pattern``."""
     names, parts = path.split("."), pattern.split(".")
     return len(names) == len(parts) and all(part in ("*", name) for name, part in zip(names, parts, strict=True))
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import MT5EncoderModel
 
 from optimum_grail.architectures.bart import BART, tiny_bart
 from optimum_grail.architectures.mpnet import tiny_mpnet
-from optimum_grail.architectures.t5 import T5, tiny_t5, tiny_t5_encoder
+from optimum_grail.architectures.t5 import T5, tiny_mt5, tiny_t5, tiny_t5_encoder
 from optimum_grail.data.batches import make_batches
-from optimum_grail.errors import ArchitectureError, BlocksMissingError
+from optimum_grail.errors import ArchitectureError, BlocksMissingError, CheckpointError
+from optimum_grail.models.hook import install
 from optimum_grail.models.resolve import resolve
-from optimum_grail.models.stock import config_updates, expressible, is_standalone
+from optimum_grail.models.stock import config_updates, expressible, is_standalone, write_config_
 from optimum_grail.models.surgery import narrow_
 from optimum_grail.streams.blocks import Batches
 from optimum_grail.streams.capture import order_of
+
+install()
 
 
 def test_an_encoder_alone_has_the_patterns_that_it_has() -> None:
@@ -93,3 +98,30 @@ def test_a_layer_that_runs_often_says_what_is_possible() -> None:
         order_of(model, layout.blocks, batch)
     narrow_(model, layout.groups[1], 20)
     assert bool(torch.isfinite(model(torch.arange(3, 9)[None]).logits).all())
+
+
+def test_an_encoder_loads_alone_from_the_checkpoint_of_both(tmp_path: Path) -> None:
+    whole = tiny_mt5()
+    layout = resolve(whole)
+    for place, group in enumerate(layout.groups):
+        narrow_(whole, group, group.units - 1 - place % 3)
+    write_config_(whole, layout, {})
+    whole.save_pretrained(tmp_path)
+    alone = MT5EncoderModel.from_pretrained(tmp_path).eval()
+    assert [group.units for group in resolve(alone).groups] == [group.units for group in resolve(whole).groups[:4]]
+    ids = torch.arange(3, 9)[None]
+    assert torch.equal(alone(ids).last_hidden_state, whole.encoder(ids).last_hidden_state)
+
+
+def test_a_row_of_no_block_is_refused_in_a_part_too(tmp_path: Path) -> None:
+    model = tiny_t5_encoder()
+    layout = resolve(model)
+    narrow_(model, layout.groups[0], 3)
+    write_config_(model, layout, {})
+    model.config.grail_config["layers"]["decoder.block.9.layer.0"] = {"num_heads": 1}
+    model.save_pretrained(tmp_path)
+    assert resolve(type(model).from_pretrained(tmp_path)).groups[0].units == 3
+    model.config.grail_config["layers"]["encoder.block.9.layer.0"] = {"num_heads": 1}
+    model.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"encoder\.block\.9\.layer\.0.*no such layer"):
+        type(model).from_pretrained(tmp_path)

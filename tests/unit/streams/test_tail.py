@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.data.batches import Batch
@@ -17,7 +18,7 @@ from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.resolve import resolve
 from optimum_grail.streams.capture import capture
 from optimum_grail.streams.outputs import Outputs, loss_against, outputs_of
-from optimum_grail.streams.tail import Tail
+from optimum_grail.streams.tail import Tail, leaving
 
 
 def text(rows: int = 3, length: int = 9) -> dict[str, Tensor]:
@@ -32,6 +33,20 @@ def later_of(model: nn.Module, batch: Batch, stack: int = 0) -> tuple[Tail, str,
     tail = Tail.of(model, layout, [batch])
     captured = capture(model, {item.name: item.blocks for item in layout.stacks}, [batch])[found.name]
     return tail, found.name, [(path, captured.calls[path]) for path in found.blocks], captured.hidden
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gptj", "bloom", "gpt_neo"])
+def test_blocks_that_put_out_tuples_are_passed_by_in_tuples(family: str) -> None:
+    """A tensor in place of the tuple would have its first sample taken for all of them."""
+    model, batch = ARCHITECTURES.get(family).example(), Batch(text(), "fit")
+    dense = model(**batch.inputs).logits
+    tail, stack, later, hidden = later_of(model, batch)
+    assert tail.damage(stack, later, hidden) == pytest.approx(0, abs=1e-6)
+    with leaving(model, tail.stacks, {stack: tail.last[stack][0]}):
+        torch.testing.assert_close(model(**batch.inputs).logits, dense)
+    with leaving(model, tail.stacks, {stack: tail.last[stack][0].flip(0)}):
+        torch.testing.assert_close(model(**batch.inputs).logits, dense.flip(0))
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ tiny_electra = tiny(
 )
 
 BERT = ArchitectureSpec(
-    model_types=("bert",),
+    model_types=("bert", "ernie", "layoutlm", "splinter"),
     blocks=("encoder.layer.*",),
     groups=(
         Heads(

@@ -76,7 +76,7 @@ CLIP_TEXT = ArchitectureSpec(
     classifiers=("text_projection",),
 )
 CLIP_VISION = ArchitectureSpec(
-    model_types=("clip_vision_model",),
+    model_types=("clip_vision_model", "chinese_clip_vision_model"),
     blocks=("encoder.layers.*",),
     depth_field="num_hidden_layers",
     groups=GROUPS,

@@ -42,7 +42,7 @@ HEADS = Heads(
 )
 MLP = Mlp(produce=("mlp.fc1",), consume="mlp.fc2", stream="@block")
 VIT = ArchitectureSpec(
-    model_types=("vit",),
+    model_types=("vit", "vit_msn", "ijepa"),
     blocks=("layers.*",),
     groups=(HEADS, MLP),
     example=tiny_vit,

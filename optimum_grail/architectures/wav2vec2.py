@@ -33,6 +33,9 @@ SIZES: dict[str, Any] = {
 tiny_wav2vec2 = tiny("Wav2Vec2ForCTC", **SIZES)
 """Three layers, 4 heads of 8 dimensions, 48 FFN channels."""
 tiny_wav2vec2_large = tiny("Wav2Vec2ForCTC", **SIZES, do_stable_layer_norm=True, feat_extract_norm="layer")
+tiny_unispeech = tiny("UniSpeechForCTC", **SIZES)
+tiny_unispeech_sat = tiny("UniSpeechSatForCTC", **SIZES)
+tiny_data2vec_audio = tiny("Data2VecAudioForCTC", **SIZES, conv_pos_kernel_size=3)
 tiny_hubert = tiny("HubertForSequenceClassification", **SIZES, num_labels=5)
 
 
@@ -82,4 +85,7 @@ def family(model_type: str, name: str) -> ArchitectureSpec:
 
 WAV2VEC2 = replace(family("wav2vec2", "Wav2Vec2"), example=tiny_wav2vec2)
 HUBERT = replace(family("hubert", "Hubert"), example=tiny_hubert)
-SPECS = (WAV2VEC2, HUBERT)
+UNISPEECH = replace(family("unispeech", "UniSpeech"), example=tiny_unispeech)
+UNISPEECH_SAT = replace(family("unispeech-sat", "UniSpeechSat"), example=tiny_unispeech_sat)
+DATA2VEC_AUDIO = replace(family("data2vec-audio", "Data2VecAudio"), example=tiny_data2vec_audio)
+SPECS = (WAV2VEC2, HUBERT, UNISPEECH, UNISPEECH_SAT, DATA2VEC_AUDIO)

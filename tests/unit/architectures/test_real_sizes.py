@@ -99,6 +99,14 @@ CASES: list[tuple[str, dict[str, object], Sizes]] = [
     ("Wav2Vec2ForCTC", {}, ENCODER),
     ("Wav2Vec2Model", {"do_stable_layer_norm": True}, ENCODER),
     ("HubertForSequenceClassification", {}, ENCODER),
+    ("UniSpeechModel", {}, ENCODER),
+    ("UniSpeechSatModel", {"do_stable_layer_norm": True}, ENCODER),
+    ("Data2VecAudioModel", {}, ENCODER),
+    ("LayoutLMModel", {}, ENCODER),
+    ("ErnieModel", {}, ENCODER),
+    ("SplinterModel", {}, ENCODER),
+    ("ViTMSNModel", {}, ENCODER),
+    ("AlbertModel", {}, {("heads", 64): 1, ("mlp", 16384): 1}),
 ]
 
 

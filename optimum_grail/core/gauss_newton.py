@@ -35,7 +35,7 @@ class _Side:
     Args:
         product: how its outputs follow from its weight.
         inputs: whitened.
-        derivatives: scaled, see :meth:`of`.
+        derivatives: of the consumer's features by the producer's outputs.
         whiten: ``C^-½``, ``[C, C]``.
         scale: ``1 / S``, one per unit.
         shape: of its weight.
@@ -50,16 +50,18 @@ class _Side:
 
     def forward(self, change: Tensor) -> Tensor:
         """How the consumer's features move."""
-        return self.derivatives * self.product(self.inputs, change)
+        return self.product(self.inputs, self._scaled(change)).mul_(self.derivatives)
 
     def adjoint(self, features: Tensor) -> Tensor:
         """The transpose of :meth:`forward`."""
-        return self.product.by_weight(self.inputs, features * self.derivatives, self.shape)
+        return self._scaled(self.product.by_weight(self.inputs, features * self.derivatives, self.shape))
 
     def unwhitened(self, change: Tensor) -> Tensor:
         """The change of the weight itself."""
-        change = change * self.scale.reshape(-1, *[1] * (change.dim() - 1))
-        return self.product.mixed(change, self.whiten, 1)
+        return self.product.mixed(self._scaled(change), self.whiten, 1)
+
+    def _scaled(self, change: Tensor) -> Tensor:
+        return change * self.scale.reshape(-1, *[1] * (change.dim() - 1))
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,8 @@ class Step:
                 known[id(inputs)] = product.mixed(inputs, whiten, product.axis), whiten
             white, whiten = known[id(inputs)]
             scale = (product.mean_square(derivatives) * reach).sqrt().add(1e-12).reciprocal()
-            scaled = derivatives * product.spread(scale, derivatives)
             shape = _weight_shape(product, derivatives, inputs)
-            sides.append(_Side(product, white, scaled, whiten, scale, shape))
+            sides.append(_Side(product, white, derivatives, whiten, scale, shape))
         count = rows.target.numel() / rows.target.shape[consume.axis]
         return cls(sides, consume, weight, tuple(rows.features.shape), damping * count)
 

@@ -256,7 +256,7 @@ class _Load:
             rows=rows[widest],
             features=widths[widest],
             passage=sum(4.0 * rows[group.name] * group.cost * group.units for group in able),
-            passing=max((12 * widths[group.name] + 8 * outputs[group.name] for group in able), default=0),
+            passing=max((24 * widths[group.name] + 24 * outputs[group.name] for group in able), default=0),
         )
 
     def beside(self, methods: Methods) -> int:

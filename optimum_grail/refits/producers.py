@@ -119,9 +119,10 @@ class Producers(Refit):
             inner, norm = float((missing * effect).sum()), float(effect.square().sum())
             length = min(max(inner / max(norm, 1e-30), 0.0), 1.0)
             promised = length * (2 * inner - length * norm)
-            if promised > gain:
-                gain, direction = promised, [length * change for change in changes]
-        return direction
+            if promised < gain:
+                break  # from here on the path leads to what these rows alone say
+            gain, direction = promised, [length * change for change in changes]
+        return direction if gain > 0 else None
 
     def _readout(
         self, problem: ProducerProblem, weight: Tensor, fit: Rows, judge: Rows, changes: Changes | None

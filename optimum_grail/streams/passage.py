@@ -84,13 +84,14 @@ class Passage:
 
     def look(self, changes: Changes | None) -> tuple[Rows, Rows]:
         """Rows to fit on and rows to judge by, with ``changes`` of the producers' weights."""
-        parts: tuple[list[Rows], list[Rows]] = ([], [])
+        counts = [sum(int(chosen.masks[side].sum()) for chosen in self._chosen) for side in (0, 1)]
+        fit, judge = (_Gathered(count) for count in counts)
         for index, chosen in enumerate(self._chosen):
             seen = self._through(index, changes)
-            for side, part in enumerate(parts):
+            for side, part in enumerate((fit, judge)):
                 if bool(chosen.masks[side].any()):
-                    part.append(seen.rows(chosen.masks[side], chosen.targets[side], self.whole))
-        return _joined(parts[0]), _joined(parts[1])
+                    part.add_(seen.rows(chosen.masks[side], chosen.targets[side], self.whole))
+        return fit.rows, judge.rows
 
     @property
     def whole(self) -> bool:
@@ -240,17 +241,27 @@ def _added(port: Port, product: Product, change: Tensor) -> Callable[..., Tensor
     return hook
 
 
-def _joined(parts: Sequence[Rows]) -> Rows:
-    """The rows of all batches; inputs that producers share stay shared."""
+@dataclass
+class _Gathered:
+    """Rows of several batches, ``count`` in all, in tensors that are made once: joining them would take as much again.
+    Inputs that producers share are kept once."""
 
-    if not parts:
-        return Rows((), (), torch.empty(0), torch.empty(0))
-    inputs: list[Tensor] = []
-    for number, tensor in enumerate(parts[0].inputs):
-        twin = next((other for other in range(number) if parts[0].inputs[other] is tensor), None)
-        inputs.append(torch.cat([part.inputs[number] for part in parts]) if twin is None else inputs[twin])
-    derivatives = [torch.cat(list(column)) for column in zip(*(part.derivatives for part in parts), strict=True)]
-    features, target = (
-        torch.cat(list(column)) for column in zip(*((p.features, p.target) for p in parts), strict=True)
-    )
-    return Rows(inputs, derivatives, features, target)
+    count: int
+    rows: Rows = field(default_factory=lambda: Rows((), (), torch.empty(0), torch.empty(0)))
+    filled: int = 0
+
+    def add_(self, part: Rows) -> None:
+        """Add those of one batch."""
+        if not self.filled:
+            made = {id(tensor): self._room(tensor) for tensor in part.inputs}
+            inputs = [made[id(tensor)] for tensor in part.inputs]
+            derivatives = [self._room(tensor) for tensor in part.derivatives]
+            self.rows = Rows(inputs, derivatives, self._room(part.features), self._room(part.target))
+        whole, end = self.rows, self.filled + len(part.features)
+        pairs = [*zip(whole.inputs, part.inputs, strict=True), *zip(whole.derivatives, part.derivatives, strict=True)]
+        for room, tensor in (*pairs, (whole.features, part.features), (whole.target, part.target)):
+            room[self.filled : end] = tensor
+        self.filled = end
+
+    def _room(self, like: Tensor) -> Tensor:
+        return like.new_empty(self.count, *like.shape[1:])

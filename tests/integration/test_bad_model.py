@@ -58,7 +58,7 @@ def test_unknown_architecture(refuse: Refuse, tmp_path: Path, text: Path) -> Non
     )
     kind, message = refuse(tmp_path / "mamba", *FAST, "--dataset", text)
     assert kind == "UnknownNameError"
-    assert "'mamba'" in message and "llama" in message
+    assert "'mamba'" in message and "bert" in message
     assert "register_architecture" in message or "spec=" in message
 
 

@@ -95,10 +95,10 @@ def test_missing_model(name, cli, capsys):
 
 
 def test_unknown_architecture_names_how_to_add_one(tmp_path, cli, capsys):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "albert", "architectures": ["AlbertModel"]}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba", "architectures": ["MambaModel"]}))
     assert cli("grail", "inspect", "-m", str(tmp_path)) == 2
     shown = capsys.readouterr().err
-    assert "albert" in shown and "register_architecture" in shown
+    assert "mamba" in shown and "register_architecture" in shown
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"model_type": "no-such-type"}'])

@@ -48,10 +48,10 @@ class Producers(Refit):
         ConfigError: a value outside its range.
     """
 
-    rounds: int = 2
+    rounds: int = 1
     iterations: int = 8
     rows: int = 32768
-    damping: float = 0.5
+    damping: float = 0.3
     ridge: float = 1e-3
 
     def __post_init__(self) -> None:

@@ -1,17 +1,19 @@
-"""Writes ``docs/families.md`` from ``benchmarks/results/families.json``.
+"""Writes ``docs/families.md`` and the table of ``README.md`` from ``benchmarks/results/families.json``.
 
 python benchmarks/families_tables.py [--check]
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 from _common import REPOSITORY, read_results
 from tables import machine, markdown, publish
 
-PAGE = REPOSITORY / "docs" / "families.md"
+PAGE, README = REPOSITORY / "docs" / "families.md", REPOSITORY / "README.md"
+MARKS = "<!-- families: written by benchmarks/families_tables.py -->\n", "<!-- end of families -->\n"
 KINDS = {"heads": "attention heads", "mlp": "FFN channels", "conv": "convolutions"}
 INTRODUCTION = """# Families of models
 
@@ -64,5 +66,26 @@ def page() -> str:
     )
 
 
+def overview() -> str:
+    """One row for everything that shrinks alike, for the README."""
+    results = read_results("families")
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name, family in results["served"].items():
+        row = results["families"][family]
+        parts = [(label, cell(row, kind)) for kind, label in KINDS.items()]
+        said = [f"{label} ({what})" for label, what in parts if what not in ("-", "no")]
+        alike[" · ".join(said)].append(f"`{name}`")
+    rows = sorted(alike.items(), key=lambda item: -len(item[1]))
+    table = markdown(("what shrinks", "`model_type`"), [[what, ", ".join(sorted(names))] for what, names in rows])
+    return table.replace("---:", "---")  # words, not numbers
+
+
+def readme() -> str:
+    """The README with the table of today."""
+    before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
+    return before + MARKS[0] + overview() + MARKS[1] + rest.partition(MARKS[1])[2]
+
+
 if __name__ == "__main__":
     publish(PAGE, page(), "families_tables.py")
+    publish(README, readme(), "families_tables.py")

@@ -24,16 +24,16 @@ class Methods:
         selector: chooses units.
         compensator: computes readouts.
         allocation: shares the budget out.
-        refit: changes the producers that are left.
         within_block: ``"sequential"``: a block's groups one stage after the other; ``"joint"``: all from one pass
             over the uncompressed block, as the GRAIL authors do.
+        refit: changes the producers that are left.
     """
 
     selector: Selector
     compensator: Compensator
     allocation: Allocation
-    refit: Refit = field(default_factory=NoRefit)
     within_block: WithinBlock = "sequential"
+    refit: Refit = field(default_factory=NoRefit)
 
     def __post_init__(self) -> None:
         if self.refit.changes_producers and not self.two_streams:
@@ -50,7 +50,8 @@ class Methods:
             UnknownNameError: no method of that name.
             ConfigError: the method has no such option, or refuses its value.
         """
-        return cls(*config.methods(), within_block=config.within_block)
+        selector, compensator, allocation, refit = config.methods()
+        return cls(selector, compensator, allocation, config.within_block, refit)
 
     def rehearsed(self) -> Methods:
         """Cheaper ones that compare ways to share a budget: what refits gain hardly depends on that."""

@@ -22,7 +22,7 @@ from optimum_grail.models.products import products_of, weight_of, with_ones
 from optimum_grail.streams.blocks import BlockRun
 from optimum_grail.streams.collect import drift_of, halves
 from optimum_grail.streams.hooks import Hooks, Reached, given, hooked
-from optimum_grail.streams.probe import Probe, Record, Wanted, fits, rows_of
+from optimum_grail.streams.probe import Probe, Record, Wanted, fits, rows_of, unrolled
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ class Passage:
 
     def _through(self, index: int, changes: Changes | None) -> _Seen:
         """One batch's way through the passage, with the derivatives."""
-        seen = _Seen(self.group)
+        hidden = self.run.streams.student[index].clone()
+        seen = _Seen(self.group, hidden.shape[:-1])
         watching = [
             (self.model.get_submodule(port.module), seen.watching(number, port, product.axis))
             for number, (port, product) in enumerate(zip(self.ports, self.produce, strict=True))
@@ -112,7 +113,7 @@ class Passage:
         after: Hooks = [*self._adding(changes), *watching]
         with torch.enable_grad(), hooked(before=[(self.consumer, seen.enter)], after=after):
             with suppress(Reached), self.run.taken(index):
-                self.run.calls[index].run(self.run.block, self.run.streams.student[index].clone())
+                self.run.calls[index].run(self.run.block, hidden)
             seen.differentiate(self.consume.axis)
         return seen
 
@@ -169,9 +170,11 @@ class _Chosen:
 
 @dataclass
 class _Seen:
-    """What one run through the passage of ``group`` shows; producers by their position."""
+    """What one run through the passage of ``group`` shows; producers by their position. ``tokens``: batch and sequence
+    of the hidden state, see :func:`optimum_grail.streams.probe.unrolled`."""
 
     group: ChannelGroup
+    tokens: Sequence[int]
     inputs: dict[int, Tensor] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
     derivatives: dict[int, Tensor] = field(default_factory=dict)
@@ -217,7 +220,8 @@ class _Seen:
 
         def chosen(tensor: Tensor) -> Tensor:
             """Those of one tensor, float32."""
-            return (tensor if whole else rows_of(tensor, -1))[mask.to(tensor.device)].float()
+            rows = tensor if whole else rows_of(unrolled(tensor, self.tokens), -1)
+            return rows[mask.to(tensor.device)].float()
 
         kept: dict[int, Tensor] = {}
         for number in sorted(self.inputs):

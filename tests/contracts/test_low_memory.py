@@ -101,7 +101,10 @@ def test_weights_on_disk_change_nothing(
         assert getattr(reports[0], size) == getattr(reports[1], size)
 
 
-@pytest.mark.parametrize("config", [{"preset": "wanda+grail"}, {"allocation": "uniform"}, {"allocation": "knapsack"}])
+@pytest.mark.parametrize(
+    "config",
+    [{"preset": "wanda+grail"}, {"allocation": "uniform", "refit": "producers"}, {"allocation": "knapsack"}],
+)
 def test_so_it_is_with_a_trained_model(config: dict[str, Any], embedded_llama: Path, tmp_path: Path) -> None:
     source = tmp_path / "dense"  # two of its layers: the others take as long again
     AutoModelForCausalLM.from_pretrained(embedded_llama, num_hidden_layers=2).save_pretrained(source)

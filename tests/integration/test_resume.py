@@ -21,7 +21,7 @@ from optimum_grail.architectures.vit import tiny_vit
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.errors import CheckpointError, OutputError
 from optimum_grail.report.progress import Silent
-from optimum_grail.report.report import REPORT_FILE
+from optimum_grail.report.report import REPORT_FILE, Report
 
 TOLD = ("README.md", REPORT_FILE)
 """Files that tell times."""
@@ -105,6 +105,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "llama, folded": (tiny_llama, {"preset": "folding", "allocation": None}),
     "llama, without data": (tiny_llama, {"preset": "magnitude"}),
     "llama, gradients": (tiny_llama, {"preset": "fisher"}),
+    "resnet, basic, producers refitted": (tiny_basic, {"refit": "producers"}),
     "bert": (tiny_bert, {}),
     "vit, joint": (tiny_vit, {"within_block": "joint"}),
     "clip": (tiny_clip, {}),
@@ -120,13 +121,16 @@ def all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_stopped_after_every_block(case: str, tmp_path: Path) -> None:
+def test_stopped_after_every_block(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build, fields = CASES[case]
+    monkeypatch.setattr("optimum_grail.refits.producers.FEWEST", 8)
     config = {"sparsity": 0.3, **({} if case == "llama" else UNIFORM), **fields}
     rows = None if fields.get("preset") in ("folding", "magnitude") else samples_of(build())
     GrailCompressor(build(), config).compress(rows, tmp_path / "whole" / "out")
     stops = list(interrupted(build, config, rows, tmp_path / "parts" / "out"))
     assert stops
+    rows_of_report = Report.load(tmp_path / "whole" / "out").groups
+    assert ("refit" in fields) == any(row.producers is not None for row in rows_of_report)
     assert files(tmp_path / "parts" / "out") == files(tmp_path / "whole" / "out")
     assert states(tmp_path / "parts") == [], "the state has done its work"
 

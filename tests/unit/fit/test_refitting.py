@@ -38,7 +38,7 @@ from optimum_grail.selectors.obs import Obs
 MODELS = {"llama": tiny_llama, "bert": tiny_bert, "vit": tiny_vit, "basic": tiny_basic, "bottleneck": tiny_bottleneck}
 REFIT = Producers(rounds=2, damping=0.1)
 NONE = Methods(Obs(), GrailPlus(), Uniform())
-BOTH = Methods(Obs(), GrailPlus(), Uniform(), REFIT)
+BOTH = Methods(Obs(), GrailPlus(), Uniform(), refit=REFIT)
 
 
 def batches_of(model: nn.Module, count: int = 120) -> tuple[Batch, ...]:
@@ -93,14 +93,14 @@ def test_what_stays_whole_keeps_its_producers_to_the_last_bit(within: WithinBloc
 
 def test_folded_producers_are_refitted_too() -> None:
     model = tiny_bert()
-    plan = fitted_(model, Methods(Folding(), GrailPlus(), Uniform(), REFIT))
+    plan = fitted_(model, Methods(Folding(), GrailPlus(), Uniform(), refit=REFIT))
     assert any(item.refitted and not item.reduction.is_selection for item in plan.values())
 
 
 def test_a_refit_asks_for_a_compensator_that_looks_at_the_dense_model() -> None:
     with pytest.raises(ConfigError, match="--target residual"):
-        Methods(Obs(), Grail(), Uniform(), Producers())
-    assert Methods(Obs(), Grail(), Uniform(), NoRefit()).refit == NONE.refit
+        Methods(Obs(), Grail(), Uniform(), refit=Producers())
+    assert Methods(Obs(), Grail(), Uniform(), refit=NoRefit()).refit == NONE.refit
     assert not NONE.needs - {"gram", "held-out", "drift"}
 
 

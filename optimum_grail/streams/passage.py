@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from optimum_grail.core.groups import ChannelGroup, Port
 from optimum_grail.core.producers import Changes, Rows
 from optimum_grail.core.products import Convolution, Product
+from optimum_grail.errors import StatisticsError
 from optimum_grail.models.products import products_of, weight_of, with_ones
 from optimum_grail.streams.blocks import BlockRun
 from optimum_grail.streams.collect import drift_of, halves
@@ -131,8 +132,8 @@ class Passage:
             target = self._target(student, self.run.recalled(index, self.group.name))
             rows = target.shape[:1] if self.whole else target.shape[:2]
             size = self.run.batches.batches[index].size
-            most = self.most * size / (total * rows.numel())
-            masks = self._masks(index, target, torch.rand(rows, generator=generator) < most)
+            share = self.most * size / (total * rows.numel())
+            masks = self._masks(index, target, torch.rand(rows, generator=generator) < share)
             found.append(_Chosen(masks, (target[masks[0]], target[masks[1]])))
         return found
 
@@ -141,7 +142,7 @@ class Passage:
         drift = drift_of(dense, student, self.scale, self.consume.axis)
         features = student.features
         if drift is None or features is None:
-            raise RuntimeError(f"Nothing was recorded of {self.group.name}.")
+            raise StatisticsError(f"The block of {self.group.name!r} did not run its consumer or reach its stream.")
         port = self.group.consumer
         own = features.narrow(self.consume.axis, port.offset, self.group.units * port.span)
         if self.whole:
@@ -192,11 +193,7 @@ class _Seen:
             behind = output.shape[axis] - port.offset - whole
             before, strip, after = output.split([port.offset, whole, behind], axis)
             self.outputs[number] = strip.detach().requires_grad_()
-            return (
-                torch.cat([before, self.outputs[number], after], axis)
-                if before.numel() or after.numel()
-                else (self.outputs[number])
-            )
+            return torch.cat([before, self.outputs[number], after], axis)  # a copy: what follows may write into it
 
         return hook
 

@@ -22,6 +22,7 @@ from optimum_grail.core.plan import GroupPlan, Plan
 from optimum_grail.core.producers import Changes
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
+from optimum_grail.core.spec import ArchitectureSpec, Mlp
 from optimum_grail.data.batches import Batch, make_batches
 from optimum_grail.errors import ArchitectureError, ConfigError, StatisticsError
 from optimum_grail.fit.fit import FitRun
@@ -137,3 +138,28 @@ def test_changes_that_do_not_fit_are_refused_before_anything_is_written() -> Non
     before = copy.deepcopy(model.state_dict())
     apply_(model, Plan([_whole(group, weight, sound)]))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_follows_a_producer_may_write_into_its_output() -> None:
+    """As an activation in place does."""
+
+    class Block(nn.Module):
+        """A residual pair of linear layers."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(6, 12), nn.Linear(12, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.down(torch.relu_(self.up(x)))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(*(Block() for _ in range(2))).eval()
+    spec = ArchitectureSpec((), ("*",), (Mlp(("up",), "down", "@block"),), main_input="image")
+    draw = torch.Generator().manual_seed(1)
+    batches = make_batches([{"input": torch.randn(40, 6, generator=draw)} for _ in range(20)], batch_size=4)
+    layout = resolve(model, spec)
+    widths = {group.name: group.units // 2 for group in layout.groups}
+    plan = FitRun(model, layout, BOTH, widths, batches, 0, Silent()).run_()
+    assert all(item.refitted for item in plan.values())

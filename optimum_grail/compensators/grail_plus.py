@@ -23,6 +23,8 @@ from optimum_grail.errors import ConfigError
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 FALLBACK_RIDGE = 1e-3
+REHEARSED_RIDGE = 1e-2
+"""A rehearsal has a quarter of the rows, which wants a stronger ridge than all of them."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class GrailPlus(Compensator):
 
     def rehearsed(self) -> GrailPlus:
         """With one ridge: trying them takes as long with few rows as with many."""
-        return replace(self, ridge=FALLBACK_RIDGE) if self.ridge == "auto" else self
+        return replace(self, ridge=REHEARSED_RIDGE) if self.ridge == "auto" else self
 
     @property
     def needs(self) -> frozenset[Need]:

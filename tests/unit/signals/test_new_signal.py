@@ -154,4 +154,4 @@ def test_an_unknown_need_is_refused_when_the_method_is_built() -> None:
 @pytest.mark.parametrize("part", REGISTRIES)
 def test_every_method_asks_for_what_there_is(part: str) -> None:
     found: dict[str, Any] = {name: build_method(part, name, {}) for name in REGISTRIES[part].names()}
-    assert len(found) > 3
+    assert len(found) > 1

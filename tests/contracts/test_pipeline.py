@@ -18,6 +18,7 @@ from optimum_grail.allocations.uniform import Uniform
 from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.architectures._tiny import one_per_kind
 from optimum_grail.architectures.clip import tiny_clip
+from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.resnet import tiny_basic
 from optimum_grail.compensators.grail import Grail
 from optimum_grail.compensators.grail_plus import GrailPlus
@@ -44,6 +45,7 @@ from optimum_grail.widths.request import Request
 
 EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     **{spec.model_types[0]: spec.example for spec in one_per_kind(ARCHITECTURES.specs()) if spec.example},
+    "llama": tiny_llama,
     "clip": tiny_clip,
     "resnet-basic": tiny_basic,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from optimum_grail.errors import DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from optimum_grail.vocabulary.trim import Trimmed
 
@@ -20,8 +22,8 @@ TEXT = """\
 Leave out the tokens that your text never uses: their rows in the embedding and the head, and the tokenizer's entries.
 
 Your text has the same tokens as before, renumbered, and the model gives them the same logits. What a token is built
-from stays with it. Bytes, single characters, special and added tokens stay too, so that other text can still be read and
-written, in more tokens; --eval-dataset tells how many more."""
+from stays with it. Bytes, single characters, special and added tokens stay too, so that other text can still be read
+and written, in more tokens; --eval-dataset tells how many more."""
 EXAMPLES = """\
   optimum-cli grail trim-vocabulary -m MODEL -o small --dataset corpus.txt
   optimum-cli grail trim-vocabulary -m MODEL --dataset corpus.txt general --dry-run
@@ -100,26 +102,31 @@ def _lines(file: str) -> list[str]:
 
 
 def _show(result: Trimmed, console: Console) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="Vocabulary", title_justify="left", box=box.SIMPLE)
-    table.add_column("")
-    for column in ("before", "after", "change"):
-        table.add_column(column, justify="right")
-    pairs = {
+    sizes = {
         "tokens": (result.tokens_before, result.tokens_after),
         "rows of the embedding": (result.rows_before, result.rows_after),
         "bytes of the model": (result.bytes_before, result.bytes_after),
     }
-    for name, (before, after) in pairs.items():
-        table.add_row(name, f"{before:,}", f"{after:,}", f"{after / before - 1:+.1%}")
-    for found in (*result.data, *result.evaluation):
-        told = Text(f"tokens of {found.name}, {found.share:.2%} the same")
-        table.add_row(told, f"{found.before:,}", f"{found.after:,}", f"{found.growth:+.2%}")
-    console.print(table)
+    rows = [(name, before, after, "") for name, (before, after) in sizes.items()]
+    console.print(_table("Vocabulary", "", rows))
+    found = [(each.name, each.before, each.after, f"{each.share:.2%}") for each in (*result.data, *result.evaluation)]
+    console.print(_table("Tokens of the text", "same", found))
     lines = [f"{number:,} tokens stay: {reason}" for reason, number in result.reasons.items() if number]
     lines.append("Nothing was written" if result.output is None else f"Written to {result.output}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(title: str, last: str, rows: Sequence[tuple[str, int, int, str]]) -> Table:
+    """Names with a number before and after; and what is told in the column ``last``."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table.add_column("", overflow="fold")
+    for column in ("before", "after", "change", *([last] if last else [])):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, before, after, told in rows:
+        table.add_row(Text(name), f"{before:,}", f"{after:,}", f"{after / before - 1:+.2%}", *([told] if last else []))
+    return table

@@ -165,8 +165,12 @@ class WordPiece(Kind):
         return tuple((self._prefix if follows or index else "") + char for index, char in enumerate(inner))
 
     def passed(self, word: str) -> frozenset[str]:
-        """The tokens that ``word`` begins with, up to where none fits."""
-        return frozenset(self._steps(word)) if len(word) <= self.values["max_input_chars_per_word"] else frozenset()
+        """The tokens that ``word`` begins with, up to where none fits; none of a word that is spelled to its end."""
+        if len(word) > self.values["max_input_chars_per_word"]:
+            return frozenset()
+        steps = tuple(self._steps(word))
+        reached = sum(len(step) for step in steps) - len(self._prefix) * (len(steps) - 1)
+        return frozenset() if reached == len(word) else frozenset(steps)
 
     def _steps(self, word: str) -> Iterator[str]:
         start = 0

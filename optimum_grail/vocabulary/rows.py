@@ -14,7 +14,7 @@ from optimum_grail.checkpoints.loading import load_skeleton
 from optimum_grail.errors import ArchitectureError, GrailError
 from optimum_grail.vocabulary.plan import VocabularyPlan
 
-OF_OTHERS = ("position", "type", "segment", "lang")
+OF_OTHERS = ("position", "wpe", "type", "segment", "lang")
 """Parts of the names of embeddings that are not of tokens, whatever their size."""
 
 

@@ -1,0 +1,205 @@
+"""A model with a smaller vocabulary, in a folder, loaded as any model is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from optimum_grail import Wishes, trim_vocabulary
+from optimum_grail.checkpoints.files import written_files
+from optimum_grail.errors import CheckpointError, ConfigError, DataError, OutputError
+from optimum_grail.vocabulary.trim import Trimmed
+
+TEXTS = [
+    "It was the best of times, it was the worst of times, it was the age of wisdom.",
+    "Call me Ishmael. Some years ago, never mind how long precisely, having little or no money.",
+]
+
+
+def trimmed(model: Path, folder: Path, **more: Any) -> Trimmed:
+    return trim_vocabulary(model, folder, [*TEXTS], **more)
+
+
+def settings(folder: Path, name: str, **changes: Any) -> None:
+    values = json.loads((folder / name).read_text(encoding="utf-8"))
+    (folder / name).write_text(json.dumps({**values, **changes}), encoding="utf-8")
+
+
+@pytest.fixture
+def model(embedded_llama: Path, tmp_path: Path) -> Path:
+    """A copy of the model to damage."""
+    return Path(shutil.copytree(embedded_llama, tmp_path / "model"))
+
+
+@torch.no_grad()
+def assert_alike(dense: Path, small: Path, texts: list[str]) -> None:
+    """Tokens, logits and what is written are the same, but for the numbers."""
+    kept = json.loads((small / "grail_vocabulary.json").read_text(encoding="utf-8"))["kept"]
+    models = [AutoModelForCausalLM.from_pretrained(path).eval() for path in (dense, small)]
+    tokenizers = [AutoTokenizer.from_pretrained(path) for path in (dense, small)]
+    for text in texts:
+        old, new = (tokenizer(text, return_tensors="pt").input_ids for tokenizer in tokenizers)
+        assert [kept[id_] for id_ in new[0].tolist()] == old[0].tolist()
+        expected, found = (model(ids).logits for model, ids in zip(models, (old, new), strict=True))
+        assert torch.equal(found[..., : len(kept)], expected[..., kept])
+        assert tokenizers[1].decode(new[0]) == tokenizers[0].decode(old[0])
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        assert getattr(tokenizers[0], name) == getattr(tokenizers[1], name)
+
+
+def test_the_embedded_model(embedded_llama: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    result = trimmed(embedded_llama, small, eval_dataset={"other": ["Nobody expected marmalade sandwiches."]})
+    assert_alike(embedded_llama, small, TEXTS)
+    assert (result.tokens_before, result.rows_before) == (4096, 4096)
+    assert 256 < result.tokens_after == result.rows_after < 500
+    weights = load_file(small / "model.safetensors")
+    assert sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) == result.bytes_after
+    assert result.data[0].share == 1.0
+    assert result.evaluation[0].name == "other" and result.evaluation[0].growth > 0
+    assert written_files(small) == {path.name for path in small.iterdir()}
+    note = json.loads((small / "grail_vocabulary.json").read_text(encoding="utf-8"))
+    assert note["tokens_after"] == result.tokens_after == len(note["kept"]) and note["versions"]
+    card = (small / "README.md").read_text(encoding="utf-8")
+    assert f"{result.tokens_after:,} of 4,096 tokens stay" in card and "Of the tokens of `other`" in card
+    assert card.startswith((embedded_llama / "README.md").read_text(encoding="utf-8").rstrip())
+
+
+def test_sentencepiece(data_dir: Path, tmp_path: Path) -> None:
+    stories = data_dir / "stories260K-llama"
+    result = trimmed(stories, tmp_path / "small")
+    assert result.tokens_after < result.tokens_before == 512
+    assert_alike(stories, tmp_path / "small", [*TEXTS, "One day, a little é 中 🙂."])
+
+
+def test_wordpiece(minilm: Path, tmp_path: Path) -> None:
+    result = trimmed(minilm, tmp_path / "small")
+    assert result.tokens_after < 0.3 * result.tokens_before
+    names = [minilm, tmp_path / "small"]
+    first, second = (AutoTokenizer.from_pretrained(path)(TEXTS, padding=True) for path in names)
+    kept = json.loads((tmp_path / "small" / "grail_vocabulary.json").read_text(encoding="utf-8"))["kept"]
+    assert [[kept[id_] for id_ in row] for row in second.input_ids] == first.input_ids
+
+
+def test_every_id_of_the_configs(model: Path, tmp_path: Path) -> None:
+    """Tokens that a config names stay, and rows without a token are never written."""
+    settings(model, "config.json", pad_token_id=4000, eos_token_id=[1, 3999])
+    settings(model, "generation_config.json", pad_token_id=4000, suppress_tokens=[4000, 4001], forced_bos_token_id=77)
+    result = trimmed(model, tmp_path / "small", wishes=Wishes(round_to=64))
+    assert result.rows_after % 64 == 0 and result.rows_after > result.tokens_after
+    config, generation, note = (
+        json.loads((tmp_path / "small" / name).read_text(encoding="utf-8"))
+        for name in ("config.json", "generation_config.json", "grail_vocabulary.json")
+    )
+    kept = note["kept"]
+    assert kept[config["pad_token_id"]] == 4000 and [kept[id_] for id_ in config["eos_token_id"]] == [1, 3999]
+    assert config["vocab_size"] == result.rows_after and kept[generation["forced_bos_token_id"]] == 77
+    empty = list(range(result.tokens_after, result.rows_after))
+    assert generation["suppress_tokens"] == [kept.index(4000), *empty]
+    assert result.reasons["named by a config"] == 3
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    assert loaded.get_input_embeddings().weight[result.tokens_after :].count_nonzero() == 0
+    ids = AutoTokenizer.from_pretrained(tmp_path / "small")(TEXTS[0], return_tensors="pt")
+    assert int(loaded.generate(**ids, max_new_tokens=8, do_sample=False).max()) < result.tokens_after
+
+
+def test_a_chat_template_stays_with_its_tokens(model: Path, tmp_path: Path) -> None:
+    template = "{% for m in messages %}Presently {{ m.role }}: {{ m.content }}{% endfor %}"
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(model)
+    result = trimmed(model, tmp_path / "small")
+    after = AutoTokenizer.from_pretrained(tmp_path / "small")
+    assert after.chat_template == template and result.reasons["chat template"] > 0
+    assert after.tokenize("Presently user:") == tokenizer.tokenize("Presently user:")
+
+
+def test_nothing_is_written_where_nothing_is_asked_for(embedded_llama: Path, tmp_path: Path) -> None:
+    dry = trimmed(embedded_llama, None)  # type: ignore[arg-type]
+    assert dry.output is None and list(tmp_path.iterdir()) == []
+    written = trimmed(embedded_llama, tmp_path / "small")
+    assert {**written.to_dict(), "output": None} == dry.to_dict()
+
+
+def test_all_tokens_are_needed(embedded_llama: Path, tmp_path: Path) -> None:
+    every = list(AutoTokenizer.from_pretrained(embedded_llama).get_vocab())
+    result = trimmed(embedded_llama, tmp_path / "small", wishes=Wishes(keep=every))
+    assert result.tokens_after == 4096 and result.bytes_after == result.bytes_before
+    first, second = (load_file(path / "model.safetensors") for path in (embedded_llama, tmp_path / "small"))
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
+
+
+def test_twice_is_once(embedded_llama: Path, tmp_path: Path) -> None:
+    once = trimmed(embedded_llama, tmp_path / "once")
+    twice = trimmed(tmp_path / "once", tmp_path / "twice")
+    assert twice.tokens_before == twice.tokens_after == once.tokens_after
+    assert_alike(tmp_path / "once", tmp_path / "twice", TEXTS)
+
+
+def refused(kind: type[Exception], message: str, model: Path, folder: Path, data: Any = None, **more: Any) -> None:
+    there = sorted(folder.rglob("*"))
+    with pytest.raises(kind, match=message):
+        trim_vocabulary(model, folder / "small", TEXTS if data is None else data, **more)
+    assert sorted(folder.rglob("*")) == there
+
+
+def test_an_output_that_exists(embedded_llama: Path, tmp_path: Path) -> None:
+    trimmed(embedded_llama, tmp_path / "small")
+    refused(OutputError, "--overwrite", embedded_llama, tmp_path)
+    trimmed(embedded_llama, tmp_path / "small", overwrite=True)
+
+
+def test_no_tokenizer_and_a_slow_one(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optimum_grail.vocabulary.trim.load_processors", lambda _: (object(), None))
+    refused(DataError, r"has a slow tokenizer \(object\).*Convert it", model, tmp_path)
+    monkeypatch.undo()
+    (model / "tokenizer.json").unlink()
+    refused(DataError, "has no tokenizer", model, tmp_path)
+
+
+def test_a_tokenizer_of_another_kind(model: Path, tmp_path: Path) -> None:
+    values = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "decoder": None}
+    kind = {"type": "WordLevel", "vocab": {"<unk>": 0, "a": 1}, "unk_token": "<unk>"}
+    values |= {"truncation": None, "padding": None, "post_processor": None, "model": kind}
+    (model / "tokenizer.json").write_text(json.dumps(values), encoding="utf-8")
+    PreTrainedTokenizerFast(tokenizer_file=str(model / "tokenizer.json")).save_pretrained(model)
+    refused(CheckpointError, "of the kind WordLevel", model, tmp_path)
+
+
+def test_more_tokens_than_rows(model: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens(["<more>"])
+    tokenizer.save_pretrained(model)
+    refused(CheckpointError, "has the token 4096, but the embedding has 4,096 rows. Resize", model, tmp_path)
+
+
+def test_a_tokenizer_that_does_something_else_when_it_is_loaded(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = AutoTokenizer.from_pretrained(model)
+    monkeypatch.setattr("optimum_grail.vocabulary.writing.AutoTokenizer.from_pretrained", lambda _: dense)
+    refused(CheckpointError, "splits the data differently", model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("self", "'self' is text that a model writes"),
+        ("no-such-file.txt", "does not exist"),
+        ([{"input_ids": [1, 2]}], "holds inputs of a model"),
+        ([" ", ""], "blank rows only"),
+    ],
+)
+def test_data_that_is_no_text(data: Any, message: str, embedded_llama: Path, tmp_path: Path) -> None:
+    refused(DataError, message, embedded_llama, tmp_path, data)
+
+
+def test_a_token_that_is_none(embedded_llama: Path, tmp_path: Path) -> None:
+    refused(ConfigError, "not in the vocabulary", embedded_llama, tmp_path, wishes=Wishes(keep=["the cat"]))

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from optimum_grail.checkpoints.identity import local_folder
+from optimum_grail.checkpoints.files import MODEL_WEIGHTS, PROCESSORS
 from optimum_grail.checkpoints.loading import load_config
 from optimum_grail.checkpoints.output import check_output
 from optimum_grail.checkpoints.processors import load_processors
@@ -141,7 +142,7 @@ def trim_vocabulary(
         dense.folder, dense.companions, tokenizer_values(dense.values, dense.kind, plan.ids), plan, dense.rows
     )
 
-    def told(after: Tokenizer) -> Trimmed:
+    def result(after: Tokenizer) -> Trimmed:
         """The result, with what ``after`` makes of the text."""
         if wishes.min_count == 1 and not is_same(dense.backend, after, plan.ids, texts):
             raise CheckpointError(
@@ -151,13 +152,14 @@ def trim_vocabulary(
         return _result(dense, plan, after, (data, others))
 
     if output is None:
-        return told(plain(Tokenizer.from_str(json.dumps(smaller.tokenizer))))
+        return result(plain(Tokenizer.from_str(json.dumps(smaller.tokenizer))))
     results: list[Trimmed] = []
 
     def note(tokenizer: Any) -> tuple[dict[str, Any], str]:
         """What the folder says of itself."""
-        results.append(replace(told(plain(tokenizer.backend_tokenizer)), output=str(output)))
-        return {**results[0].to_dict(), "wishes": asdict(wishes), "versions": versions()}, paragraph(results[0])
+        results.append(replace(result(plain(tokenizer.backend_tokenizer)), output=str(output)))
+        told = {key: value for key, value in results[0].to_dict().items() if key != "output"}
+        return {**told, "wishes": asdict(wishes), "versions": versions()}, paragraph(results[0])
 
     smaller.save(output, note, overwrite)
     return results[0]
@@ -166,9 +168,7 @@ def trim_vocabulary(
 def _open(model: str | Path) -> _Dense:
     """Everything but the weights; refuses what cannot be made smaller."""
     load_config(model)
-    folder = local_folder(os.path.expanduser(model))
-    if folder is None:
-        raise CheckpointError(f"The files of {str(model)!r} are not on this machine. Download the model first.")
+    folder = _folder(str(model))
     tokenizer, processor = load_processors(folder)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         what = "no tokenizer" if tokenizer is None else f"a slow tokenizer ({type(tokenizer).__name__})"
@@ -189,6 +189,19 @@ def _open(model: str | Path) -> _Dense:
     fixed = {"special and added tokens": frozenset(special), "named by a config": frozenset().union(*named)}
     companions = tuple(found for found in (tokenizer, processor) if found is not None)
     return _Dense(folder, companions, plain(tokenizer.backend_tokenizer), values, kind, rows, fixed)
+
+
+def _folder(model: str) -> Path:
+    """The files of a model; those of a Hub model are fetched where they are not there yet."""
+    if os.path.isdir(os.path.expanduser(model)):
+        return Path(model).expanduser()
+    try:
+        return Path(snapshot_download(model, allow_patterns=[*MODEL_WEIGHTS, *PROCESSORS, "*.json", "README.md"]))
+    except Exception as error:  # offline, private, interrupted: the Hub's client has many names for it
+        raise CheckpointError(
+            f"The files of {model!r} cannot be fetched ({str(error)[:300]}). Check the network, and HF_TOKEN if the "
+            "model is private."
+        ) from error
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -218,7 +231,7 @@ def _result(
 
 def paragraph(result: Trimmed) -> str:
     """What a card says of it."""
-    names = ", ".join(f"`{found.name}`" for found in result.data)
+    names = ", ".join(f"`{_public(found.name)}`" for found in result.data)
     told = [
         "The vocabulary was trimmed with [optimum-grail](https://pypi.org/project/optimum-grail/) to the text of "
         f"{names}: {result.tokens_after:,} of {result.tokens_before:,} tokens stay, {result.bytes_after:,} of "
@@ -227,6 +240,12 @@ def paragraph(result: Trimmed) -> str:
     ]
     for found in result.evaluation:
         told.append(
-            f"Of the tokens of `{found.name}`, {100 * found.share:.1f} % stay and {found.growth:+.1%} are added."
+            f"Of the tokens of `{_public(found.name)}`, {100 * found.share:.1f} % stay; it has "
+            f"{100 * found.growth:.1f} % more."
         )
     return " ".join(told)
+
+
+def _public(name: str) -> str:
+    """A data set's name without the folders of this machine."""
+    return Path(name).name if os.path.exists(name) else name

@@ -48,7 +48,7 @@ def test_asked_ones_stay_with_what_they_are_built_from() -> None:
 
 
 def test_a_token_that_is_none() -> None:
-    with pytest.raises(ConfigError, match="'cabs' is not in the vocabulary. Did you mean 'cab'"):
+    with pytest.raises(ConfigError, match=r"'cabs' is not in the vocabulary. Did you mean 'cab'"):
         plan({}, Wishes(keep=["cabs"]))
 
 

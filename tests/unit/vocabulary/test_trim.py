@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from optimum_grail import Wishes, trim_vocabulary
 from optimum_grail.checkpoints.files import written_files
+from optimum_grail.compressor import GrailCompressor
+from optimum_grail.config.config import GrailConfig
 from optimum_grail.errors import CheckpointError, ConfigError, DataError, OutputError
 from optimum_grail.vocabulary.trim import Trimmed
 
@@ -76,7 +78,12 @@ def test_sentencepiece(data_dir: Path, tmp_path: Path) -> None:
     stories = data_dir / "stories260K-llama"
     result = trimmed(stories, tmp_path / "small")
     assert result.tokens_after < result.tokens_before == 512
-    assert_alike(stories, tmp_path / "small", [*TEXTS, "One day, a little é 中 🙂."])
+    assert_alike(stories, tmp_path / "small", TEXTS)
+    first, second = (AutoTokenizer.from_pretrained(path) for path in (stories, tmp_path / "small"))
+    unknown = "é 中 🙂"  # spelled in bytes by both
+    assert second.convert_ids_to_tokens(second(unknown).input_ids) == first.convert_ids_to_tokens(
+        first(unknown).input_ids
+    )
 
 
 def test_wordpiece(minilm: Path, tmp_path: Path) -> None:
@@ -143,6 +150,32 @@ def test_twice_is_once(embedded_llama: Path, tmp_path: Path) -> None:
     assert_alike(tmp_path / "once", tmp_path / "twice", TEXTS)
 
 
+def test_folders_of_this_machine_are_not_told(embedded_llama: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(TEXTS[0], encoding="utf-8")
+    trim_vocabulary(embedded_llama, tmp_path / "small", str(corpus))
+    card = (tmp_path / "small" / "README.md").read_text(encoding="utf-8")
+    assert "`corpus.txt`" in card and str(tmp_path) not in card
+
+
+def test_a_compressed_model(embedded_llama: Path, tmp_path: Path) -> None:
+    """Layers keep widths of their own; what speaks of the larger vocabulary stays behind."""
+    compressor = GrailCompressor.from_pretrained(
+        str(embedded_llama), GrailConfig(sparsity=0.2, num_samples=8, seqlen=32)
+    )
+    compressor.compress(TEXTS * 40, save_directory=tmp_path / "narrow")
+    trimmed(tmp_path / "narrow", tmp_path / "small")
+    assert_alike(tmp_path / "narrow", tmp_path / "small", TEXTS)
+    names = {path.name for path in (tmp_path / "small").glob("grail_*")}
+    assert names == {"grail_vocabulary.json", "grail_files.json"}
+
+
+def test_a_model_of_the_hub_that_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(CheckpointError, "neither a local folder nor a model that the Hub gives", Path("nobody/nothing"), tmp_path)
+    monkeypatch.setattr("optimum_grail.vocabulary.trim.load_config", lambda _: None)
+    refused(CheckpointError, "'nobody/nothing' cannot be fetched", Path("nobody/nothing"), tmp_path)
+
+
 def refused(kind: type[Exception], message: str, model: Path, folder: Path, data: Any = None, **more: Any) -> None:
     there = sorted(folder.rglob("*"))
     with pytest.raises(kind, match=message):
@@ -184,7 +217,7 @@ def test_a_tokenizer_that_does_something_else_when_it_is_loaded(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dense = AutoTokenizer.from_pretrained(model)
-    monkeypatch.setattr("optimum_grail.vocabulary.writing.AutoTokenizer.from_pretrained", lambda _: dense)
+    monkeypatch.setattr("optimum_grail.vocabulary.writing._loaded", lambda _: dense)
     refused(CheckpointError, "splits the data differently", model, tmp_path)
 
 

@@ -144,12 +144,17 @@ def trim_vocabulary(
 
     def result(after: Tokenizer) -> Trimmed:
         """The result, with what ``after`` makes of the text."""
-        if wishes.min_count == 1 and not is_same(dense.backend, after, plan.ids, texts):
-            raise CheckpointError(
-                f"The tokenizer of {str(model)!r} splits the data differently once it has fewer tokens, so nothing is "
-                "written. Leave its vocabulary whole, and tell the authors of this package which tokenizer it is."
-            )
-        return _result(dense, plan, after, (data, others))
+        vocabulary = dense.backend.get_vocab().items()
+        if after.get_vocab() != {token: plan.ids[id_] for token, id_ in vocabulary if id_ in plan.ids}:
+            wrong = "has other tokens than it should"
+        elif wishes.min_count == 1 and not is_same(dense.backend, after, plan.ids, texts):
+            wrong = "splits the data differently"
+        else:
+            return _result(dense, plan, after, (data, others))
+        raise CheckpointError(
+            f"The tokenizer of {str(model)!r} {wrong} once it has fewer, so nothing is written. Leave its vocabulary "
+            "whole, and tell the authors of this package which tokenizer it is."
+        )
 
     if output is None:
         return result(plain(Tokenizer.from_str(json.dumps(smaller.tokenizer))))

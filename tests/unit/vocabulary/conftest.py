@@ -135,3 +135,9 @@ def words() -> list[str]:
 
 def words_of(texts: list[str]) -> list[str]:
     return sorted({word for text in texts for word in text.split()})
+
+
+@pytest.fixture(scope="session")
+def named(trained: Callable[..., Tokenizer]) -> Callable[[str], Tokenizer]:
+    """A tokenizer by its maker's name."""
+    return lambda name: trained({make.__name__: make for make in MAKERS}[name])

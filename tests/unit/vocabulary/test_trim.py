@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from tokenizers import Tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from optimum_grail import Wishes, trim_vocabulary
 from optimum_grail.checkpoints.files import written_files
@@ -93,6 +101,36 @@ def test_wordpiece(minilm: Path, tmp_path: Path) -> None:
     first, second = (AutoTokenizer.from_pretrained(path)(TEXTS, padding=True) for path in names)
     kept = json.loads((tmp_path / "small" / "grail_vocabulary.json").read_text(encoding="utf-8"))["kept"]
     assert [[kept[id_] for id_ in row] for row in second.input_ids] == first.input_ids
+
+
+CLASSES = {
+    "GPT2Tokenizer": "byte_level",
+    "Qwen2Tokenizer": "byte_level",
+    "RobertaTokenizer": "byte_level",
+    "LlamaTokenizer": "sentencepiece_bpe",
+    "GemmaTokenizer": "sentencepiece_bpe",
+    "CLIPTokenizer": "ends_of_words",
+    "T5Tokenizer": "unigram",
+    "XLMRobertaTokenizer": "unigram",
+    "BertTokenizer": "wordpiece",
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes_that_build_their_tokenizer_themselves(
+    name: str, named: Callable[[str], Tokenizer], tmp_path: Path
+) -> None:
+    """They take the vocabulary from tokenizer.json and add what their family needs; embeddings have rows to spare."""
+    dense, small = tmp_path / "dense", tmp_path / "small"
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=1100, bos_token_id=0, eos_token_id=0, **sizes))
+    model.save_pretrained(dense)
+    named(CLASSES[name]).save(str(dense / "tokenizer.json"))
+    (dense / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}), encoding="utf-8")
+    result = trimmed(dense, small)
+    assert result.rows_before == 1100 and result.rows_after == result.tokens_after < 0.6 * result.tokens_before
+    assert type(AutoTokenizer.from_pretrained(small)).__name__ == name
+    assert_alike(dense, small, TEXTS)
 
 
 def test_every_id_of_the_configs(model: Path, tmp_path: Path) -> None:
@@ -218,6 +256,10 @@ def test_a_tokenizer_that_does_something_else_when_it_is_loaded(
 ) -> None:
     dense = AutoTokenizer.from_pretrained(model)
     monkeypatch.setattr("optimum_grail.vocabulary.writing._loaded", lambda _: dense)
+    refused(CheckpointError, "has other tokens than it should", model, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr("optimum_grail.vocabulary.trim.passed_over", lambda *_: frozenset())
+    monkeypatch.setattr("optimum_grail.vocabulary.trim.count", lambda *_: {})
     refused(CheckpointError, "splits the data differently", model, tmp_path)
 
 

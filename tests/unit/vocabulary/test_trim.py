@@ -14,10 +14,15 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from optimum_grail import Wishes, trim_vocabulary
@@ -131,6 +136,45 @@ def test_classes_that_build_their_tokenizer_themselves(
     assert result.rows_before == 1100 and result.rows_after == result.tokens_after < 0.6 * result.tokens_before
     assert type(AutoTokenizer.from_pretrained(small)).__name__ == name
     assert_alike(dense, small, TEXTS)
+
+
+def shared(rows: int) -> Any:
+    """Biases of the logits that are no parameters, and one embedding for both sides."""
+    sides = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = BartConfig(vocab_size=rows, d_model=32, encoder_ffn_dim=32, decoder_ffn_dim=32, **sides)
+    model = BartForConditionalGeneration(config)
+    model.final_logits_bias.normal_(generator=torch.Generator().manual_seed(0))
+    return model
+
+
+def untied(rows: int) -> Any:
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    return T5ForConditionalGeneration(T5Config(vocab_size=rows, tie_word_embeddings=False, **sizes))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [shared, untied])
+def test_encoder_decoders(make: Callable[[int], Any], named: Callable[[str], Tokenizer], tmp_path: Path) -> None:
+    dense, small = tmp_path / "dense", tmp_path / "small"
+    named("unigram").save(str(dense.with_suffix(".json")))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(dense.with_suffix(".json")), pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.save_pretrained(dense)
+    start = max(id_ for id_ in tokenizer.get_vocab().values())
+    model = make(len(tokenizer) + 28)
+    ends = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 0, "decoder_start_token_id": start}
+    model.eval().save_pretrained(dense)
+    settings(dense, "config.json", **ends)
+    settings(dense, "generation_config.json", forced_eos_token_id=1, **ends)
+    result = trimmed(dense, small, wishes=Wishes(round_to=8))
+    kept = json.loads((small / "grail_vocabulary.json").read_text(encoding="utf-8"))["kept"]
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(small).eval()
+    assert kept[loaded.config.decoder_start_token_id] == start and loaded.config.vocab_size == result.rows_after
+    new = AutoTokenizer.from_pretrained(small)(TEXTS[0], return_tensors="pt").input_ids
+    old = torch.tensor(kept)[new]
+    expected, found = (net(input_ids=ids, decoder_input_ids=ids).logits for net, ids in ((model, old), (loaded, new)))
+    assert torch.equal(found[..., : len(kept)], expected[..., kept])
 
 
 def test_every_id_of_the_configs(model: Path, tmp_path: Path) -> None:

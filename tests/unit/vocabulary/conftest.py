@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -141,3 +143,9 @@ def words_of(texts: list[str]) -> list[str]:
 def named(trained: Callable[..., Tokenizer]) -> Callable[[str], Tokenizer]:
     """A tokenizer by its maker's name."""
     return lambda name: trained({make.__name__: make for make in MAKERS}[name])
+
+
+@pytest.fixture
+def model(embedded_llama: Path, tmp_path: Path) -> Path:
+    """A copy of the model to damage."""
+    return Path(shutil.copytree(embedded_llama, tmp_path / "model"))

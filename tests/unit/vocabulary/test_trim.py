@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from optimum_grail import Wishes, trim_vocabulary
 from optimum_grail.checkpoints.files import written_files
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.config.config import GrailConfig
-from optimum_grail.errors import CheckpointError, ConfigError, DataError, OutputError
 from optimum_grail.vocabulary.trim import Trimmed
 
 TEXTS = [
@@ -45,12 +43,6 @@ def trimmed(model: Path, folder: Path, **more: Any) -> Trimmed:
 def settings(folder: Path, name: str, **changes: Any) -> None:
     values = json.loads((folder / name).read_text(encoding="utf-8"))
     (folder / name).write_text(json.dumps({**values, **changes}), encoding="utf-8")
-
-
-@pytest.fixture
-def model(embedded_llama: Path, tmp_path: Path) -> Path:
-    """A copy of the model to damage."""
-    return Path(shutil.copytree(embedded_llama, tmp_path / "model"))
 
 
 @torch.no_grad()
@@ -250,75 +242,3 @@ def test_a_compressed_model(embedded_llama: Path, tmp_path: Path) -> None:
     assert_alike(tmp_path / "narrow", tmp_path / "small", TEXTS)
     names = {path.name for path in (tmp_path / "small").glob("grail_*")}
     assert names == {"grail_vocabulary.json", "grail_files.json"}
-
-
-def test_a_model_of_the_hub_that_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused(CheckpointError, "neither a local folder nor a model that the Hub gives", Path("nobody/nothing"), tmp_path)
-    monkeypatch.setattr("optimum_grail.vocabulary.trim.load_config", lambda _: None)
-    refused(CheckpointError, "'nobody/nothing' cannot be fetched", Path("nobody/nothing"), tmp_path)
-
-
-def refused(kind: type[Exception], message: str, model: Path, folder: Path, data: Any = None, **more: Any) -> None:
-    there = sorted(folder.rglob("*"))
-    with pytest.raises(kind, match=message):
-        trim_vocabulary(model, folder / "small", TEXTS if data is None else data, **more)
-    assert sorted(folder.rglob("*")) == there
-
-
-def test_an_output_that_exists(embedded_llama: Path, tmp_path: Path) -> None:
-    trimmed(embedded_llama, tmp_path / "small")
-    refused(OutputError, "--overwrite", embedded_llama, tmp_path)
-    trimmed(embedded_llama, tmp_path / "small", overwrite=True)
-
-
-def test_no_tokenizer_and_a_slow_one(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimum_grail.vocabulary.trim.load_processors", lambda _: (object(), None))
-    refused(DataError, r"has a slow tokenizer \(object\).*Convert it", model, tmp_path)
-    monkeypatch.undo()
-    (model / "tokenizer.json").unlink()
-    refused(DataError, "has no tokenizer", model, tmp_path)
-
-
-def test_a_tokenizer_of_another_kind(model: Path, tmp_path: Path) -> None:
-    values = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "decoder": None}
-    kind = {"type": "WordLevel", "vocab": {"<unk>": 0, "a": 1}, "unk_token": "<unk>"}
-    values |= {"truncation": None, "padding": None, "post_processor": None, "model": kind}
-    (model / "tokenizer.json").write_text(json.dumps(values), encoding="utf-8")
-    PreTrainedTokenizerFast(tokenizer_file=str(model / "tokenizer.json")).save_pretrained(model)
-    refused(CheckpointError, "of the kind WordLevel", model, tmp_path)
-
-
-def test_more_tokens_than_rows(model: Path, tmp_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    tokenizer.add_tokens(["<more>"])
-    tokenizer.save_pretrained(model)
-    refused(CheckpointError, "has the token 4096, but the embedding has 4,096 rows. Resize", model, tmp_path)
-
-
-def test_a_tokenizer_that_does_something_else_when_it_is_loaded(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dense = AutoTokenizer.from_pretrained(model)
-    monkeypatch.setattr("optimum_grail.vocabulary.writing._loaded", lambda _: dense)
-    refused(CheckpointError, "has other tokens than it should", model, tmp_path)
-    monkeypatch.undo()
-    monkeypatch.setattr("optimum_grail.vocabulary.trim.passed_over", lambda *_: frozenset())
-    monkeypatch.setattr("optimum_grail.vocabulary.trim.count", lambda *_: {})
-    refused(CheckpointError, "splits the data differently", model, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ("self", "'self' is text that a model writes"),
-        ("no-such-file.txt", "does not exist"),
-        ([{"input_ids": [1, 2]}], "holds inputs of a model"),
-        ([" ", ""], "blank rows only"),
-    ],
-)
-def test_data_that_is_no_text(data: Any, message: str, embedded_llama: Path, tmp_path: Path) -> None:
-    refused(DataError, message, embedded_llama, tmp_path, data)
-
-
-def test_a_token_that_is_none(embedded_llama: Path, tmp_path: Path) -> None:
-    refused(ConfigError, "not in the vocabulary", embedded_llama, tmp_path, wishes=Wishes(keep=["the cat"]))

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from optimum_grail.report.report import Report
     from optimum_grail.selectors import SELECTORS
     from optimum_grail.signals import SIGNALS
+    from optimum_grail.vocabulary.plan import Wishes
+    from optimum_grail.vocabulary.trim import Trimmed, trim_vocabulary
 
 __version__ = "0.1.0"
 
@@ -70,6 +72,9 @@ __all__ = [
     "Plan",
     "Report",
     "export_model",
+    "trim_vocabulary",
+    "Wishes",
+    "Trimmed",
     "SELECTORS",
     "COMPENSATORS",
     "REFITS",
@@ -106,6 +111,9 @@ _HOME = {
     "Plan": "core.plan",
     "Report": "report.report",
     "export_model": "export.run",
+    "trim_vocabulary": "vocabulary.trim",
+    "Wishes": "vocabulary.plan",
+    "Trimmed": "vocabulary.trim",
     "SELECTORS": "selectors",
     "COMPENSATORS": "compensators",
     "REFITS": "refits",

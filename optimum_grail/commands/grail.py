@@ -20,6 +20,7 @@ from optimum_grail.commands.list_methods import ListCommand
 from optimum_grail.commands.push import PushCommand
 from optimum_grail.commands.recover import RecoverCommand
 from optimum_grail.commands.sweep import SweepCommand
+from optimum_grail.commands.trim_vocabulary import TrimVocabularyCommand
 
 EXAMPLES = """\
   optimum-cli grail compress -m MODEL -o small                 a fifth of the blocks' parameters, default method
@@ -42,6 +43,7 @@ class GrailCommand(BaseOptimumCLICommand):
         CommandInfo("evaluate", "Measure a dense or compressed model.", EvaluateCommand),
         CommandInfo("benchmark", "Measure how fast models are, in turns.", BenchmarkCommand),
         CommandInfo("recover", "Train a compressed model shortly on the dense model's answers.", RecoverCommand),
+        CommandInfo("trim-vocabulary", "Leave out the tokens that a text never needs.", TrimVocabularyCommand),
         CommandInfo("export", "Write a model for another engine, such as llama.cpp.", ExportCommand),
         CommandInfo("convert-adapter", "Carry a LoRA adapter over to a compressed model.", ConvertAdapterCommand),
         CommandInfo("card", "Write the card of a compressed model again.", CardCommand),

@@ -26,6 +26,7 @@ WITH_ANOTHER = {
     "matplotlib": "the plots extra",
     "lm_eval": "the lm-eval extra",
     "gguf": "the gguf extra",
+    "tokenizers": "transformers",
 }
 """Modules that the package imports and that come with something it depends on."""
 

@@ -50,6 +50,8 @@ def find_attention(bench: Bench, found: Reach) -> tuple[Attention | None, str]:
         return None, "in numbers, units do not reach features of their own"
     (query, key, value), size, per_key = roles
     width = columns(bench.matrices[found.consumer])
+    if not size or width % (size * per_key):
+        return None, "in numbers, units do not reach features of their own"
     queries = width // size
     keys = queries // per_key
     shared = keys == 1 and queries > 1

@@ -26,7 +26,8 @@ def module_text(proposal: Proposal) -> str:
     names |= {word for word in ("never",) if f"={word}," in body}
     imports = ", ".join(sorted(names, key=lambda name: (name[0].islower(), name)))
     specs = f"SPECS = (\n{body})\n" if body else "SPECS = ()\n"
-    return f'"""{_docstring(proposal)}"""\n\nfrom optimum_grail.core.spec import {imports}\n\n{specs}'
+    head = f"from optimum_grail.core.spec import {imports}\n\n" if body else ""
+    return f'"""{_docstring(proposal)}"""\n\n{head}{specs}'
 
 
 def _docstring(proposal: Proposal) -> str:
@@ -46,7 +47,7 @@ def _call(value: ArchitectureSpec | GroupSpec | Strip, depth: int) -> str:
     shown = [
         (item.name, _text(getattr(value, item.name), depth + 1))
         for item in fields(value)
-        if item.name != "example" and (item.name in REQUIRED or getattr(value, item.name) != item.default)
+        if item.name not in UNWRITTEN and (item.name in REQUIRED or getattr(value, item.name) != item.default)
     ]
     if isinstance(value, Strip):
         return f"Strip({', '.join(f'{name}={text}' for name, text in shown)})"
@@ -55,6 +56,8 @@ def _call(value: ArchitectureSpec | GroupSpec | Strip, depth: int) -> str:
     return f"{type(value).__name__}(\n{lines}{'    ' * depth})"
 
 
+UNWRITTEN = ("example", "inputs", "impossible")
+"""Functions, which a proposal does not have, and what only a person knows."""
 REQUIRED = ("stream", "model_types", "blocks", "groups")
 """Fields without a default, which are written whatever they hold."""
 

@@ -111,7 +111,7 @@ def find_chains(model: nn.Module, calls: Mapping[str, Call]) -> list[Chain]:
     ]
     inner = [path for path in containers if not any(other != path and _below(other, path) for other in containers)]
     chains: dict[tuple[str, str], Chain] = {}
-    owners = {path: _owner(model, path) for path in inner}
+    owners = {path: owner_of(model, path) for path in inner}
     for path in inner:
         owner = _common(model, owners[path], owners.values())
         local = path[len(owner) :].lstrip(".")
@@ -154,11 +154,11 @@ def _common(model: nn.Module, owner: str, owners: Iterable[str]) -> str:
     kind = model_type(model.get_submodule(owner))
     same = [other for other in owners if kind is not None and model_type(model.get_submodule(other)) == kind]
     while owner and not all(other == owner or _below(other, owner) for other in same):
-        owner = _owner(model, owner.rpartition(".")[0])
+        owner = owner_of(model, owner.rpartition(".")[0])
     return owner
 
 
-def _owner(model: nn.Module, path: str) -> str:
+def owner_of(model: nn.Module, path: str) -> str:
     """Path of the nearest module above with a config of a model type; the root if there is none."""
     while path and model_type(model.get_submodule(path)) is None:
         path = path.rpartition(".")[0]

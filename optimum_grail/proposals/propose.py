@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,12 +19,15 @@ from optimum_grail.models.resolve import expand, model_type
 from optimum_grail.models.trial import FAILURES
 from optimum_grail.proposals.attention import Attention, find_attention
 from optimum_grail.proposals.bench import Bench
-from optimum_grail.proposals.blocks import Call, Chain, find_chains, watch
+from optimum_grail.proposals.blocks import Call, Chain, find_chains, owner_of, watch
 from optimum_grail.proposals.chains import Reach, pairs, reaches
 from optimum_grail.proposals.dummies import dummy_inputs, main_input
 from optimum_grail.proposals.fields import with_attributes, with_fields
 from optimum_grail.proposals.proposal import LeftOut, Proposal
-from optimum_grail.proposals.streams import find_stream
+from optimum_grail.proposals.streams import Found, find_stream
+
+OTHERS = 4
+"""Blocks of one class in which a residual sum is looked for."""
 
 
 @dataclass
@@ -160,7 +163,7 @@ def _of_block(search: _Search, spec: ArchitectureSpec, chain: Chain, blocks: lis
             if not end.leaks.startswith("what enters"):
                 search.left_out.append(LeftOut(place, f"{end.leaks} too"))
             continue
-        group, why = _group(search, spec, bench, end, len(found), chain)
+        group, why = _group(search, spec, blocks, bench, end, len(found))
         if group is None:
             search.left_out.append(LeftOut(place, why))
         else:
@@ -182,7 +185,7 @@ def _unlike(group: GroupSpec, others: list[GroupSpec]) -> GroupSpec:
 
 
 def _group(
-    search: _Search, spec: ArchitectureSpec, bench: Bench, end: Reach, stage: int, chain: Chain
+    search: _Search, spec: ArchitectureSpec, blocks: Sequence[str], bench: Bench, end: Reach, stage: int
 ) -> tuple[GroupSpec | None, str]:
     """The group that ends in one consumer, and ``""``; or ``None`` and why."""
     found: GroupSpec | None = pairs(bench, end)
@@ -193,20 +196,30 @@ def _group(
             return None, why
         found = heads.spec
     norm = found.consume_norm if isinstance(found, Conv) else None
-    stream, factor = find_stream(bench, norm or end.consumer)
+    stream, factor = _stream(search, blocks, bench, norm or end.consumer)
     found = replace(found, stream=stream, factor=factor, stage=stage)
     last = ""
     for tried in with_attributes(bench, found, heads):
         last = _broken(search, replace(spec, groups=(tried,)))
         if last:
             continue
-        config: Any = vars(search.model.get_submodule(chain.owner)).get("config")
+        config: Any = vars(search.model.get_submodule(owner_of(search.model, blocks[0]))).get("config")
         units = columns(bench.matrices[end.consumer])
         for worded in with_fields(tried, config, heads, units):
             if not _broken(search, replace(spec, groups=(worded,))):
                 return worded, ""
         return tried, ""
     return None, last
+
+
+def _stream(search: _Search, blocks: Sequence[str], bench: Bench, end: str) -> Found:
+    """The stream and the factor in the first block that has a residual sum: blocks that change the size have none."""
+    found = find_stream(bench, end)
+    for path in blocks[1:OTHERS]:
+        call = search.calls[path]
+        if found == (None, None) and any(name == end for name, _ in search.model.get_submodule(path).named_modules()):
+            found = find_stream(Bench(search.model.get_submodule(path), call.args, call.kwargs), end)
+    return found
 
 
 def _broken(search: _Search, spec: ArchitectureSpec) -> str:

@@ -130,6 +130,34 @@ def test_no_blocks():
     assert [item.why for item in proposal.left_out] == ["no list of modules runs one after the other"]
 
 
+def test_a_first_block_without_a_residual_sum():
+    """Its class's other blocks show the stream."""
+
+    class Block(nn.Module):
+        def __init__(self, residual):
+            super().__init__()
+            self.up, self.down, self.residual = nn.Linear(8, 12), nn.Linear(12, 8), residual
+
+        def forward(self, x):
+            return self.down(torch.relu(self.up(x))) + (x if self.residual else 0)
+
+    (group,) = propose(Net(Block(False), Block(True), Block(True)), TOKENS).spec.groups
+    assert group.stream == "@block"
+
+
+def test_two_classes_of_blocks():
+    spec = propose(Net(Gated(8, False, 0.5), Attending(8, 4, 2, 6), Gated(8, False, 0.5)), TOKENS).spec
+    assert spec.blocks == ("blocks.*",)
+    assert {group.block_class: type(group) for group in spec.groups} == {"Gated": Mlp, "Attending": Heads}
+
+
+def test_blocks_of_which_some_cannot_shrink():
+    model = Net(Gated(8, False, 0.5), Tangled(8), Gated(8, False, 0.5))
+    spec = propose(model, TOKENS).spec
+    assert spec.blocks == ("blocks.0", "blocks.2")
+    assert [group.block for group in resolve(model, spec).groups] == ["blocks.0", "blocks.2"]
+
+
 def test_the_model_is_left_alone():
     model = Net(Mixer(6, 8), Mixer(6, 8)).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

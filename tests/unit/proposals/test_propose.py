@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ FAMILIES = ("llama", "bert", "gpt2", "phi3", "gpt_neox", "gemma2", "resnet", "co
 EXAMPLE = Path(__file__).parents[3] / "examples" / "custom_module.py"
 
 
+@cache
+def proposed(name):
+    """The proposal for the example of a registered family, made once."""
+    return propose(ARCHITECTURES.get(name).example())
+
+
 def groups_of(model, spec=None):
     """Kind, units, consumer and producers of every group."""
     return {
@@ -35,7 +42,7 @@ def groups_of(model, spec=None):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_whose_map_is_hidden(name):
     model = ARCHITECTURES.get(name).example()
-    proposal = propose(model)
+    proposal = proposed(name)
     found = set().union(*(groups_of(model, spec) for spec in proposal.specs))
     assert found == groups_of(model)
 
@@ -53,14 +60,14 @@ def test_an_encoder_and_a_decoder_of_one_type():
 
 
 def test_words_of_the_config():
-    heads, mlp = propose(ARCHITECTURES.get("llama").example()).spec.groups
+    heads, mlp = proposed("llama").spec.groups
     assert (heads.query_field, heads.key_value_field, mlp.field) == (
         "num_attention_heads",
         "num_key_value_heads",
         "intermediate_size",
     )
     assert heads.accepts({}, {}) and mlp.accepts({}, {})
-    assert not propose(ARCHITECTURES.get("bert").example()).spec.groups[0].accepts({}, {}), "size follows the number"
+    assert not proposed("bert").spec.groups[0].accepts({}, {}), "size follows the number"
 
 
 def test_a_basic_block():

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from optimum_grail.export.run import export_model
     from optimum_grail.models.check import check_map
     from optimum_grail.pipeline.heads import prune_heads_
+    from optimum_grail.proposals.propose import propose
     from optimum_grail.refits import REFITS
     from optimum_grail.report.report import Report
     from optimum_grail.selectors import SELECTORS
@@ -66,6 +67,7 @@ __all__ = [
     "Conv",
     "Strip",
     "check_map",
+    "propose",
     "Port",
     "ChannelGroup",
     "StreamFunction",
@@ -105,6 +107,7 @@ _HOME = {
     "Conv": "core.spec",
     "Strip": "core.spec",
     "check_map": "models.check",
+    "propose": "proposals.propose",
     "Port": "core.groups",
     "ChannelGroup": "core.groups",
     "StreamFunction": "core.groups",

@@ -95,7 +95,9 @@ class ArchitectureRegistry:
 
 
 ARCHITECTURES = ArchitectureRegistry(
-    __name__, "To add one, describe it with an ArchitectureSpec and call register_architecture(spec)."
+    __name__,
+    "`optimum-cli grail inspect -m MODEL --propose -o map.py` proposes a map, which --map map.py uses; or describe "
+    "it with an ArchitectureSpec and call register_architecture(spec).",
 )
 
 

@@ -159,6 +159,16 @@ def add_model_flag(parser: ArgumentParser) -> None:
     parser.add_argument("-m", "--model", required=True, metavar="MODEL", help="Model folder or Hub id.")
 
 
+def add_map_flag(parser: ArgumentParser) -> None:
+    """``--map``."""
+    parser.add_argument(
+        "--map",
+        metavar="FILE",
+        help="Python file with SPECS, the maps of a family that has none (`grail inspect --propose` writes one). It is "
+        "code and runs: read it first. It wins over a registered map of the same model type.",
+    )
+
+
 def add_base_model_flag(parser: ArgumentParser) -> None:
     """``--base-model``."""
     parser.add_argument(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum.commands.base import BaseOptimumCLICommand
@@ -12,9 +13,11 @@ from optimum.commands.base import BaseOptimumCLICommand
 from optimum_grail.checkpoints.output import check_output
 from optimum_grail.commands._exporting import add_engine_flag, beside
 from optimum_grail.commands._shared import (
+    Session,
     add_base_model_flag,
     add_eval_flag,
     add_loading_flags,
+    add_map_flag,
     add_model_flag,
     add_option,
     add_output_flags,
@@ -46,6 +49,8 @@ EXAMPLES = """\
       what would go, the time and the memory; nothing is written
   optimum-cli grail compress -m MODEL -o small --for llama.cpp:type=q8_0
       small/ for transformers, small.gguf for llama.cpp, with widths that can be quantized
+  optimum-cli grail compress -m MODEL -o small --map map.py --dataset corpus.txt
+      a family without a map of its own: `grail inspect -m MODEL --propose -o map.py` has written one, and you read it
   optimum-cli grail compress -m MODEL -o again --config small --seed 7
       repeat a run, with one change; flags win over the file, the file wins over the preset"""
 
@@ -74,6 +79,7 @@ class CompressCommand(BaseOptimumCLICommand):
             "Give everything else as it was. Until a run ends, what it has done is kept in .grail-NAME.state beside "
             "--output; a run without --resume leaves that alone.",
         )
+        add_map_flag(parser)
         add_eval_flag(parser, "Evaluate before and after on this data, on each of several sets by itself.")
         parser.add_argument(
             "--robustness",
@@ -99,44 +105,52 @@ class CompressCommand(BaseOptimumCLICommand):
     def run(self) -> None:
         """Check what can be checked at once, then compress, save and report."""
         with session(self.args) as out:
-            args = self.args
-            target = check_output(args.output, args.overwrite or args.resume, source=args.model)
-            from optimum_grail.compressor import GrailCompressor
-            from optimum_grail.evaluation.sets import by_spelling
-            from optimum_grail.report.progress import RichProgress
-            from optimum_grail.report.table import print_report
+            target = check_output(self.args.output, self.args.overwrite or self.args.resume, source=self.args.model)
+            from optimum_grail.proposals.reading import serving_maps
 
-            engine = beside(args, target)
-            config = _configuration(args, engine.wishes if engine else {})
-            compressor = GrailCompressor.from_pretrained(
-                args.model,
-                config,
-                dtype=args.dtype,
-                device=args.device,
-                trust_remote_code=args.trust_remote_code,
-                allow_pickle=args.allow_pickle,
-                base_model=args.base_model,
-            )
-            measured = {"eval_dataset": by_spelling(args.eval_dataset), "robustness": args.robustness}
-            progress = RichProgress()
-            if args.dry_run:
-                found = compressor.forecast(**measured, progress=progress)
-                for line in found.lines():
-                    out.console.print(line, markup=False, highlight=False, soft_wrap=True)
-                out.result = {"output": None, "forecast": found.to_dict()}
-                return
-            places = {"save_directory": target, "overwrite": args.overwrite, "resume": args.resume}
-            try:
-                compressor.compress(
-                    **measured, **places, progress=progress, include_modeling_code=args.include_modeling_code
-                )
-            finally:
-                progress.finish()
-            print_report(compressor.report, out.console)
-            out.console.print(f"Written to {target}", markup=False, highlight=False, soft_wrap=True)
-            out.result = {"output": str(target), "report": compressor.report.to_dict()}
-            if engine is not None:
-                out.result["export"] = engine.write(out.console).to_dict()
+            with serving_maps(self.args.map):
+                _compress(self.args, out, target)
+            if self.args.map is not None and not self.args.dry_run:
+                line = "Loading it needs the map: first call register_architecture(spec) with every spec of its SPECS."
+                out.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _compress(args: Namespace, out: Session, target: Path) -> None:
+    """The run itself, while the maps of ``--map`` serve."""
+    from optimum_grail.compressor import GrailCompressor
+    from optimum_grail.evaluation.sets import by_spelling
+    from optimum_grail.report.progress import RichProgress
+    from optimum_grail.report.table import print_report
+
+    engine = beside(args, target)
+    config = _configuration(args, engine.wishes if engine else {})
+    compressor = GrailCompressor.from_pretrained(
+        args.model,
+        config,
+        dtype=args.dtype,
+        device=args.device,
+        trust_remote_code=args.trust_remote_code,
+        allow_pickle=args.allow_pickle,
+        base_model=args.base_model,
+    )
+    measured = {"eval_dataset": by_spelling(args.eval_dataset), "robustness": args.robustness}
+    progress = RichProgress()
+    if args.dry_run:
+        found = compressor.forecast(**measured, progress=progress)
+        for line in found.lines():
+            out.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        out.result = {"output": None, "forecast": found.to_dict()}
+        return
+    places = {"save_directory": target, "overwrite": args.overwrite, "resume": args.resume}
+    try:
+        compressor.compress(**measured, **places, progress=progress, include_modeling_code=args.include_modeling_code)
+    finally:
+        progress.finish()
+    print_report(compressor.report, out.console)
+    out.console.print(f"Written to {target}", markup=False, highlight=False, soft_wrap=True)
+    out.result = {"output": str(target), "report": compressor.report.to_dict()}
+    if engine is not None:
+        out.result["export"] = engine.write(out.console).to_dict()
 
 
 def _configuration(args: Namespace, wishes: Mapping[str, Any]) -> GrailConfig:

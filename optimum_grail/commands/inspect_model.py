@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from optimum.commands.base import BaseOptimumCLICommand
 
-from optimum_grail.commands._shared import add_model_flag, add_output_flags, add_trust_flag, describe, session
+from optimum_grail.commands._shared import (
+    Session,
+    add_map_flag,
+    add_model_flag,
+    add_output_flags,
+    add_trust_flag,
+    describe,
+    session,
+)
+from optimum_grail.errors import ConfigError
 
 LISTED = 12
 HEADINGS = ("what", "layers", "in each", "parameters", "multiples\nof", "plain\ntransformers")
 KINDS = {"heads": "heads", "mlp": "FFN channels", "conv": "conv channels"}
 EXAMPLES = """\
   optimum-cli grail inspect -m meta-llama/Llama-3.2-1B
-  optimum-cli grail inspect -m my-model --json        every group with its modules"""
+  optimum-cli grail inspect -m my-model --json        every group with its modules
+  optimum-cli grail inspect -m my-model --propose -o map.py
+      for a family without a map: find one by watching a small copy run, and write it
+  optimum-cli grail inspect -m my-model --map map.py  what that map lets shrink"""
 
 
 class InspectCommand(BaseOptimumCLICommand):
@@ -26,20 +38,40 @@ class InspectCommand(BaseOptimumCLICommand):
         describe(parser, "Show what of a model can shrink, and how far. Reads its config, not its weights.", EXAMPLES)
         add_model_flag(parser)
         add_trust_flag(parser)
+        add_map_flag(parser)
+        parser.add_argument(
+            "--propose",
+            action="store_true",
+            help="Propose a map: a copy with random weights runs in memory (three blocks of it, where all are alike). "
+            "What keeps the laws of a map is in it, what does not is named with the reason.",
+        )
+        parser.add_argument(
+            "-o", "--output", metavar="FILE", help="With --propose: the Python file to write; complete or absent."
+        )
+        parser.add_argument("--overwrite", action="store_true", help="Replace --output if it is there already.")
         add_output_flags(parser)
 
     def run(self) -> None:
-        """Build the model without storage and print one row per family of groups."""
+        """Build the model without storage and print one row per family of groups; or propose a map."""
         with session(self.args) as out:
+            if self.args.propose:
+                out.result = {"model": self.args.model, **_propose(self.args, out)}
+                return
+            if self.args.output is not None:
+                raise ConfigError(
+                    f"-o {self.args.output} is where a proposed map goes. Add --propose, or leave it out."
+                )
             from rich.table import Table
             from rich.text import Text
 
             from optimum_grail.checkpoints.headers import local_weights
             from optimum_grail.checkpoints.loading import load_skeleton
             from optimum_grail.commands._inspection import inspect_model
+            from optimum_grail.proposals.reading import serving_maps
 
-            model = load_skeleton(self.args.model, self.args.trust_remote_code)
-            found = inspect_model(model)
+            with serving_maps(self.args.map):
+                model = load_skeleton(self.args.model, self.args.trust_remote_code)
+                found = inspect_model(model)
             compared = local_weights(self.args.model) is not None
             out.result = {"model": self.args.model, "compared_with_weights": compared, **found}
             table = Table(title=Text(f"{found['class']}: what can shrink"), title_justify="left")
@@ -51,6 +83,15 @@ class InspectCommand(BaseOptimumCLICommand):
             out.console.print(table)
             for line in _lines(found, compared):
                 out.console.print(line, markup=False, highlight=False)
+
+
+def _propose(args: Namespace, out: Session) -> dict[str, Any]:
+    from optimum_grail.commands._proposing import check_map_output, propose_for, show
+
+    if args.map is not None:
+        raise ConfigError("--propose makes a map and --map names one. Leave one of them out.")
+    target = check_map_output(args.output, args.overwrite)
+    return show(propose_for(args.model, args.trust_remote_code), target, out.console)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

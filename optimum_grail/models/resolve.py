@@ -127,7 +127,7 @@ def _refuse(model: nn.Module) -> None:
     if name is None:
         raise ArchitectureError(
             f"{type(model).__name__} has no config with a model_type, so no registered map can be looked up. Describe "
-            "its blocks with an ArchitectureSpec and pass it as spec=…."
+            "its blocks with an ArchitectureSpec, or let propose(model, inputs) do it, and pass it as spec=…."
         )
     raise UnknownNameError.among("architecture", name, ARCHITECTURES.names(), ARCHITECTURES.remedy)
 

@@ -23,7 +23,7 @@ def test_every_field_is_a_flag_with_dashes_and_nothing_else_looks_like_one(parse
     own = {"-h", "--help", "-m", "--model", "-o", "--output", "--overwrite", "--config", "--eval-dataset", "--dtype"}
     own |= {"--device", "--trust-remote-code", "--json", "--debug", "--no-affine", "--no-standalone"}
     own |= {"--no-drop-layers", "--no-offload-streams", "--no-low-memory", "--allow-pickle", "--dry-run", "--resume"}
-    own |= {"--base-model", "--include-modeling-code", "--robustness", "--for"}
+    own |= {"--base-model", "--include-modeling-code", "--robustness", "--for", "--map"}
     assert set(flags) - own == {option.flag for option in OPTIONS}
     assert {option.flag: flags[option.flag].dest for option in OPTIONS} == {o.flag: o.name for o in OPTIONS}
 

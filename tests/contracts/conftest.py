@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
+import torch
 from torch import nn
 from transformers import GenerationMixin
 
@@ -28,6 +29,8 @@ from optimum_grail.architectures.stablelm import tiny_parallel_stablelm
 from optimum_grail.architectures.t5 import tiny_t5_encoder
 from optimum_grail.architectures.vit import tiny_beit_plain
 from optimum_grail.architectures.wav2vec2 import tiny_wav2vec2_large
+from optimum_grail.core.contracts import Refit
+from optimum_grail.core.producers import ProducerProblem, Refitted
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.models.hook import install
 
@@ -102,3 +105,23 @@ def _examples() -> Mapping[str, Callable[[], nn.Module]]:
 def _named_map(request: pytest.FixtureRequest) -> tuple[str, ArchitectureSpec]:
     """A map, and the model type of its example, or what is said after the model type of another model."""
     return request.param, MAPS[request.param]
+
+
+@dataclass(frozen=True)
+class Nudge(Refit):
+    """Moves every producer a little, wherever to, and says that this was good."""
+
+    def __call__(self, problem: ProducerProblem) -> Refitted:
+        """Small changes of random signs, as large as what a look at the data shows."""
+        fit, _ = problem.look(None)
+        draw = torch.Generator().manual_seed(0)
+        outputs = problem.weight.shape[1]
+        sides = zip(problem.produce, fit.inputs, strict=True)
+        shapes = [(outputs, inputs.shape[product.axis], *product.taps) for product, inputs in sides]
+        return Refitted([0.02 * torch.randn(shape, generator=draw) for shape in shapes], 1.0, 0.5)
+
+
+@pytest.fixture
+def nudge() -> Refit:
+    """A refit that always changes something."""
+    return Nudge()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,7 +25,6 @@ from optimum_grail.compensators.grail_plus import GrailPlus
 from optimum_grail.compensators.none import NoCompensation
 from optimum_grail.core.contracts import Refit
 from optimum_grail.core.plan import Plan
-from optimum_grail.core.producers import ProducerProblem, Refitted
 from optimum_grail.data.batches import Batch, make_batches
 from optimum_grail.fit import fit as fit_module
 from optimum_grail.fit.classifier import classifiers_of
@@ -51,24 +50,6 @@ EXAMPLES: dict[str, Callable[[], nn.Module]] = {
 }
 TEXT = [name for name, build in EXAMPLES.items() if any(s.mask for s in resolve(build()).stacks)]
 PLUS = Methods(Obs(), GrailPlus(), Balanced())
-
-
-@dataclass(frozen=True)
-class Nudge(Refit):
-    """Moves every producer a little, wherever to, and says that this was good."""
-
-    def __call__(self, problem: ProducerProblem) -> Refitted:
-        """Small changes of random signs, as large as what a look at the data shows."""
-        fit, _ = problem.look(None)
-        draw = torch.Generator().manual_seed(0)
-        outputs = problem.weight.shape[1]
-        sides = zip(problem.produce, fit.inputs, strict=True)
-        shapes = [(outputs, inputs.shape[product.axis], *product.taps) for product, inputs in sides]
-        return Refitted([0.02 * torch.randn(shape, generator=draw) for shape in shapes], 1.0, 0.5)
-
-
-JOINT = Methods(Obs(), GrailPlus(), Balanced(), "joint")
-REFITTED = Methods(Obs(), GrailPlus(), Balanced(), refit=Nudge())
 PAPER = Methods(Wanda(), Grail(), Uniform(), "joint")
 PLAIN = Methods(Magnitude(), NoCompensation(), Uniform())
 
@@ -272,9 +253,9 @@ def test_neither_batch_size_nor_order_matters(family: str) -> None:
             torch.testing.assert_close(curve.errors, curves[name].errors, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("methods", [PLUS, JOINT, REFITTED], ids=["sequential", "joint", "refitted"])
+@pytest.mark.parametrize(("within", "refits"), [("sequential", False), ("joint", False), ("sequential", True)])
 def test_streams_are_what_the_models_really_compute(
-    model: nn.Module, methods: Methods, monkeypatch: pytest.MonkeyPatch
+    model: nn.Module, within: Any, refits: bool, nudge: Refit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Streams] = []
 
@@ -288,9 +269,9 @@ def test_streams_are_what_the_models_really_compute(
     spared = layout.stacks[0].blocks[1]  # a block that keeps everything but is refitted
     widths = {name: width for name, width in half(model).items() if layout.group(name).block != spared}
     monkeypatch.setattr("optimum_grail.fit.refitting._worse", lambda now, before: False)
+    methods = replace(PLUS, within_block=within, refit=nudge if refits else PLUS.refit)
     plan = fit_(model, methods, layout.widths | widths, batches)
-    able = [item for item in plan.values() if item.group.kind in ("mlp", "conv") and item.group.name in widths]
-    assert all(item.refitted == (methods is REFITTED) for item in able)
+    assert all(item.refitted == refits for name, item in plan.items() if item.group.kind != "heads" and name in widths)
     for stack, streams in zip(layout.stacks, seen, strict=True):
         side = "output" if classifiers_of(model, layout) else "input"  # the last block is run where something follows
         student = recorded_calls(model, stack.blocks[-1], batches, side)

@@ -36,8 +36,7 @@ class GrailConfig(QuantizationConfigMixin):
 
     Args:
         preset: named combination of methods, ``"grail-plus"`` by default (``optimum-cli grail list presets``).
-        sparsity: fraction in (0, 1) of the parameters inside the repeated blocks that goes; 0.2 when no size at all is
-            given.
+        sparsity: fraction in (0, 1) of the parameters inside the repeated blocks that goes; 0.2 when no size is given.
         ffn_sparsity: instead of ``sparsity``: fraction of the feed-forward channels that goes.
         head_sparsity: instead of ``sparsity``: fraction of the attention heads that goes.
         channel_sparsity: instead of ``sparsity``: fraction of the convolutions' inner channels that goes.

@@ -53,7 +53,7 @@ class FitRun:
             afterwards.
         mask_gradients: per group, what :func:`optimum_grail.streams.gradients.mask_gradients` returned.
         offload: keep both streams in files of a temporary folder instead of in memory.
-        around: called with a block's path; what it returns is entered around all that is done about it.
+        around: called with a block's path; what it returns is entered around all that is done there.
         record: told of every block that is done; those that it knows already are restored instead.
     """
 
@@ -154,9 +154,8 @@ class FitRun:
         return plans
 
     def _touched(self, path: str, drifted: bool, cut: bool = False) -> list[ChannelGroup]:
-        """The groups of a block about which anything is to be done: units go, or the consumer is refitted because what
-        was compressed before it, in this block too, made the student drift, or the next block is dropped (``cut``).
-        The others count as done."""
+        """The groups of a block about which anything is to be done: units go, or the consumer makes up for what went
+        before it, in this block too, or for the next block, dropped (``cut``). The others count as done."""
         joint = self.methods.within_block == "joint"
         touched: list[ChannelGroup] = []
         for group in self.layout.of_block(path):
@@ -233,8 +232,8 @@ class FitRun:
     def _stage_(self, run: BlockRun, stage: Sequence[ChannelGroup], wanted: Wanted) -> list[GroupPlan]:
         """Measure the groups of one stage, compress and refit them.
 
-        Folded features are no function of the unfolded ones, nor are those that a norm over all units has mixed. Such
-        groups are narrowed before anything is measured: readouts are fitted on what is really put out.
+        Folded features are no function of the unfolded ones, nor are those that a norm over all units has mixed. These
+        groups are narrowed before anything is measured.
         """
         gradients: Mapping[str, Tensor] = {}
         if "block-gradients" in self.methods.needs:

@@ -23,6 +23,8 @@ LENGTHS = (1.0, 0.5)
 """Of a step, tried one after the other: what a step does is not quite what it does to first order."""
 FEWEST = 64
 """Outputs of the consumer, to fit on and to judge by, without which nothing is changed."""
+CHUNK = 1024
+"""Rows, or images, that go into the sums together."""
 LEAST = 1e-3
 """Fraction of the held-out error that a step has to take away."""
 
@@ -174,7 +176,3 @@ def _equations(consume: Product, weight: Tensor, rows: Rows) -> NormalEquations:
         target.add_(consume.outputs(wanted) - seen @ matrix.T, seen)
     whole = Reduction.keep_all(matrix.shape[1])
     return NormalEquations.of(matrix.double(), moments.taken(), target.taken(), whole)
-
-
-CHUNK = 1024
-"""Rows, or images, that are looked at together."""

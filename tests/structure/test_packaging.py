@@ -48,6 +48,13 @@ def test_the_demo_installs_the_package_only(repository: Path, tmp_path: Path, ta
     assert all((extra in done.stdout) is wanted for extra in ("lm-eval", "optimum-quanto", "optimum-onnx", "minilm"))
 
 
+def test_the_tests_have_every_extra(repository: Path) -> None:
+    """Without its library a test is skipped, or fails for whoever begins with a fresh clone."""
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (installed,) = re.findall(r'--editable "\.\[(.*)\]"', (repository / "Makefile").read_text(encoding="utf-8"))
+    assert set(installed.split(",")) == set(project["optional-dependencies"])
+
+
 def test_the_register_file_only_registers(repository: Path) -> None:
     """It is copied into the wheel under another name, so it must not hold what could change."""
     text = (repository / "optimum_grail" / "commands" / "_register.py").read_text(encoding="utf-8")

@@ -91,6 +91,7 @@ def test_positions_are_what_the_module_computes_with() -> None:
 
 
 def test_weights_on_disk_give_the_same_file(embedded_llama: Any, tmp_path: Any, monkeypatch: Any) -> None:
+    pytest.importorskip("gguf")
     here = load_model(embedded_llama)
     elsewhere = load_model(embedded_llama, offload=lambda skeleton, device: True)
     assert shapes_of(here) == shapes_of(elsewhere)

@@ -27,6 +27,7 @@ class Methods:
         within_block: ``"sequential"``: a block's groups one stage after the other; ``"joint"``: all from one pass
             over the uncompressed block, as the GRAIL authors do.
         refit: changes the producers that are left.
+        expert_selector: chooses experts of a mixture; ``None``: all of them stay.
     """
 
     selector: Selector
@@ -34,8 +35,14 @@ class Methods:
     allocation: Allocation
     within_block: WithinBlock = "sequential"
     refit: Refit = field(default_factory=NoRefit)
+    expert_selector: Selector | None = None
 
     def __post_init__(self) -> None:
+        if "routing" in self.selector.needs:
+            raise ConfigError(
+                "The selector judges whole experts of a mixture, by how the router chooses among them; heads and "
+                "channels need another. Name it in expert_selector (--expert-selector)."
+            )
         if self.refit.changes_producers and not self.two_streams:
             raise ConfigError(
                 "A refit moves producers towards the dense model's stream, but the compensator does not look at it. "
@@ -48,10 +55,10 @@ class Methods:
 
         Raises:
             UnknownNameError: no method of that name.
-            ConfigError: the method has no such option, or refuses its value.
+            ConfigError: the method has no such option, or refuses its value; or it chooses experts only.
         """
         selector, compensator, allocation, refit = config.methods()
-        return cls(selector, compensator, allocation, config.within_block, refit)
+        return cls(selector, compensator, allocation, config.within_block, refit, config.expert_method())
 
     def rehearsed(self) -> Methods:
         """Cheaper ones that compare ways to share a budget: what refits gain hardly depends on that."""
@@ -60,7 +67,7 @@ class Methods:
     @property
     def needs(self) -> frozenset[Need]:
         """Everything any of them asks for."""
-        return self.selector.needs | self.compensator.needs | self.refit.needs | self.allocation.needs
+        return self.fit_needs | self.selector.needs | self.allocation.needs
 
     @property
     def needs_data(self) -> bool:
@@ -76,7 +83,8 @@ class Methods:
     @property
     def fit_needs(self) -> frozenset[Need]:
         """What the fit itself has to measure: nothing for the allocation, and no gradients of the dense model."""
-        return (self.selector.needs | self.compensator.needs | self.refit.needs) - {"mask-gradients"}
+        experts = frozenset[Need]() if self.expert_selector is None else self.expert_selector.needs
+        return (self.selector.needs | self.compensator.needs | self.refit.needs | experts) - {"mask-gradients"}
 
     @property
     def wanted(self) -> Wanted:

@@ -15,9 +15,20 @@ from optimum_grail.core.plan import GroupPlan
 from optimum_grail.core.readout import Readout
 from optimum_grail.errors import ArchitectureError, StatisticsError
 from optimum_grail.models.attributes import read, write_
+from optimum_grail.models.banks import DOWN, companions, is_bank, is_router
 from optimum_grail.models.changing import changed_values, check_changes
 from optimum_grail.models.headless import take_features_, take_heads_
-from optimum_grail.models.matrix import axes, channel_axis, columns, from_matrix, is_channelwise, owns_bias, rows, taps
+from optimum_grail.models.matrix import (
+    axes,
+    channel_axis,
+    columns,
+    from_matrix,
+    is_channelwise,
+    main_weight,
+    owns_bias,
+    rows,
+    taps,
+)
 from optimum_grail.models.picking import pick_heads_
 from optimum_grail.models.residence import refuse_empty, values_of
 
@@ -60,7 +71,7 @@ def narrow_(model: nn.Module, group: ChannelGroup, units: int) -> None:
         raise ArchitectureError(f"Group {group.name!r} has {group.units} units; cannot keep {units}.")
     port, consumer = group.consumer, model.get_submodule(group.consumer.module)
     _, axis = axes(consumer, port.module)
-    left = consumer.get_parameter("weight").detach().narrow(axis, port.offset, units * port.span)
+    left = main_weight(consumer).detach().narrow(axis, port.offset, units * port.span)
     rewrite_(model, group, units, lambda strip, span: strip[: units * span].clone(), left.clone())
 
 
@@ -159,7 +170,7 @@ def _validate_readout(model: nn.Module, item: GroupPlan, sizes: dict[tuple[str, 
         raise ArchitectureError(
             f"The readout of {group.name!r} has shape {tuple(readout.weight.shape)}, expected {expected}."
         )
-    dtype = consumer.get_parameter("weight").dtype
+    dtype = main_weight(consumer).dtype
     if not bool(torch.isfinite(readout.weight.to(dtype)).all()):
         raise StatisticsError(
             f"The readout of {group.name!r} is not finite in {dtype}. Raise the ridge, or compress in a wider dtype."
@@ -188,7 +199,7 @@ def _readout(item: GroupPlan) -> Readout:
 def _apply_one_(model: nn.Module, item: GroupPlan) -> None:
     group, reduction, readout = item.group, item.reduction, _readout(item)
     consumer = model.get_submodule(group.consumer.module)
-    weight = consumer.get_parameter("weight")
+    weight = main_weight(consumer)
     columns_left = from_matrix(readout.weight.to(weight.device, weight.dtype), consumer)
     rewrite_(model, group, reduction.slots, reduction.encode_rows, columns_left)
     for module, name, value in changed_values(model, item):
@@ -218,9 +229,13 @@ def rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, 
             _set_(module, name, _splice(tensor, port, group.units, along, encode(strip, port.span).movedim(0, along)))
         _sync_sizes_(module)
     consumer = model.get_submodule(group.consumer.module)
-    weight = consumer.get_parameter("weight")
+    weight = main_weight(consumer)
     _, axis = axes(consumer, group.consumer.module)
-    _set_(consumer, "weight", _splice(weight, group.consumer, group.units, axis, consumer_strip))
+    if is_bank(consumer):
+        for name, tensor in list(companions(consumer)):
+            _set_(consumer, name, encode(tensor.detach(), 1))
+    name = DOWN if is_bank(consumer) else "weight"
+    _set_(consumer, name, _splice(weight, group.consumer, group.units, axis, consumer_strip))
     _sync_sizes_(consumer)
     for table in group.tables:
         owner, _, name = table.path.rpartition(".")
@@ -276,6 +291,6 @@ def _sync_sizes_(module: nn.Module) -> None:
         module.out_features, module.in_features = rows(module), columns(module)
     elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         module.normalized_shape = (rows(module),)
-    elif not is_channelwise(module):  # transformers' Conv1D
+    elif not (is_bank(module) or is_router(module) or is_channelwise(module)):  # transformers' Conv1D
         sizes = {"nf": rows(module), "nx": columns(module)}
         vars(module).update(sizes)

@@ -88,6 +88,8 @@ class Outcome:
             "ffn_sparsity": config.ffn_sparsity,
             "head_sparsity": config.head_sparsity,
             "channel_sparsity": config.channel_sparsity,
+            "expert_sparsity": config.expert_sparsity,
+            "experts": config.experts,
         }
         return {key: value for key, value in sizes.items() if value is not None}
 

@@ -264,3 +264,20 @@ def advance(block: nn.Module, calls: Sequence[Call], hidden: States) -> None:
     """Replace every hidden state by the block's output."""
     for index, call in enumerate(calls):
         hidden[index] = call.run(block, hidden[index].clone())
+
+
+def pass_through(block: nn.Module, calls: Calls, streams: Streams, last: bool) -> None:
+    """Move the streams past a block in which nothing is to be done, both at once while they are still equal; not at all
+    past the ``last``."""
+    if last:
+        return
+    equal = streams.equal
+    advance(block, calls.student, streams.student)
+    if streams.dense is None:
+        return
+    if equal:
+        streams.dense = streams.student.copy()
+    else:
+        advance(block, calls.dense, streams.dense)
+    for other, other_calls in calls.beyond:
+        advance(other, other_calls, streams.dense)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import AT_OUTPUT, ChannelGroup, StreamFunction
+from optimum_grail.models.banks import Routed, is_bank
 from optimum_grail.models.matrix import feature_axis
 from optimum_grail.streams.calls import Call
 from optimum_grail.streams.hooks import Reached, first, given, hooked
@@ -101,7 +102,8 @@ class Probe:
         record = self.records[group.name]
         consumer = self._local(group.consumer.module)
         if self.wanted.features:
-            before.append((consumer, self._input(record, "features")))
+            take = self._routed if is_bank(consumer) else self._input
+            before.append((consumer, take(record, "features")))
         if self.wanted.output or (self.wanted.stream and group.stream is None):
             after.append((consumer, self._output(record, "output")))
         if self.wanted.stream and isinstance(group.stream, StreamFunction):
@@ -120,6 +122,11 @@ class Probe:
         """A hook that keeps a clone of a module's input."""
         self._missing += 1
         return lambda module, args, kwargs: self._keep(record, name, given(args, kwargs))
+
+    def _routed(self, record: Record, name: str) -> Callable[..., None]:
+        """A hook that keeps the features of a bank of experts."""
+        self._missing += 1
+        return lambda module, args, kwargs: self._keep(record, name, Routed.of(args, kwargs).features(module))
 
     def _output(self, record: Record, name: str) -> Callable[..., None]:
         """A hook that keeps a clone of a module's output."""

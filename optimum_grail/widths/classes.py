@@ -251,6 +251,12 @@ def _unit_budget(classes: Sequence[WidthClass], fraction: float) -> Budget:
                 f"{flag} {fraction:g} leaves none of {item.units} in {item.groups[0]!r}; expected at most "
                 f"{1 - 1 / item.units:.4g}."
             )
+        if item.kind == "experts" and share < item.widths[0] - 0.5:
+            raise BudgetError(
+                f"{flag} {fraction:g} leaves {share:g} of {item.units} in {item.groups[0]!r}, fewer than the "
+                f"{item.widths[0]} that must stay: those that a token goes through, rounded up to --round-to. Expected "
+                f"at most {1 - item.widths[0] / item.units:.4g}."
+            )
         kept += item.price(item.nearest(share))
     whole = sum(item.whole for item in classes)
     return Budget(kept, whole, asked=f"{FLAGS[classes[0].kind]} {fraction:g}", resource="units")

@@ -127,12 +127,21 @@ GLM4_MOE = replace(
     example=tiny("Glm4MoeForCausalLM", **WIDE_HEADS, **ROUTED),
     depth_field=None,  # the first layers have no experts, and the config counts them
 )
-LATENTS = {"kv_lora_rank": 8, "q_lora_rank": None, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4}
+LATENTS = {
+    **ROUTED,
+    "first_k_dense_replace": 2,
+    "num_key_value_heads": 8,
+    "kv_lora_rank": 8,
+    "q_lora_rank": None,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 4,
+}
 DEEPSEEK_V3 = replace(
     QWEN3_MOE,
     model_types=("deepseek_v3",),
     groups=(DENSE_MLP, UNGROUPED),
-    example=tiny("DeepseekV3ForCausalLM", **{**GROUPED, "num_key_value_heads": 8}, **ROUTED, **LATENTS),
+    example=tiny("DeepseekV3ForCausalLM", **GROUPED | LATENTS),
     impossible={"mlp": CHANNELS, "heads": LATENT},
     depth_field=None,
 )
@@ -140,6 +149,6 @@ DEEPSEEK_V2 = replace(
     DEEPSEEK_V3,
     model_types=("deepseek_v2",),
     groups=(DENSE_MLP, replace(UNGROUPED, when=(("topk_method", "greedy"),))),
-    example=tiny("DeepseekV2ForCausalLM", **{**GROUPED, "num_key_value_heads": 8}, **ROUTED, **LATENTS),
+    example=tiny("DeepseekV2ForCausalLM", **GROUPED | LATENTS),
 )
 SPECS = (QWEN3_MOE, MIXTRAL, QWEN2_MOE, GRANITEMOE, OLMOE, GPT_OSS, GLM4_MOE, DEEPSEEK_V3, DEEPSEEK_V2)

@@ -8,8 +8,9 @@ It is called with hidden states, the experts chosen for each, and their gates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -64,15 +65,21 @@ class Routed:
         states: hidden states, ``[N, H]``.
         chosen: int64, ``[N, K]``: the experts of each.
         gates: ``[N, K]``: by what their outputs are multiplied.
+        tokens: batch and sequence that the ``N`` rows come from; ``(N,)`` where that is not known.
     """
 
     states: Tensor
     chosen: Tensor
     gates: Tensor
+    tokens: tuple[int, ...]
 
     @classmethod
-    def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Routed:
+    def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any], tokens: Sequence[int] = ()) -> Routed:
         """From the arguments of a bank's call, in the order in which every family of transformers gives them.
+
+        Args:
+            args, kwargs: of the call.
+            tokens: batch and sequence of the hidden state that entered the block.
 
         Raises:
             ArchitectureError: they are others.
@@ -85,7 +92,9 @@ class Routed:
                 "each, and their gates. Leave the experts of this family out of its map."
             )
         states, chosen, gates = given
-        return cls(states.reshape(-1, states.shape[-1]), chosen.reshape(-1, chosen.shape[-1]), gates.reshape_as(chosen))
+        states, chosen = states.reshape(-1, states.shape[-1]), chosen.reshape(-1, chosen.shape[-1])
+        known = tuple(tokens) if prod(tokens) == len(states) and tokens else (len(states),)
+        return cls(states, chosen, gates.reshape_as(chosen), known)
 
     def rows_of(self, expert: int) -> tuple[Tensor, Tensor]:
         """Which rows go through ``expert``, int64 ``[n]``, and its gate on each, ``[n]``."""
@@ -108,13 +117,22 @@ class Routed:
         return found if bias is None else found + bias[expert]
 
     def features(self, bank: nn.Module) -> Tensor:
-        """The features of a bank as one consumer, ``[N, E · I]``: gate times what enters ``down_proj``, expert after
-        expert, zero where an expert was not chosen. Its matrix ``[H, E · I]`` then gives what it puts out, but for
-        biases."""
+        """The features of a bank as one consumer, ``[*tokens, E · I]``: gate times what enters ``down_proj``, expert
+        after expert, zero where an expert was not chosen. Its matrix ``[H, E · I]`` then gives what it puts out, but
+        for biases."""
         count, width = len(bank.get_parameter(DOWN)), width_of(bank)
         found = self.states.new_zeros(len(self.states), count, width)
         for expert in range(count):
             rows, gates = self.rows_of(expert)
             if len(rows):
                 found[rows, expert] = (self.hidden(bank, expert, rows) * gates[:, None]).to(found.dtype)
-        return found.flatten(1)
+        return found.flatten(1).unflatten(0, self.tokens)
+
+    def share(self, bank: nn.Module, expert: int) -> tuple[Tensor, Tensor]:
+        """The features of one expert, ``[*tokens, I]``, and where it was chosen, bool ``[*tokens]``."""
+        rows, gates = self.rows_of(expert)
+        found = self.states.new_zeros(len(self.states), width_of(bank))
+        found[rows] = (self.hidden(bank, expert, rows) * gates[:, None]).to(found.dtype)
+        here = torch.zeros(len(found), dtype=torch.bool, device=found.device)
+        here[rows] = True
+        return found.unflatten(0, self.tokens), here.unflatten(0, self.tokens)

@@ -139,7 +139,7 @@ class Sharing:
 
     def _damage(self, groups: Sequence[ChannelGroup], widths: Sequence[int]) -> Tensor | None:
         curves = self.findings.curves
-        if not curves:
+        if not curves or groups[0].kind == "experts":
             return None
         chosen = torch.tensor(widths)
         return torch.stack([curves[group.name].damages(chosen) for group in groups]).sum(0)

@@ -18,6 +18,7 @@ from optimum_grail.core.routing import Routing
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.data.batches import Batch, make_batches
 from optimum_grail.errors import ConfigError
+from optimum_grail.fit import experts
 from optimum_grail.fit.fit import FitRun
 from optimum_grail.fit.methods import Methods
 from optimum_grail.models.resolve import resolve
@@ -137,6 +138,36 @@ def test_a_refit_makes_up_for_experts_that_went(spec: ArchitectureSpec) -> None:
         told = [plan[name].diagnostics["rerouted"] for name in kept if name.endswith("experts")]
         assert all(0 < share < 1 for share in told)
     assert errors[REFITTED] < 0.9 * errors[PLAIN]
+
+
+@pytest.mark.parametrize("bytes_", [1 << 30, 1], ids=["in one pass", "one expert a pass"])
+def test_experts_refitted_one_by_one_come_close_to_all_at_once(monkeypatch: pytest.MonkeyPatch, bytes_: int) -> None:
+    data, errors = batches(64), {}
+    for name, methods, features in (("plain", PLAIN, 0), ("apart", REFITTED, 0), ("together", REFITTED, 1 << 20)):
+        monkeypatch.setattr(experts, "TOGETHER", features)
+        monkeypatch.setattr(experts, "SHARE_BYTES", bytes_)
+        model = MIXTRAL.example()  # type: ignore[misc]
+        dense = logits(model, data)
+        plan = fit_(model, methods, widths(model), data)
+        errors[name] = float((logits(model, data) - dense).norm() / dense.norm())
+        if name == "apart":
+            told = [item.diagnostics for item in plan.values() if item.group.kind == "experts"]
+            assert all(item["chosen"] == "one by one" and item["few_rows"] == "" for item in told)
+    assert errors["apart"] < errors["plain"] - 0.7 * (errors["plain"] - errors["together"])
+
+
+def test_experts_with_few_rows_are_named_and_hardly_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experts, "TOGETHER", 0)
+    model = MIXTRAL.example()  # type: ignore[misc]
+    group = resolve(model, experts=True).groups[1]
+    with torch.no_grad():
+        model.get_submodule(group.producers[0].module).weight[3] = 0.0
+        model.get_submodule(group.producers[0].module).weight[3, 0] = -50.0  # next to never chosen
+    before = model.get_submodule(group.consumer.module).down_proj.detach().clone()
+    chooser = Frequency()
+    plan = fit_(model, replace(REFITTED, expert_selector=chooser), widths(model), batches(4))
+    assert plan[group.name].diagnostics["few_rows"] or 3 not in plan[group.name].reduction.kept
+    assert bool(torch.isfinite(model.get_submodule(group.consumer.module).down_proj).all()) and len(before) == 4
 
 
 def test_plain_removal_leaves_the_others_as_they_were() -> None:

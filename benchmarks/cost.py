@@ -156,11 +156,10 @@ class Run:
     def of(cls, case: Case) -> Run:
         """Build the model, draw the data."""
         model: Any = case.build().eval()
-        selector, compensator, allocation = GrailConfig().methods()
         generator = torch.Generator().manual_seed(SEED)
         ids = torch.randint(model.config.vocab_size, (case.samples, case.seqlen), generator=generator)
         batches = make_batches([{"input_ids": row} for row in ids], batch_size=max(1, 2048 // case.seqlen))
-        return cls(case, model, resolve(model), Methods(selector, compensator, allocation), batches)
+        return cls(case, model, resolve(model), Methods.of(GrailConfig().resolved()), batches)
 
     def survey(self) -> Findings:
         """The survey."""

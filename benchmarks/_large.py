@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +150,13 @@ class Clock:
 
 def work(folder: Path, preset: str, shape: Shape) -> None:
     """In a process of its own: compress the model in ``folder`` and print what it took."""
-    import optimum_grail.selectors.obs as obs
-    import optimum_grail.signals._curves as curves
     from optimum_grail.compressor import GrailCompressor
+    from optimum_grail.core.elimination import eliminate
 
     seen = Eliminations(shape.ffn)
-    obs.eliminate = curves.eliminate = seen.watched(obs.eliminate)
+    users: list[Any] = [import_module(f"optimum_grail.{name}") for name in ("selectors.obs", "signals._curves")]
+    for user in users:
+        user.eliminate = seen.watched(eliminate)
     draw = torch.Generator().manual_seed(SEED)
     ids = [
         {"input_ids": torch.randint(shape.vocabulary, (shape.tokens,), generator=draw)} for _ in range(shape.samples)
@@ -164,7 +166,7 @@ def work(folder: Path, preset: str, shape: Shape) -> None:
     compressor = GrailCompressor.from_pretrained(folder, config)
     compressor.compress(ids, folder / "out", progress=clock)
     wall = time.perf_counter() - start
-    found = {
+    found: dict[str, Any] = {
         "wall_seconds": wall,
         "stage_seconds": dict(compressor.report.seconds),
         "stages": [(name, times[-1] - times[0], len(times) - 1) for name, times in clock.stages],

@@ -96,7 +96,7 @@ def _single(weight: Tensor, inverse: Tensor, units: int, remove: int) -> tuple[T
         going[panel.picked] = True
         stay = torch.nonzero(~going).flatten()
         rows, loads = panel.rows[:, stay], panel.loads[:, stay]
-        products, inverse = _shrunk_(products, stay), _shrunk_(inverse, stay)
+        products, inverse = shrunk_(products, stay), shrunk_(inverse, stay)
         products.addmm_(rows.T, loads, alpha=-1).addmm_(loads.T, rows, alpha=-1)
         inverse.addmm_(rows.T, rows * panel.pivots[:, None], alpha=-1)
         left, remove = left[stay], remove - len(panel.picked)
@@ -140,7 +140,7 @@ def _panel(products: Tensor, inverse: Tensor, size: int) -> _Panel:
     return _Panel(picked, costs, rows, loads, pivots)
 
 
-def _shrunk_(matrix: Tensor, stay: Tensor) -> Tensor:
+def shrunk_(matrix: Tensor, stay: Tensor) -> Tensor:
     """Rows and columns ``stay`` (ascending) of ``matrix``, in its own memory: a copy beside it would be the peak."""
     flat, size = matrix.view(-1), len(stay)
     for start in range(0, size, ROWS):

@@ -154,7 +154,6 @@ def estimate(
         run_blocks(model, on_device(model, batches[0].head()))
     pace = pace_of(model, layout, batches[0])
     load = _Load.of(model, layout, counted, samples)
-    fitted = _fit_seconds(load, methods, pace, samples)
     signals = signals_of(methods.allocation.needs).values()
     work = Work(
         forward=pace.blocks * samples,
@@ -177,7 +176,7 @@ def estimate(
     moving, filed = (_moving(work, signals, streams, rehearses, kept) for kept in (True, False))
     offloaded = is_offloaded(model)
     return Estimate(
-        seconds=fitted + survey,
+        seconds=_fit_seconds(load, methods, pace, samples) + survey,
         sample=pace.blocks + pace.rest,
         logits=int(logits),
         memory=int(inside + logits + moving + offloaded * _visiting(model, layout)),

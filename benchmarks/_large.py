@@ -104,11 +104,11 @@ class Eliminations:
 
 
 def operations(outputs: int, features: int, remove: int) -> float:
-    """Floating point operations of an elimination of single features: a Cholesky factor, an inverse, and for every
-    removal a rank-one update of the inverse and of the weight and a product of a column with the weight."""
+    """Floating point operations of an elimination of single features: a Cholesky factor, an inverse, two products of
+    the weight, and for every removal a rank-one update of the inverse and one of rank two of the weight's product with
+    itself."""
     left = range(features, features - remove, -1)
-    updates = sum(2.0 * n * n + 4.0 * outputs * n for n in left)
-    return features**3 + 2.0 * outputs * features**2 + updates
+    return features**3 + 4.0 * outputs * features**2 + sum(6.0 * n * n for n in left)
 
 
 def product_rate(size: int) -> float:

@@ -161,7 +161,7 @@ def estimate(
         solve=load.solve / pace.solves + load.steps * pace.call,
         groups=len(layout.groups),
         blocks=sum(len(stack.blocks) for stack in layout.stacks),
-        batches=max(len(batches), PROBE_FRACTION),  # an outline is one batch, whatever the data will be cut into
+        batches=len(batches) if len(batches) > 1 else PROBE_FRACTION,  # an outline is one, however data will be cut
         rest=pace.rest * samples,
         stream=4.0 * counted.stream * samples,
         put_out=load.outputs,

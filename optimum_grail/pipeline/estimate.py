@@ -29,7 +29,7 @@ WRITING = 1.5
 """Passes of a sample that writing it, token by token, takes."""
 STEP_CALLS = 40
 """Operations on little data that an elimination makes for every unit that goes."""
-ACTIVATIONS = 64
+ACTIVATIONS = 80
 """Bytes per row of a batch and feature of the widest group that a block at work leaves with the C library."""
 ROWS_PER_FEATURE = 4
 """Calibration rows that a fit wants for every feature."""

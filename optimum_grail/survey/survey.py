@@ -147,6 +147,7 @@ class Survey:
             inputs = [captured.hidden[index] for index in dense.few]
             with resident(self.model, path):
                 problems, sums = self._pass(stack, path, groups, captured)
+                release()
                 visit = Visit(dense, stack, position, groups, captured.calls, inputs, problems)
                 for name, signal in self._walking.items():
                     found[name] |= signal.block(visit, sums[name], found[name])

@@ -61,6 +61,8 @@ HEADS = Heads(
     accepts=divides_hidden_size,
     bias_flag="attention_bias",
 )
+TURNING = replace(HEADS, rotary="rotary_emb")
+"""Heads whose dimensions are turned in halves and looked at by nothing else, so that they can shrink inside."""
 MLP = Mlp(
     produce=("mlp.gate_proj", "mlp.up_proj"),
     consume="mlp.down_proj",
@@ -71,7 +73,7 @@ MLP = Mlp(
 LLAMA = ArchitectureSpec(
     model_types=("llama",),
     blocks=("layers.*",),
-    groups=(HEADS, MLP),
+    groups=(TURNING, MLP),
     example=tiny_llama,
     mask="attention_mask",
     depth_field="num_hidden_layers",
@@ -79,7 +81,7 @@ LLAMA = ArchitectureSpec(
 MISTRAL = replace(
     LLAMA,
     model_types=("mistral",),
-    groups=(replace(HEADS, accepts=always, bias_flag=None), replace(MLP, bias_flag=None)),
+    groups=(replace(TURNING, accepts=always, bias_flag=None), replace(MLP, bias_flag=None)),
     example=tiny_mistral,
 )
 SLIDING = {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
@@ -87,7 +89,7 @@ MINISTRAL = replace(MISTRAL, model_types=("ministral",), example=tiny("Ministral
 CWM = replace(
     MISTRAL,
     model_types=("cwm",),
-    groups=(replace(HEADS, bias_flag=None), MLP),
+    groups=(replace(TURNING, bias_flag=None), MLP),
     example=tiny("CwmForCausalLM", **WIDE_HEADS, **SLIDING),
 )
 SEED_OSS = replace(

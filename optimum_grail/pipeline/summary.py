@@ -87,6 +87,7 @@ class Outcome:
             "target_bytes": config.target_bytes,
             "ffn_sparsity": config.ffn_sparsity,
             "head_sparsity": config.head_sparsity,
+            "head_dim_sparsity": config.head_dim_sparsity,
             "channel_sparsity": config.channel_sparsity,
         }
         return {key: value for key, value in sizes.items() if value is not None}

@@ -62,8 +62,7 @@ class GrailConfig(QuantizationConfigMixin):
         dataset: calibration data: a path, a Hub id, ``"general"``, ``"self"``, a list of texts or of tokenized dicts,
             or a ``datasets.Dataset``; several sources as a mapping to their weights, ``{"general": 2, "self": 1}``.
             Live objects are kept on the instance and described in :meth:`to_dict`.
-        dataset_config_name: configuration of a Hub data set.
-        split: its split.
+        dataset_config_name, split: configuration and split of a Hub data set.
         text_column: column that holds the text.
         image_column: column that holds the images.
         label_column: column of each row's class, for ``taylor``, ``snip`` and ``fisher``; default: own predictions.

@@ -36,7 +36,7 @@ def new_head_sizes(layout: Layout, request: Request, protected: Collection[str] 
     for group in (group for group in layout.groups if group.kind == "heads"):
         if group.inside is None:
             raise ArchitectureError(
-                f"{asked}: the heads of {group.name!r} cannot shrink inside: {_why(layout, group.name)}."
+                f"{asked}: the heads of {group.name!r} cannot shrink inside: {why_rigid(layout, group.name)}."
             )
         if group.name in protected:
             raise BudgetError(
@@ -54,7 +54,8 @@ def new_head_sizes(layout: Layout, request: Request, protected: Collection[str] 
     return sizes
 
 
-def _why(layout: Layout, name: str) -> str:
+def why_rigid(layout: Layout, name: str) -> str:
+    """Why the heads of the group ``name`` cannot lose dimensions: the end of a sentence for users."""
     spec = layout.specs[name]
     if isinstance(spec, Heads) and spec.rigid:
         return spec.rigid

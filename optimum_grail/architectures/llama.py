@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from optimum_grail.architectures._rigid import NEIGHBOURS
 from optimum_grail.architectures._tiny import GROUPED, WIDE_HEADS, seeded, tiny
 from optimum_grail.core.spec import ArchitectureSpec, Heads, Mlp, always, never
 
@@ -97,7 +98,7 @@ SEED_OSS = replace(
     model_types=("seed_oss",),
     groups=(
         replace(
-            HEADS,
+            TURNING,
             attributes=(
                 *HEADS.attributes,
                 ("self_attn.num_attention_heads", "query"),
@@ -113,7 +114,7 @@ SEED_OSS = replace(
 HELIUM = replace(
     LLAMA,
     model_types=("helium",),
-    groups=(replace(HEADS, accepts=never, bias_flag=None), MLP),
+    groups=(replace(HEADS, accepts=never, bias_flag=None, rigid=NEIGHBOURS), MLP),
     example=tiny("HeliumForCausalLM", **{**GROUPED, "head_dim": 4}),
 )
 SPECS = (LLAMA, MISTRAL, MINISTRAL, CWM, SEED_OSS, HELIUM)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from optimum_grail.architectures._rigid import NEIGHBOURS, NORMED
 from optimum_grail.architectures._tiny import WIDE_HEADS, tiny
 from optimum_grail.architectures.llama import HEADS, LLAMA, MLP, TURNING
 from optimum_grail.core.spec import always
 
 FREE_HEADS = replace(HEADS, accepts=always)
-NORMED = "its norms of queries and keys divide by a mean over all dimensions of a head, which changes when some go"
 PLAIN_MLP = replace(MLP, bias_flag=None)
 SLIDING = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
 QWEN2 = replace(
@@ -28,7 +28,7 @@ HUNYUAN = replace(QWEN3, model_types=("hunyuan_v1_dense",), example=tiny("HunYua
 ERNIE = replace(
     QWEN3,
     model_types=("ernie4_5",),
-    groups=(replace(FREE_HEADS, bias_flag="use_bias"), replace(MLP, bias_flag="use_bias")),
+    groups=(replace(FREE_HEADS, bias_flag="use_bias", rigid=NEIGHBOURS), replace(MLP, bias_flag="use_bias")),
     example=tiny("Ernie4_5ForCausalLM", **WIDE_HEADS),
 )
 SPECS = (QWEN2, QWEN3, HUNYUAN, ERNIE)

@@ -154,7 +154,7 @@ def estimate(
         run_blocks(model, on_device(model, batches[0].head()))
     pace = pace_of(model, layout, batches[0])
     load = _Load.of(model, layout, counted, samples)
-    signals = signals_of(methods.allocation.needs).values()
+    signals = signals_of(methods.survey_needs).values()
     work = Work(
         forward=pace.blocks * samples,
         gram=load.gram / pace.products,

@@ -39,7 +39,7 @@ def section() -> str:
     dense = ", ".join(f"{name} {value:.1f}" for name, value in results["dense"]["perplexity"].items())
     text = (
         f"`{results['model']}` (perplexity {dense}), calibrated on 128 windows of 256 tokens of other books.\n"
-        "Damage: the logarithm of the perplexity over the dense model's, on books like those, and on another corpus.\n\n"
+        "Damage: the logarithm of the perplexity over the dense model's, on books like those and on another corpus.\n\n"
     )
     return (
         text + markdown(("experts that stay", "chosen by", "the others", *results["sets"]), lines) + machine([results])

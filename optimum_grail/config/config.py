@@ -40,6 +40,7 @@ class GrailConfig(QuantizationConfigMixin):
         sparsity: fraction in (0, 1) of the parameters inside the repeated blocks that goes; 0.2 when no size is given.
         ffn_sparsity: instead of ``sparsity``: fraction of the feed-forward channels that goes.
         head_sparsity: instead of ``sparsity``: fraction of the attention heads that goes.
+        head_dim_sparsity: instead of ``sparsity``: fraction of the dimensions inside every head that goes.
         channel_sparsity: instead of ``sparsity``: fraction of the convolutions' inner channels that goes.
         expert_sparsity, experts: likewise: fraction of a mixture's experts that goes, or how many stay.
         target_parameters: instead of a fraction: parameters of the whole model afterwards; a whole number or words such
@@ -64,8 +65,7 @@ class GrailConfig(QuantizationConfigMixin):
         dataset: calibration data: a path, a Hub id, ``"general"``, ``"self"``, a list of texts or of tokenized dicts,
             or a ``datasets.Dataset``; several sources as a mapping to their weights, ``{"general": 2, "self": 1}``.
             Live objects are kept on the instance and described in :meth:`to_dict`.
-        dataset_config_name: configuration of a Hub data set.
-        split: its split.
+        dataset_config_name, split: configuration and split of a Hub data set.
         text_column: column that holds the text.
         image_column: column that holds the images.
         label_column: column of each row's class, for ``taylor``, ``snip`` and ``fisher``; default: own predictions.
@@ -94,6 +94,7 @@ class GrailConfig(QuantizationConfigMixin):
         sparsity: float | None = None,
         ffn_sparsity: float | None = None,
         head_sparsity: float | None = None,
+        head_dim_sparsity: float | None = None,
         channel_sparsity: float | None = None,
         expert_sparsity: float | None = None,
         experts: int | None = None,

@@ -28,6 +28,7 @@ class Methods:
             over the uncompressed block, as the GRAIL authors do.
         refit: changes the producers that are left.
         expert_selector: chooses experts of a mixture; ``None``: all of them stay.
+        inside: whether heads lose dimensions inside, which asks for data whatever the others do.
     """
 
     selector: Selector
@@ -35,6 +36,7 @@ class Methods:
     allocation: Allocation
     within_block: WithinBlock = "sequential"
     refit: Refit = field(default_factory=NoRefit)
+    inside: bool = False
     expert_selector: Selector | None = None
 
     def __post_init__(self) -> None:
@@ -58,7 +60,8 @@ class Methods:
             ConfigError: the method has no such option, or refuses its value; or it chooses experts only.
         """
         selector, compensator, allocation, refit = config.methods()
-        return cls(selector, compensator, allocation, config.within_block, refit, config.expert_method())
+        inside = config.head_dim_sparsity is not None
+        return cls(selector, compensator, allocation, config.within_block, refit, inside, config.expert_method())
 
     def rehearsed(self) -> Methods:
         """Cheaper ones that compare ways to share a budget: what refits gain hardly depends on that."""
@@ -67,7 +70,19 @@ class Methods:
     @property
     def needs(self) -> frozenset[Need]:
         """Everything any of them asks for."""
-        return self.fit_needs | self.selector.needs | self.allocation.needs
+        return self.fitted_needs | self.survey_needs
+
+    @property
+    def fitted_needs(self) -> frozenset[Need]:
+        """What selectors, compensator, refit and heads that shrink inside ask for."""
+        inside = frozenset({"gram"}) if self.inside else frozenset()
+        experts = frozenset[Need]() if self.expert_selector is None else self.expert_selector.needs
+        return self.selector.needs | self.compensator.needs | self.refit.needs | experts | inside
+
+    @property
+    def survey_needs(self) -> frozenset[Need]:
+        """What the survey is to find out."""
+        return self.allocation.needs | (frozenset({"rotation-pairs"}) if self.inside else frozenset())
 
     @property
     def needs_data(self) -> bool:
@@ -77,14 +92,13 @@ class Methods:
     @property
     def reads_labels(self) -> bool:
         """Whether any of them asks for gradients of the model's loss."""
-        signals = signals_of(self.allocation.needs).values()
+        signals = signals_of(self.survey_needs).values()
         return "mask-gradients" in self.needs or any(signal.labels for signal in signals)
 
     @property
     def fit_needs(self) -> frozenset[Need]:
         """What the fit itself has to measure: nothing for the allocation, and no gradients of the dense model."""
-        experts = frozenset[Need]() if self.expert_selector is None else self.expert_selector.needs
-        return (self.selector.needs | self.compensator.needs | self.refit.needs | experts) - {"mask-gradients"}
+        return self.fitted_needs - {"mask-gradients"}
 
     @property
     def wanted(self) -> Wanted:

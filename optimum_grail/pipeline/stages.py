@@ -28,6 +28,7 @@ from optimum_grail.models.depth import drop_blocks_
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import Precision, cast_
 from optimum_grail.models.residence import is_offloaded, resident
+from optimum_grail.models.rotary import settle_head_size_
 from optimum_grail.models.size import Size
 from optimum_grail.models.stock import current_widths, expressible_together, is_standalone, write_config_
 from optimum_grail.models.trial import try_widths
@@ -183,9 +184,9 @@ class Prepared:
 
     def survey(self, data: CalibrationData | None) -> Findings:
         """What the allocation has to know, measured on the dense model; empty if it asks for nothing."""
-        needs = self.setup.methods.allocation.needs
+        needs = self.setup.methods.survey_needs
         request, layout = self.request[0], self.layout.without_experts
-        if not needs or data is None or set(request.kinds) == {"experts"}:
+        if not needs or data is None or (set(request.kinds) == {"experts"} and not self.setup.methods.inside):
             return Findings()
         progress = self.setup.progress
         survey = Survey(self.model, layout, data.batches, progress, needs, offload=self.offload)
@@ -248,6 +249,7 @@ class Prepared:
                 self.offload,
                 self._resident,
                 self.setup.state or Unrecorded(),
+                widths.pairs,
             )
             plan = run.run_()
             self.setup.progress.finish()
@@ -278,7 +280,8 @@ class Prepared:
         Returns:
             the layout of what is left, at its sizes before compression; and whether plain transformers can load it.
         """
-        left = drop_blocks_(self.model, self.layout, widths.dropped)
+        layout = settle_head_size_(self.model, self.layout, widths.pairs)
+        left = drop_blocks_(self.model, layout, widths.dropped)
         standalone = False
         if isinstance(self.model, PreTrainedModel):
             provenance = {**self.setup.config.to_dict(), "widths": current_widths(self.model, left)}

@@ -254,7 +254,7 @@ def rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, 
     sync_sizes_(consumer)
     for table in group.tables:
         owner, _, name = table.path.rpartition(".")
-        values = model.get_submodule(owner).get_parameter(name).detach().movedim(table.axis, 0)
+        values = read(model, table.path).detach().movedim(table.axis, 0)
         _set_(model.get_submodule(owner), name, encode(values, table.span).movedim(0, table.axis))
     for path, per_unit in group.attributes:
         write_(model, path, slots * per_unit)

@@ -32,12 +32,14 @@ from optimum_grail.models.stock import refuse_compressed
 from optimum_grail.pipeline.forecast import Forecast, forecast
 from optimum_grail.pipeline.run import compress_
 from optimum_grail.pipeline.saving import Checkpoint, SavingOptions
-from optimum_grail.pipeline.setup import Setup
+from optimum_grail.pipeline.setup import Setup, Unwatched
 from optimum_grail.pipeline.summary import Outcome
+from optimum_grail.pipeline.together import together
+from optimum_grail.processes.ranks import ALONE
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import Report
 from optimum_grail.state.identity import identity_of
-from optimum_grail.state.opening import kept_state, written_by_state
+from optimum_grail.state.opening import written_by_state
 from optimum_grail.state.run_state import RunState
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ class GrailCompressor:
         self._layout: Layout | None = None
         self._folder: Path | None = None
         self._state: RunState | None = None
+        self._ranks = ALONE
         self._resolved = self.config.resolved()
         refuse_half_compressed(model)
         if not self.config.allow_recompress:
@@ -178,11 +181,13 @@ class GrailCompressor:
         overwrite = overwrite or (resume and written_by_state(save_directory))
         if save_directory is not None:
             check_output(save_directory, overwrite, source=self.source if os.path.exists(self.source) else None)
-        identity = partial(identity_of, self.model, self._resolved, self.tokenizer)
-        with kept_state(save_directory, identity, resume, progress or Silent()) as self._state:
+        identity, told = partial(identity_of, self.model, self._resolved, self.tokenizer), progress or Silent()
+        with together(save_directory, identity, resume, told) as (self._ranks, self._state):
+            told = told if self._ranks.first else Silent()
             keep = None if self._state is None else self._state.get
-            watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), progress or Silent(), keep=keep)
-            run = compress_(self.model, self._setup(progress), calibration_dataset, watch)
+            watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), told, keep=keep)
+            watching = watch if self._ranks.first else Unwatched()  # evaluation data is no one's share
+            run = compress_(self.model, self._setup(told), calibration_dataset, watching)
             self.plan, self._layout = run.plan, run.left
             known = (self.source, self.base_model, self.revision, self._resolved, run)
             self._report = Outcome(*known, watch.notes, watch.results, watch.forward).report(self.model)
@@ -213,7 +218,8 @@ class GrailCompressor:
         return Comparisons.prepare(self.model, dataset, self.tokenizer, self.processor, self._resolved, robustness)
 
     def _setup(self, progress: Progress | None) -> Setup:
-        return Setup(self._resolved, self.spec, self.tokenizer, self.processor, progress or Silent(), None, self._state)
+        own = (self._resolved, self.spec, self.tokenizer, self.processor)
+        return Setup(*own, progress or Silent(), None, self._state, self._ranks)
 
     def save_pretrained(
         self,
@@ -225,7 +231,7 @@ class GrailCompressor:
     ) -> None:
         """Write the compressed checkpoint with tokenizer, plan, report and card; complete or absent.
 
-        Args: as :meth:`optimum_grail.pipeline.saving.Checkpoint.save`.
+        Args: as :meth:`optimum_grail.pipeline.saving.Checkpoint.save`. Of several processes the first one writes.
 
         Raises:
             GrailError: nothing has been compressed yet.
@@ -233,6 +239,8 @@ class GrailCompressor:
         """
         if self.plan is None or self._layout is None:
             raise GrailError("There is nothing to save yet. Call compress() first.")
+        if not self._ranks.first:
+            return
         companions = tuple(item for item in (self.processor, self.tokenizer) if item is not None)
         inherited = inherited_from(self.source, revision=self.revision) or inherited_from(self.base_model)
         state = self._state if self._state is not None and self._state.is_of(save_directory) else None
@@ -260,13 +268,16 @@ class GrailCompressor:
         max_shard_size: str | int = "5GB",
         tags: Sequence[str] = (),
     ) -> str:
-        """Publish weights, tokenizer, plan, report, card and plot in one commit; returns its address.
+        """Publish weights, tokenizer, plan, report, card and plot in one commit; returns its address, an empty one to
+        processes that are not the first.
 
         Args: as :class:`optimum_grail.hub.publish.Upload`; ``max_shard_size`` as in transformers' ``save_pretrained``.
 
         Raises:
             HubError: no token, or the Hub refused, failed or broke off; the message says what to do.
         """
+        if not self._ranks.first:
+            return ""
         upload = Upload(repo_id, commit_message, private, token, revision, create_pr, tuple(tags))
         commit = push_saved(partial(self.save_pretrained, max_shard_size=max_shard_size), upload)
         return str(commit.pr_url or commit.commit_url)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.contracts import Allocation, Compensator, Refit, Selector
+from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.problem import Need
 from optimum_grail.errors import ConfigError
 from optimum_grail.refits.none import NoRefit
@@ -56,6 +58,12 @@ class Methods:
     def rehearsed(self) -> Methods:
         """Cheaper ones that compare ways to share a budget: what refits gain hardly depends on that."""
         return replace(self, compensator=self.compensator.rehearsed(), refit=NoRefit())
+
+    def stages(self, groups: Sequence[ChannelGroup]) -> list[list[ChannelGroup]]:
+        """The groups of a block, those together that are measured in one pass."""
+        if self.within_block == "joint":
+            return [list(groups)] if groups else []
+        return [[g for g in groups if g.stage == stage] for stage in sorted({g.stage for g in groups})]
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -53,8 +53,7 @@ class GrailCompressor:
         model: a transformers model, or any module if ``spec`` describes it. It is compressed in place.
         config: what to do; a :class:`GrailConfig`, its dictionary, or ``None`` for the defaults.
         spec: the architecture map; by default the registered one of the model's type.
-        tokenizer: for text calibration data.
-        processor: for image calibration data.
+        tokenizer, processor: for calibration data of text, of images.
         source: where the model came from (a Hub id or folder), for report and card.
         revision: its commit, if known.
         base_model: its Hub id, for the card, where ``source`` is not one.
@@ -118,8 +117,7 @@ class GrailCompressor:
             model_or_path: a Hub id, a folder, or a loaded model.
             grail_config: what to do.
             tokenizer, processor: instead of those beside the model.
-            dtype, device, trust_remote_code, revision, token, allow_pickle: as
-                :func:`optimum_grail.checkpoints.loading.load_model`.
+            dtype, device, trust_remote_code, revision, token, allow_pickle: as of :func:`load_model`.
             base_model: Hub id of the model, for the card, where ``model_or_path`` is not one.
 
         Raises:
@@ -184,9 +182,8 @@ class GrailCompressor:
         identity, told = partial(identity_of, self.model, self._resolved, self.tokenizer), progress or Silent()
         with together(save_directory, identity, resume, told) as (self._ranks, self._state):
             told = told if self._ranks.first else Silent()
-            keep = None if self._state is None else self._state.get
-            watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), told, keep=keep)
-            watching = watch if self._ranks.first else Unwatched()  # evaluation data is no one's share
+            watch = self._watch(eval_dataset, robustness, told)
+            watching = watch if self._ranks.first else Unwatched()
             run = compress_(self.model, self._setup(told), calibration_dataset, watching)
             self.plan, self._layout = run.plan, run.left
             known = (self.source, self.base_model, self.revision, self._resolved, run)
@@ -211,11 +208,13 @@ class GrailCompressor:
         Raises:
             GrailError: as :meth:`compress`.
         """
-        watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), progress or Silent())
+        watch = self._watch(eval_dataset, robustness, progress or Silent())
         return forecast(self.model, self._setup(progress), calibration_dataset, watch)
 
-    def _comparisons(self, dataset: EvaluationSets | None, robustness: bool) -> Comparisons:
-        return Comparisons.prepare(self.model, dataset, self.tokenizer, self.processor, self._resolved, robustness)
+    def _watch(self, dataset: EvaluationSets | None, robustness: bool, progress: Progress) -> BeforeAndAfter:
+        own = (self.tokenizer, self.processor, self._resolved, robustness)
+        keep = None if self._state is None else self._state.get
+        return BeforeAndAfter(Comparisons.prepare(self.model, dataset, *own), progress, keep=keep)
 
     def _setup(self, progress: Progress | None) -> Setup:
         own = (self._resolved, self.spec, self.tokenizer, self.processor)
@@ -246,12 +245,8 @@ class GrailCompressor:
         state = self._state if self._state is not None and self._state.is_of(save_directory) else None
         announce = None if state is None else state.announce
         checkpoint = Checkpoint(self.model, self._layout, self.plan, self.report, companions, inherited, announce)
-        checkpoint.save(
-            save_directory,
-            overwrite=overwrite,
-            max_shard_size=max_shard_size,
-            include_modeling_code=include_modeling_code,
-        )
+        saving: SavingOptions = {"max_shard_size": max_shard_size, "include_modeling_code": include_modeling_code}
+        checkpoint.save(save_directory, overwrite=overwrite, **saving)
         if state is not None:
             state.end()
         self._folder = Path(save_directory)
@@ -268,10 +263,10 @@ class GrailCompressor:
         max_shard_size: str | int = "5GB",
         tags: Sequence[str] = (),
     ) -> str:
-        """Publish weights, tokenizer, plan, report, card and plot in one commit; returns its address, an empty one to
-        processes that are not the first.
+        """Publish weights, tokenizer, plan, report, card and plot in one commit; returns its address.
 
         Args: as :class:`optimum_grail.hub.publish.Upload`; ``max_shard_size`` as in transformers' ``save_pretrained``.
+        Of several processes the first one publishes, the others return an empty address.
 
         Raises:
             HubError: no token, or the Hub refused, failed or broke off; the message says what to do.
@@ -294,8 +289,7 @@ class GrailCompressor:
     ) -> None:
         """Write a LoRA adapter for the compressed model, made from one that was trained on the dense model.
 
-        Args: as :func:`optimum_grail.adapters.convert_adapter`; the dense model is loaded again from where it came from
-            by default.
+        Args: as :func:`optimum_grail.adapters.convert_adapter`; the dense model is loaded again by default.
 
         Raises:
             GrailError: nothing has been saved yet, or as :func:`optimum_grail.adapters.convert_adapter`.

@@ -38,8 +38,8 @@ def place() -> int:
 
 @contextmanager
 def joined(patience: timedelta = PATIENCE) -> Iterator[Ranks]:
-    """All processes that were launched together, for the time of the body; this one alone where there are no others. Inside
-    another such body it is the same processes.
+    """All processes that were launched together, for the time of the body; this one alone where there are no others.
+    Inside another such body they are the same.
 
     An error in the body is told to the others, whatever they do, and ends them with it. Every process has to enter, and
     to do the same inside.

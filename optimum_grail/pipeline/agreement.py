@@ -56,5 +56,6 @@ def agreed(ranks: Ranks, widths: Widths) -> Widths:
     """
     kept = torch.tensor(list(widths.kept.values()), dtype=torch.int64)
     dropped = torch.tensor(list("\n".join(widths.dropped).encode()), dtype=torch.int64)
-    ranks.agreed("the widths", {"kept units": kept, "dropped blocks": dropped})
+    pairs = {f"rotation pairs of {owner}": found for owner, found in widths.pairs.items()}
+    ranks.agreed("the widths", {"kept units": kept, "dropped blocks": dropped, **pairs})
     return widths

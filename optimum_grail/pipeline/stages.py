@@ -29,6 +29,7 @@ from optimum_grail.models.depth import drop_blocks_
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import Precision, cast_
 from optimum_grail.models.residence import is_offloaded, resident
+from optimum_grail.models.rotary import settle_head_size_
 from optimum_grail.models.size import Size
 from optimum_grail.models.stock import current_widths, expressible_together, is_standalone, write_config_
 from optimum_grail.models.trial import try_widths
@@ -165,10 +166,9 @@ class Prepared:
     def _read(self, dataset: DataSource | None) -> CalibrationData:
         request = self._request(dataset)
         with self.journal.timed("data"):
-            state, told, ranks = self.setup.state, self.setup.progress, self.setup.ranks
-            keep = None if state is None else state.get
-            data = load_calibration(self._recipient, request, progress=told, keep=keep, ranks=ranks)
-            check_same(ranks, data)
+            keep, told = None if self.setup.state is None else self.setup.state.get, self.setup.progress
+            data = load_calibration(self._recipient, request, progress=told, keep=keep, ranks=self.setup.ranks)
+            check_same(self.setup.ranks, data)
             if request.label_column is not None:
                 check_labels(self.model, data.batches)
                 if not self.setup.methods.reads_labels:
@@ -190,7 +190,7 @@ class Prepared:
 
     def survey(self, data: CalibrationData | None) -> Findings:
         """What the allocation has to know, measured on the dense model; empty if it asks for nothing."""
-        needs = self.setup.methods.allocation.needs
+        needs = self.setup.methods.survey_needs
         if not needs or data is None:
             return Findings()
         progress = self.setup.progress
@@ -220,8 +220,7 @@ class Prepared:
         cache = self.setup.state or self.setup.cache
         if cache is None:
             return measure()
-        common = dependencies(self.model, self.layout, data.batches)
-        return cache.get(kind, {**common, **depends}, measure)
+        return cache.get(kind, {**dependencies(self.model, self.layout, data.batches), **depends}, measure)
 
     def allocate(self, data: CalibrationData | None, findings: Findings) -> Widths:
         """Units to keep per group; where the allocation has rivals, they are rehearsed on a few batches."""
@@ -251,6 +250,7 @@ class Prepared:
                 self.offload,
                 self._resident,
                 self.setup.state or Unrecorded(),
+                widths.pairs,
             )
             plan = run.run_()
             self.setup.progress.finish()
@@ -281,7 +281,8 @@ class Prepared:
         Returns:
             the layout of what is left, at its sizes before compression; and whether plain transformers can load it.
         """
-        left = drop_blocks_(self.model, self.layout, widths.dropped)
+        layout = settle_head_size_(self.model, self.layout, widths.pairs)
+        left = drop_blocks_(self.model, layout, widths.dropped)
         standalone = False
         if isinstance(self.model, PreTrainedModel):
             provenance = {**self.setup.config.to_dict(), "widths": current_widths(self.model, left)}

@@ -83,7 +83,7 @@ def main() -> None:
     results = read_results("experts")
     rows = results.setdefault("rows", [])
     if "dense" not in results:
-        dense = GrailCompressor.from_pretrained(MODEL, dtype="float32")
+        dense: Any = GrailCompressor.from_pretrained(MODEL, dtype="float32")
         results["dense"] = {
             "perplexity": perplexities(dense.model, dense.tokenizer),
             "parameters": sum(parameter.numel() for parameter in dense.model.parameters()),

@@ -79,18 +79,11 @@ GRANITEMOE = replace(
         attention_multiplier=0.3,
     ),
 )
+NORMED_HEADS = replace(HEADS, channelwise=("self_attn.q_norm", "self_attn.k_norm"), mixes=True, accepts=never)
 OLMOE = replace(
     QWEN3_MOE,
     model_types=("olmoe",),
-    groups=(
-        replace(
-            HEADS,
-            channelwise=("self_attn.q_norm", "self_attn.k_norm"),
-            mixes=True,
-            accepts=never,
-        ),
-        EXPERTS,
-    ),
+    groups=(NORMED_HEADS, EXPERTS),
     example=tiny("OlmoeForCausalLM", **{**GROUPED, "intermediate_size": 12}, num_experts=4, num_experts_per_tok=2),
 )
 GPT_OSS = replace(
@@ -190,7 +183,7 @@ MINIMAX_M2 = replace(
     OLMOE,
     model_types=("minimax_m2",),
     groups=(
-        replace(OLMOE.groups[0], bias_flag=None),
+        replace(NORMED_HEADS, bias_flag=None),
         replace(EXPERTS, field="num_local_experts", beside=(("mlp.e_score_correction_bias", 0),)),
     ),
     example=tiny(

@@ -279,8 +279,7 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 BY_NAME: Mapping[str, Option] = MappingProxyType({option.name: option for option in OPTIONS})
-_KINDS = ("ffn_sparsity", "head_sparsity", "head_dim_sparsity", "channel_sparsity", "expert_sparsity", "experts")
-UNIT_BUDGETS: tuple[str, ...] = _KINDS
+UNIT_BUDGETS = ("ffn_sparsity", "head_sparsity", "head_dim_sparsity", "channel_sparsity", "expert_sparsity", "experts")
 TARGETS: Mapping[str, str] = MappingProxyType({"target_parameters": "parameters", "target_bytes": "bytes"})
 """Sizes of the whole model, and the budget that counts them."""
 BUDGETS: tuple[str, ...] = ("sparsity", *UNIT_BUDGETS, *TARGETS)

@@ -172,9 +172,9 @@ class Heads:
     also: tuple[str, ...] = ()
     tables: tuple[tuple[str, int], ...] = ()
     arguments: tuple[HeadArgument, ...] = ()
-    holds: str | None = None
     rotary: str | None = None
     rigid: str = ""
+    holds: str | None = None
 
 
 @dataclass(frozen=True)

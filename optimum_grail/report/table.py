@@ -36,11 +36,9 @@ ASKED_NAMES: Mapping[str, str] = {
 
 def number(value: object, digits: int = 4) -> str:
     """A measured value for people: whole numbers with thousands separators, others with ``digits`` digits."""
-    if value is None:
-        return MISSING
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+    return MISSING if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def percent(fraction: float | None) -> str:

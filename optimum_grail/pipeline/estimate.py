@@ -166,6 +166,7 @@ def estimate(
         stream=4.0 * counted.stream * samples,
         put_out=load.outputs,
         rows=load.rows,
+        pairs=max((group.inside.size // 2 for group in layout.groups if group.inside is not None), default=0),
     )
     rehearses = any(signal.finds == "curves" for signal in signals) and bool(methods.allocation.rivals())
     survey = cost_of(signals, work) + (_rehearsals(load, methods, pace, work) if rehearses else 0.0)

@@ -152,8 +152,7 @@ def estimate(
     samples = sum(batch.size for batch in batches)
     with counting(model, layout) as counted:
         run_blocks(model, on_device(model, batches[0].head()))
-    pace = pace_of(model, layout, batches[0])
-    load = _Load.of(model, layout, counted, samples)
+    pace, load = pace_of(model, layout, batches[0]), _Load.of(model, layout, counted, samples)
     signals = signals_of(methods.survey_needs).values()
     work = Work(
         forward=pace.blocks * samples,

@@ -101,7 +101,7 @@ def test_pairs_without_energy_go_without_a_trace(
     assert (kind == "longrope") == (kept != list(range(len(kept))))
 
 
-@pytest.mark.parametrize("build", FAMILIES)
+@pytest.mark.parametrize("build", [tiny_qwen2, tiny_one_key])
 def test_a_run_makes_a_stock_model(build: Callable[[], nn.Module], tmp_path: Path) -> None:
     model: Any = shaken(build)
     dense = copy.deepcopy(model)
@@ -163,10 +163,8 @@ def test_compensation_gives_back_what_dimensions_take() -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {"head_sparsity": 0.5},
         {"head_sparsity": 0.25, "compensator": "grail", "selector": "magnitude"},
-        {"ffn_sparsity": 0.4, "within_block": "joint"},
-        {"ffn_sparsity": 0.4, "refit": "producers"},
+        {"ffn_sparsity": 0.4, "within_block": "joint", "refit": "producers"},
         {"selector": "folding", "head_sparsity": 0.25},
     ],
 )
@@ -199,7 +197,7 @@ class _Stop(Silent):
             raise _Stopped
 
 
-@pytest.mark.parametrize("after", [1, 3, 5])
+@pytest.mark.parametrize("after", [3])
 def test_an_interrupted_run_goes_on_to_the_same_bits(
     after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

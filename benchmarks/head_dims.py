@@ -123,7 +123,7 @@ def cells(model: Model) -> Iterator[Cell]:
 
 def measured(model: Model, cell: Cell) -> dict[str, Any]:
     """The row of one cell."""
-    found: Any = load_model(str(model.folder), device="cpu", trust_remote_code=False)
+    found: Any = load_model(str(model.folder), dtype="float32", device="cpu", trust_remote_code=False)
     tokenizer, _ = load_processors(str(model.folder), False)
     row: dict[str, Any] = {"model": model.name, "what": cell.what, "size": cell.size, "config": dict(cell.config)}
     if cell.config:
@@ -135,7 +135,13 @@ def measured(model: Model, cell: Cell) -> dict[str, Any]:
         row |= {"seconds": time.perf_counter() - start, "removed": report.achieved, "standalone": report.standalone}
         row |= {"cache_bytes": list(report.cache_bytes), "head_size": list(report.head_size)}
         row["rope_parameters"] = dict(found.config.rope_parameters)
-    row |= {"calibration": model.data.name, "windows": model.windows, "seqlen": model.seqlen, "seed": COMMON["seed"]}
+    row |= {
+        "dtype": "float32",
+        "calibration": model.data.name,
+        "windows": model.windows,
+        "seqlen": model.seqlen,
+        "seed": COMMON["seed"],
+    }
     for text in (BOOKS, WIKITEXT):
         metric = make_metric("perplexity", {"seqlen": model.seqlen, "max_tokens": TOKENS})
         rows = metric.read(Source(f"{text}/test.parquet").read())

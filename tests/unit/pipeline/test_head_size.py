@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +113,8 @@ def test_a_run_makes_a_stock_model(build: Callable[[], nn.Module], tmp_path: Pat
     per_token = 3 * 2 * (model.config.num_key_value_heads) * 4
     assert report.cache_bytes == (8 * per_token, 6 * per_token)
     assert head_lines(report)[0] == "inside heads: 8 -> 6 dimensions" and "bytes" in head_lines(report)[1]
+    plan = json.loads((tmp_path / "out" / "grail_plan.json").read_text())["groups"]["model.layers.1.heads"]
+    assert plan["head_size"] == [8, 6] and len(plan["pairs"]) == 3
     inside = sum(parameter.numel() for parameter in model.model.layers.parameters())
     assert report.block_parameters_after == inside < report.block_parameters_before
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")

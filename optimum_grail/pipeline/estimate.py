@@ -13,12 +13,13 @@ from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.refitting import REFITTABLE
 from optimum_grail.fit.rehearsal import REHEARSED_FRACTION
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.matrix import rows as rows_of
 from optimum_grail.models.residence import is_offloaded
+from optimum_grail.pipeline.footprint import bytes_of, features_of, statistics_of, visiting
 from optimum_grail.signals import Signal, Work
 from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.language_head import COPIES, LOGITS_BYTES, run_blocks
 from optimum_grail.streams.pace import Counted, Pace, counting, pace_of
-from optimum_grail.streams.problems import view_of
 from optimum_grail.survey.survey import cost_of, memory_of, signals_of
 
 STUDENT_PASSES = 1.5
@@ -29,7 +30,7 @@ WRITING = 1.5
 """Passes of a sample that writing it, token by token, takes."""
 STEP_CALLS = 40
 """Operations on little data that an elimination makes for every unit that goes."""
-ACTIVATIONS = 64
+ACTIVATIONS = 80
 """Bytes per row of a batch and feature of the widest group that a block at work leaves with the C library."""
 ROWS_PER_FEATURE = 4
 """Calibration rows that a fit wants for every feature."""
@@ -137,6 +138,7 @@ def estimate(
     layout: Layout,
     methods: Methods,
     batches: Sequence[Batch],
+    processes: int = 1,
 ) -> Estimate:
     """Count one sample's operations with hooks, measure this machine's pace, multiply.
 
@@ -144,12 +146,12 @@ def estimate(
         model: in eval mode, in the dtype that it will compute in.
         layout: its stacks and groups.
         methods: of the run.
-        batches: calibration data, or an outline of it.
+        batches: calibration data, or an outline of it; so many ``processes`` share it, and one of them is told of.
 
     Returns:
         the estimate with streams in memory.
     """
-    samples = sum(batch.size for batch in batches)
+    samples = -(-sum(batch.size for batch in batches) // processes)
     with counting(model, layout) as counted:
         run_blocks(model, on_device(model, batches[0].head()))
     pace, load = pace_of(model, layout, batches[0]), _Load.of(model, layout, counted, samples)
@@ -160,7 +162,7 @@ def estimate(
         solve=load.solve / pace.solves + load.steps * pace.call,
         groups=len(layout.groups),
         blocks=sum(len(stack.blocks) for stack in layout.stacks),
-        batches=max(len(batches), PROBE_FRACTION),  # an outline is one batch, whatever the data will be cut into
+        batches=len(batches) if len(batches) > 1 else PROBE_FRACTION,  # an outline is one, however data will be cut
         rest=pace.rest * samples,
         stream=4.0 * counted.stream * samples,
         put_out=load.outputs,
@@ -179,11 +181,11 @@ def estimate(
         seconds=_fit_seconds(load, methods, pace, samples) + survey,
         sample=pace.blocks + pace.rest,
         logits=int(logits),
-        memory=int(inside + logits + moving + offloaded * _visiting(model, layout)),
+        memory=int(inside + logits + moving + offloaded * visiting(model, layout)),
         forward_flops=counted.flops * samples,
         gram_flops=load.gram,
         disk=offloaded * layout.block_bytes,
-        rows=load.rows,
+        rows=load.rows * processes,
         features=load.features,
         streams=int(streams),
         movable=int(moving - filed),
@@ -236,12 +238,14 @@ class _Load:
     @classmethod
     def of(cls, model: nn.Module, layout: Layout, counted: Counted, samples: int) -> _Load:
         """Of a model's groups on so many samples."""
-        widths = {group.name: _features(model, layout, group.name) for group in layout.groups}
-        outputs = {group.name: layout.weights[group.consumer.module].rows for group in layout.groups}
+        widths = {group.name: features_of(model, layout, group.name) for group in layout.groups}
+        outputs = {group.name: rows_of(model.get_submodule(group.consumer.module)) for group in layout.groups}
         rows = {name: counted.rows.get(name, 0) * samples for name in widths}
         paths = [path for stack in layout.stacks for path in stack.blocks]
-        statistics = [sum(32 * widths[group.name] ** 2 for group in layout.of_block(path)) for path in paths]
-        block = max((_bytes(model.get_submodule(path)) for path in paths), default=0)
+        statistics = [
+            sum(statistics_of(model, group, widths[group.name]) for group in layout.of_block(path)) for path in paths
+        ]
+        block = max((bytes_of(model.get_submodule(path)) for path in paths), default=0)
         widest = max(widths, key=lambda name: widths[name])
         able = [group for group in layout.groups if group.kind in REFITTABLE]
         return cls(
@@ -276,23 +280,3 @@ def _fit_seconds(load: _Load, methods: Methods, pace: Pace, samples: float) -> f
         products += share * (load.gram + seen * methods.refit.products * load.passage) / pace.products
         contest *= 2
     return passes + products + (contest + ELIMINATION) * load.solve / pace.solves + load.steps * pace.call
-
-
-def _features(model: nn.Module, layout: Layout, name: str) -> int:
-    group = layout.group(name)
-    weights = layout.weights[group.consumer.module]
-    taps = weights.taps if view_of(model, group) == "patch" else 1
-    return group.units * group.consumer.span * taps
-
-
-def _visiting(model: nn.Module, layout: Layout) -> int:
-    """Bytes of weights that are in memory for a while: of a block, and of the largest module that belongs to none."""
-    inside = [model.get_submodule(path) for stack in layout.stacks for path in stack.blocks]
-    parts = {id(module) for block in inside for module in block.modules()}
-    others = (module for module in model.modules() if id(module) not in parts)
-    alone = (sum(4 * item.numel() for item in module.parameters(recurse=False)) for module in others)
-    return max(map(_bytes, inside), default=0) + max(alone, default=0)
-
-
-def _bytes(module: nn.Module) -> int:
-    return sum(parameter.numel() * 4 for parameter in module.parameters())

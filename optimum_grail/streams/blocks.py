@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from optimum_grail.core.groups import AT_OUTPUT, ChannelGroup
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch, subset_of
+from optimum_grail.data.portion import Portion
+from optimum_grail.processes.ranks import Ranks
 from optimum_grail.streams.calls import Call
-from optimum_grail.streams.collect import Collector
+from optimum_grail.streams.collect import Gathering
 from optimum_grail.streams.probe import Probe, Record, Wanted
 from optimum_grail.streams.shortcut import Shortcuts
 from optimum_grail.streams.states import States, is_same
@@ -42,15 +44,19 @@ class Streams:
     Args:
         student: of the model compressed so far.
         dense: of the dense model, or ``None`` when no method asks for it.
+        parted: whether something has been compressed, for a process that has no states to tell it by.
     """
 
     student: States
     dense: States | None
+    parted: bool = False
 
     @property
     def equal(self) -> bool:
         """Whether both are still one, because nothing has been compressed yet."""
-        return self.dense is not None and is_same(self.dense, self.student, 0)
+        if self.dense is None or not len(self.student):
+            return self.dense is not None and not self.parted
+        return is_same(self.dense, self.student, 0)
 
     @property
     def nbytes(self) -> int:
@@ -60,8 +66,9 @@ class Streams:
 
     def part(self) -> None:
         """From now on they are two, whatever their values: something has been compressed."""
-        if self.equal:
+        if self.equal and len(self.student):
             self.student[0] = self.student[0].clone()
+        self.parted = True
 
 
 @dataclass(frozen=True)
@@ -69,14 +76,19 @@ class Batches:
     """The calibration batches as the block passes need them.
 
     Args:
-        batches: the batches.
+        batches: those of this process.
         masks: ``[B, T]`` masks of real rows, ``None`` where every row is real.
         crossed: whether the subsets of the statistics are sources, each judged by what is fitted on the others.
     """
 
-    batches: Sequence[Batch]
+    batches: Portion
     masks: Sequence[Tensor | None]
     crossed: bool = False
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that share the batches."""
+        return self.batches.ranks
 
     def subset(self, index: int) -> int | None:
         """Which subset of the statistics the rows of a batch belong to, see :func:`subset_of`."""
@@ -91,11 +103,11 @@ class Batches:
             mask_name: the input that tells real tokens.
             sources: keep the rows of different sources apart, where there are several.
         """
-        masks: list[Tensor | None] = []
-        for batch in batches:
+        portion, masks = Portion.of(batches), list[Tensor | None]()
+        for batch in portion:
             mask = batch.inputs.get(mask_name) if mask_name else None
             masks.append(None if mask is None or bool(mask.all()) else mask)
-        return cls(batches, masks, sources and len({batch.source for batch in batches}) > 1)
+        return cls(portion, masks, sources and len({batch.source for batch in portion.whole}) > 1)
 
 
 @dataclass
@@ -130,7 +142,9 @@ class Targets:
             output = self.probe.run(self.calls[index], self.hidden[index])
             self.records[index] = self.probe.records
             for name in self.records[index].keys() - set(names):
-                self.records[index][name].features = None  # a later stage has its own, after what is compressed here
+                self.records[index][name].features = self.records[index][name].routed = (
+                    None  # a later stage has its own, after what is compressed here
+                )
             for name in self._at_output:
                 self.records[index][name].stream = None  # the stream holds it
             if output is not None:
@@ -139,7 +153,7 @@ class Targets:
         for name in self._at_output & found.keys():
             found[name].stream = self.hidden[index]
         for name in self.recalled.keys() & found.keys():
-            self.recalled[name][index] = replace(found[name], features=None)
+            self.recalled[name][index] = replace(found[name], features=None, routed=None)
         return found
 
     @cached_property
@@ -176,7 +190,7 @@ class BlockRun:
     shortcuts: Shortcuts | None = None
 
     @torch.no_grad()
-    def measure(self, collectors: Sequence[Collector], wanted: Wanted, unfolded: nn.Module | None = None) -> None:
+    def measure(self, collectors: Sequence[Gathering], wanted: Wanted, unfolded: nn.Module | None = None) -> None:
         """Run the block over the student's stream and add every batch to the collectors of one stage.
 
         Args:
@@ -241,7 +255,7 @@ class BlockRun:
         return Record() if self.targets is None else self.targets.recalled[name][index]
 
     @torch.no_grad()
-    def remeasure(self, collector: Collector, wanted: Wanted) -> None:
+    def remeasure(self, collector: Gathering, wanted: Wanted) -> None:
         """Run the block over the student's stream once more for one group whose records are kept."""
         group = collector.group
         probe = Probe(self.block, self.path, [group], replace(wanted, features=True), stop_early=True)
@@ -264,3 +278,20 @@ def advance(block: nn.Module, calls: Sequence[Call], hidden: States) -> None:
     """Replace every hidden state by the block's output."""
     for index, call in enumerate(calls):
         hidden[index] = call.run(block, hidden[index].clone())
+
+
+def pass_through(block: nn.Module, calls: Calls, streams: Streams, last: bool) -> None:
+    """Move the streams past a block in which nothing is to be done, both at once while they are still equal; not at all
+    past the ``last``."""
+    if last:
+        return
+    equal = streams.equal
+    advance(block, calls.student, streams.student)
+    if streams.dense is None:
+        return
+    if equal:
+        streams.dense = streams.student.copy()
+    else:
+        advance(block, calls.dense, streams.dense)
+    for other, other_calls in calls.beyond:
+        advance(other, other_calls, streams.dense)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.moments import Moments, MomentSums, Statistics, Subset, TargetSums
 from optimum_grail.models.matrix import feature_axis
+from optimum_grail.processes.ranks import ALONE, Ranks
 from optimum_grail.streams.probe import Record, features_of, fits, real_rows, rows_of
 from optimum_grail.streams.shelf import LARGE, FiledSubsets
 
@@ -40,6 +42,22 @@ def drift_of(dense: Record, student: Record, scale: Tensor | None, axis: int = 1
     return torch.where(usable, gap / torch.where(usable, scale, torch.ones_like(scale)), torch.zeros_like(gap))
 
 
+class Gathering(Protocol):
+    """What passes over the batches fill: sums of one group."""
+
+    group: ChannelGroup
+
+    def add(
+        self,
+        student: Record,
+        dense: Record | None,
+        mask: Tensor | None,
+        subset: int | None,
+        unfolded: Record | None = None,
+    ) -> None:
+        """Add one batch, see :meth:`Collector.add`."""
+
+
 @dataclass
 class Collector:
     """Running sums of one group.
@@ -51,6 +69,7 @@ class Collector:
         view: how a convolution's features are seen, ``"patch"`` or ``"shared"``.
         held_out: keep the subsets of the rows apart.
         filed: whether the sums of wide groups are handed over in files.
+        ranks: the processes that share the rows; their sums are added when they are asked for.
     """
 
     group: ChannelGroup
@@ -59,6 +78,7 @@ class Collector:
     view: str
     held_out: bool
     filed: bool = False
+    ranks: Ranks = ALONE
     moments: dict[int, MomentSums] = field(default_factory=dict)
     targets: dict[int, TargetSums] = field(default_factory=dict)
     offsets: dict[int, TargetSums] = field(default_factory=dict)
@@ -80,9 +100,13 @@ class Collector:
             subset: where the rows belong; ``None``: the first halves of the samples to 0, the second ones to 1.
             unfolded: what the student's block showed before its producers were folded; ``None`` without folding.
         """
-        if student.features is None:
+        if student.routed is not None:
+            features = student.routed.features(self.consumer)
+        elif student.features is not None:
+            features = features_of(student.features, self.consumer, self.view)
+        else:
             return
-        features, axis = features_of(student.features, self.consumer, self.view), feature_axis(self.consumer)
+        axis = feature_axis(self.consumer)
         drift = offset = None
         if self.view != "shared":  # where taps share one map, a row of the matrix is no output
             drift = None if dense is None else drift_of(dense, student, self.scale, axis)
@@ -108,8 +132,14 @@ class Collector:
                     sums[subset] = TargetSums.zero(gaps.shape[1], rows.shape[1], rows.device)
                 sums[subset].add_(gaps, rows)
 
+    def counts(self) -> dict[int, int]:
+        """Rows of every subset, those of all processes."""
+        counts = {str(subset): torch.tensor(sums.count) for subset, sums in self.moments.items()}
+        found = self.ranks.added(f"rows of {self.group.name}", counts)
+        return {int(subset): int(count) for subset, count in sorted(found.items())}
+
     def statistics(self, crossed: bool = False) -> Statistics:
-        """The sums, handed over: a collector is emptied by it.
+        """The sums over the rows of all processes, handed over: a collector is emptied by it.
 
         Args:
             crossed: whether the subsets are sources.
@@ -117,9 +147,32 @@ class Collector:
         Raises:
             StatisticsError: no rows, or activations that are not finite.
         """
+        if self.ranks.count > 1:
+            self._add_others()
         large = self.filed and any(sums.gram.nbytes >= LARGE for sums in self.moments.values())
         subsets = FiledSubsets(self._checked()) if large else tuple(self._checked())
         return Statistics(subsets, crossed and len(subsets) > 1)
+
+    def _add_others(self) -> None:
+        """Add what the other processes have collected."""
+        parts: dict[str, Tensor] = {}
+        for subset, sums in self.moments.items():
+            parts |= {f"{subset}/count": torch.tensor(sums.count), f"{subset}/total": sums.total}
+            parts[f"{subset}/gram"] = sums.gram
+        for kind, found in (("target", self.targets), ("offset", self.offsets)):
+            for subset, gaps in found.items():
+                parts |= {f"{subset}/{kind}/{name}": value for name, value in vars(gaps).items()}
+        whole = self.ranks.added(f"statistics of {self.group.name}", parts)
+        device = next(self.consumer.parameters()).device
+        if not parts and device.type != "meta":
+            whole = {name: value.to(device) for name, value in whole.items()}
+        for subset in sorted({int(name.partition("/")[0]) for name in whole}):
+            count = int(whole[f"{subset}/count"])
+            self.moments[subset] = MomentSums(count, whole[f"{subset}/total"], whole[f"{subset}/gram"])
+            for kind, found in (("target", self.targets), ("offset", self.offsets)):
+                names = ("total", "cross", "energy")
+                if f"{subset}/{kind}/total" in whole:
+                    found[subset] = TargetSums(*(whole[f"{subset}/{kind}/{name}"] for name in names))
 
     def _checked(self) -> Iterator[Subset]:
         """The subsets that have rows, taken one by one; what is too short to be halved may have none."""

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,11 @@ class Eliminations:
 
 
 def operations(outputs: int, features: int, remove: int) -> float:
-    """Floating point operations of an elimination of single features: a Cholesky factor, an inverse, and for every
-    removal a rank-one update of the inverse and of the weight and a product of a column with the weight."""
+    """Floating point operations of an elimination of single features: a Cholesky factor, an inverse, two products of
+    the weight, and for every removal a rank-one update of the inverse and one of rank two of the weight's product with
+    itself."""
     left = range(features, features - remove, -1)
-    updates = sum(2.0 * n * n + 4.0 * outputs * n for n in left)
-    return features**3 + 2.0 * outputs * features**2 + updates
+    return features**3 + 4.0 * outputs * features**2 + sum(6.0 * n * n for n in left)
 
 
 def product_rate(size: int) -> float:
@@ -149,12 +150,13 @@ class Clock:
 
 def work(folder: Path, preset: str, shape: Shape) -> None:
     """In a process of its own: compress the model in ``folder`` and print what it took."""
-    import optimum_grail.selectors.obs as obs
-    import optimum_grail.signals._curves as curves
     from optimum_grail.compressor import GrailCompressor
+    from optimum_grail.core.elimination import eliminate
 
     seen = Eliminations(shape.ffn)
-    obs.eliminate = curves.eliminate = seen.watched(obs.eliminate)
+    users: list[Any] = [import_module(f"optimum_grail.{name}") for name in ("selectors.obs", "signals._curves")]
+    for user in users:
+        user.eliminate = seen.watched(eliminate)
     draw = torch.Generator().manual_seed(SEED)
     ids = [
         {"input_ids": torch.randint(shape.vocabulary, (shape.tokens,), generator=draw)} for _ in range(shape.samples)
@@ -164,7 +166,7 @@ def work(folder: Path, preset: str, shape: Shape) -> None:
     compressor = GrailCompressor.from_pretrained(folder, config)
     compressor.compress(ids, folder / "out", progress=clock)
     wall = time.perf_counter() - start
-    found = {
+    found: dict[str, Any] = {
         "wall_seconds": wall,
         "stage_seconds": dict(compressor.report.seconds),
         "stages": [(name, times[-1] - times[0], len(times) - 1) for name, times in clock.stages],

@@ -126,7 +126,7 @@ def how_much(found: Mapping[str, Results]) -> str:
 def texts(name: str) -> Iterator[Sequence[str]]:
     """Rows of one language model: what the default was calibrated on, damage on WikiText-2 and elsewhere."""
     rows: Sequence[Mapping[str, Any]] = read_results(f"corpora-{name}").get("rows", [])
-    dense = next((row["scores"] for row in rows if row["method"] == "dense"), {})
+    dense: Mapping[str, float] = next((row["scores"] for row in rows if row["method"] == "dense"), {})
     for row in sorted(rows, key=lambda row: row["text"]):
         if (
             row["text"] in TEXTS

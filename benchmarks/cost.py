@@ -39,7 +39,7 @@ from torch import nn
 from optimum_grail import GrailConfig
 from optimum_grail.allocations.balanced import Balanced
 from optimum_grail.core.contracts import Share
-from optimum_grail.data.batches import Batch, make_batches
+from optimum_grail.data.batches import PROBE_FRACTION, Batch, make_batches
 from optimum_grail.fit.fit import FitRun
 from optimum_grail.fit.methods import Methods
 from optimum_grail.models.layout import Layout
@@ -90,7 +90,8 @@ class Case:
 
 def stored(folder: Path) -> nn.Module:
     """A model on disk."""
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model
 
 
 def random_llama(width: int, layers: int) -> nn.Module:
@@ -107,7 +108,8 @@ def random_llama(width: int, layers: int) -> nn.Module:
         vocab_size=4096,
         max_position_embeddings=WINDOW,
     )
-    return transformers.LlamaForCausalLM(config)
+    model: nn.Module = transformers.LlamaForCausalLM(config)
+    return model
 
 
 def cases() -> Iterator[Case]:
@@ -156,11 +158,10 @@ class Run:
     def of(cls, case: Case) -> Run:
         """Build the model, draw the data."""
         model: Any = case.build().eval()
-        selector, compensator, allocation = GrailConfig().methods()
         generator = torch.Generator().manual_seed(SEED)
         ids = torch.randint(model.config.vocab_size, (case.samples, case.seqlen), generator=generator)
         batches = make_batches([{"input_ids": row} for row in ids], batch_size=max(1, 2048 // case.seqlen))
-        return cls(case, model, resolve(model), Methods(selector, compensator, allocation), batches)
+        return cls(case, model, resolve(model), Methods.of(GrailConfig().resolved()), batches)
 
     def survey(self) -> Findings:
         """The survey."""
@@ -194,9 +195,10 @@ class Run:
         return Seconds.of(work)
 
 
-def memory_parts(run: Run) -> dict[str, int]:
-    """Bytes of one block, of its statistics (fit and held-out sums of every group), of the two streams, and of the
-    slices of logits that a loss takes."""
+def memory_parts(run: Run) -> dict[str, float]:
+    """Bytes of one block, of its statistics (fit and held-out sums of every group), of the streams (the dense and the
+    student's, and of the few batches that gradients are taken of the states between all blocks), and of the slices of
+    logits that a loss takes."""
     (stack,) = run.layout.stacks
     captured = capture(run.model, {stack.name: stack.blocks}, run.batches)[stack.name]
     block = run.model.get_submodule(stack.blocks[0])
@@ -208,7 +210,7 @@ def memory_parts(run: Run) -> dict[str, int]:
     return {
         "block": sum(4 * parameter.numel() for parameter in block.parameters()),
         "statistics": statistics,
-        "streams": 2 * sum(4 * hidden.numel() for hidden in captured.hidden),
+        "streams": (2 + len(stack.blocks) / PROBE_FRACTION) * sum(4 * hidden.numel() for hidden in captured.hidden),
         "logits": COPIES * LOGITS_BYTES,
     }
 
@@ -226,7 +228,7 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
         model = copy.deepcopy(run.model)
         times["bare"].append(run.bare())
         rates.append(matmul_rate())
-        times["fit"].append(Seconds.of(lambda model=model: run.fit(model, kept)))
+        times["fit"].append(Seconds.of(partial(run.fit, model, kept)))
         times["bare"].append(run.bare())
         times["survey"].append(Seconds.of(run.survey))
         rates.append(matmul_rate())

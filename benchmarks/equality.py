@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,9 @@ def cases() -> Iterator[tuple[str, Callable[[], dict[str, str]]]]:
     for kind, build in examples().items():
         for preset in PRESETS:
             config = {"preset": preset}
-            yield f"{kind} {preset}", lambda b=build, c=config, d=preset not in DATA_FREE: tiny(b, c, data=d)
+            yield f"{kind} {preset}", partial(tiny, build, config, data=preset not in DATA_FREE)
         for allocation in ALLOCATIONS:
-            yield f"{kind} allocation {allocation}", lambda b=build, c={"allocation": allocation}: tiny(b, c, data=True)
+            yield f"{kind} allocation {allocation}", partial(tiny, build, {"allocation": allocation}, data=True)
     yield "embedded default", lambda: embedded({})
     yield "embedded default, streams in files", lambda: embedded({"offload_streams": True})
     yield "embedded grail", lambda: embedded({"preset": "grail"})

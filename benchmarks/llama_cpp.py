@@ -91,7 +91,7 @@ def main() -> None:
     rows = {} if options.redo else {(row["model"], row["type"]): row for row in read_results(RESULT).get("rows", [])}
     todo = [(name, kind) for kind in TYPES for name in models if (name, kind) not in rows]
     with tempfile.TemporaryDirectory() as place:
-        paths = {}
+        paths: dict[tuple[str, str], Path] = {}
         for name, kind in todo:
             done = export_model(models[name], Path(place) / f"{len(paths)}.gguf", f"gguf:type={kind}")
             paths[name, kind] = done.path

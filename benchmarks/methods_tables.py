@@ -14,7 +14,7 @@ from typing import Any
 from _common import REPOSITORY, read_results
 from tables import TIE, at_most, markdown, publish
 
-from optimum_grail.sweep import damage
+from optimum_grail.report.curve import damage
 
 PAGE = REPOSITORY / "docs" / "methods.md"
 MODELS = ("llama-books-3m", "all-MiniLM-L6-v2", "vit-cifar10", "clip-emoji", "resnet20")

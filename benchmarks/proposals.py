@@ -28,7 +28,8 @@ from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import GrailError
 from optimum_grail.models.resolve import resolve
-from optimum_grail.proposals.propose import Proposal, propose
+from optimum_grail.proposals.proposal import Proposal
+from optimum_grail.proposals.propose import propose
 
 RESULT = "proposals"
 SEED = 0
@@ -48,7 +49,9 @@ def groups_of(model: nn.Module, specs: tuple[ArchitectureSpec, ...]) -> dict[Key
 
 def row(spec: ArchitectureSpec) -> dict[str, Any]:
     """One family: how many of its groups were found, and what was left out."""
-    model = spec.example()  # every registered map has one
+    if spec.example is None:
+        raise SystemExit(f"The map of {spec.model_types[0]} has no example.")
+    model = spec.example()
     expected = {key(group): group for group in resolve(model).groups}
     start = time.perf_counter()
     try:

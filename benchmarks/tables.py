@@ -69,7 +69,7 @@ class Quality:
     @property
     def counts_loss(self) -> bool:
         """Whether the headline is a perplexity, and comparisons are of damages."""
-        return self.results["metric"] == "perplexity"
+        return str(self.results["metric"]) == "perplexity"
 
     def damage(self, budget: str, method: str) -> float:
         """ln(perplexity / dense), or what is lost of the dense figure as a fraction of it."""
@@ -111,7 +111,9 @@ class Quality:
 def goals(quality: Mapping[str, Quality]) -> Iterator[tuple[str, str, str, bool]]:
     """Statement, figure, bound, and whether it holds."""
     llama = quality.get("llama-books-3m")
-    for budget in ("30 %", "50 %") if llama else ():
+    for budget in ("30 %", "50 %"):
+        if llama is None:
+            break
         published, plus = llama.damage(budget, "preset grail"), llama.damage(budget, "obs + grail-plus")
         default, own = llama.damage(budget, "preset grail-plus"), llama.damage(budget, "preset grail-plus, self")
         name = f"llama-books-3m, {budget}: damage of"

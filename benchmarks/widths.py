@@ -18,7 +18,7 @@ import argparse
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, threads that spin while waiting cost most
 
@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from optimum_grail.checkpoints.loading import Loading
 from optimum_grail.evaluation.speed.ratios import Ratio
 from optimum_grail.evaluation.speed.runner import Runner
 from optimum_grail.evaluation.speed.speed_test import Prepared, SpeedTest
@@ -99,7 +100,7 @@ class Contestant:
     model: Any = None
 
     def __post_init__(self) -> None:
-        self.runner = Runner("", self, workload())  # it loads what stands here: the model
+        self.runner = Runner("", cast(Loading, self), workload())  # it loads what stands here: the model
 
     def load(self, path: str) -> Any:
         """The model, built once."""
@@ -110,7 +111,8 @@ class Contestant:
 
     def ask(self, method: str, **arguments: int) -> dict[str, Any]:
         """What the runner answers."""
-        return getattr(self.runner, method)(**arguments)
+        answer: dict[str, Any] = getattr(self.runner, method)(**arguments)
+        return answer
 
 
 def workload() -> Workload:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,8 +29,10 @@ from optimum_grail.models.residence import is_offloaded
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.size import Size
 from optimum_grail.models.stock import refuse_compressed
-from optimum_grail.pipeline.run import compress_
+from optimum_grail.pipeline.folders import Folders
+from optimum_grail.pipeline.run import Run, compress_
 from optimum_grail.pipeline.setup import Setup, Unwatched
+from optimum_grail.report.curve import knees
 from optimum_grail.report.environment import hardware, versions
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.sweep_view import SWEEP_FILE
@@ -130,6 +131,7 @@ class Sweep:
         *,
         overwrite: bool = False,
         name: str = FILE,
+        save: Folders | None = None,
     ) -> dict[str, Any]:
         """Compress and measure every cell.
 
@@ -138,15 +140,19 @@ class Sweep:
             folder: where ``sweep.json`` goes, complete after every cell; cells that it holds already are not run again.
             overwrite: start anew where ``folder`` holds the sweep of another model, data or metric.
             name: of the file, instead of ``sweep.json``.
+            save: where every compressed model is written as well; a cell whose folder is missing is run again.
 
         Returns:
-            what ``sweep.json`` holds: the model, the dense result, a row per cell.
+            what ``sweep.json`` holds: the model, the dense result, a row per cell, and by method the size at the knee
+            of its curve, see :mod:`optimum_grail.report.curve`.
 
         Raises:
             OutputError: the folder cannot be written, or holds another sweep.
             GrailError: a cell is refused; those before it are kept.
         """
         path = None if folder is None else Path(folder) / name
+        if save is not None:
+            save.check([(cell.method, cell.size) for cell in planned])
         identity: dict[str, Any] = {"model": self._cache.model, "source": self.source, "metric": self.headline}
         identity |= {} if self.corpora is None else {"evaluated": sorted(self.corpora(None))}
         found = _stored(path, identity, overwrite)
@@ -156,32 +162,40 @@ class Sweep:
         result["dense"] = found.get("dense") or self._dense()
         recipient = Recipient.of(self.model, resolve(self.model, self.spec), self.tokenizer, self.processor)
         for number, cell in enumerate(planned, start=1):
-            config = GrailConfig(**cell.config).resolved()
-            setup = Setup(config, self.spec, self.tokenizer, self.processor, self.progress, self._cache)
-            request = DataRequest.of(config, self.dataset).filled(recipient)
-            data = content_key(request) if setup.methods.needs_data else None
-            head = {"method": cell.method, "size": cell.size, "config": _decisive(config), "data": data}
-            if not {_key(head), _key({**head, "data": None})} & rows.keys():  # older files do not name the data
+            setup, request, head = self._asked(cell, recipient)
+            known = {_key(head), _key({**head, "data": None})} & rows.keys()  # older files do not name the data
+            if not known or (save is not None and not save.has(cell.method, cell.size)):
                 self.progress.message(f"{number} of {len(planned)}: {cell.method}, {cell.size}")
-                rows[_key(head)] = {**head, **self._outcome(setup, request, data)}
+                row = {**head, **self._outcome(setup, request, _Kept(head, result["dense"]["result"], save))}
+                rows = {key: kept for key, kept in rows.items() if key not in known} | {_key(head): row}
             result["rows"] = list(rows.values())
+            result["knees"] = knees(result)
             _write(path, result)
         return result
+
+    def _asked(self, cell: Cell, recipient: Recipient) -> tuple[Setup, DataRequest, dict[str, Any]]:
+        """What a cell means, and what identifies its row."""
+        config = GrailConfig(**cell.config).resolved()
+        setup = Setup(config, self.spec, self.tokenizer, self.processor, self.progress, self._cache)
+        request = DataRequest.of(config, self.dataset).filled(recipient)
+        data = content_key(request) if setup.methods.needs_data else None
+        return setup, request, {"method": cell.method, "size": cell.size, "config": _decisive(config), "data": data}
 
     def _dense(self) -> dict[str, Any]:
         size = Size.of(self.model, resolve(self.model, self.spec))
         with evaluating(self.model), float32_on_cpu(self.model):
             return {"parameters": size.parameters, "bytes": size.bytes, "result": self._measured(self.model)}
 
-    def _outcome(self, setup: Setup, request: DataRequest, key: str | None) -> dict[str, Any]:
-        """Compress a copy, measure it; data of the same ``key`` is read once."""
-        start = time.perf_counter()
+    def _outcome(self, setup: Setup, request: DataRequest, kept: _Kept) -> dict[str, Any]:
+        """Compress a copy, measure it, save it; the same data is read once."""
+        start, key = time.perf_counter(), kept.head["data"]
         _, known = self._data.get(key, (None, None))
-        watch = _Result(self._measured)
-        run = compress_(copy.deepcopy(self.model), setup, known or request.dataset, watch)
+        watch, model = _Result(self._measured), copy.deepcopy(self.model)
+        run = compress_(model, setup, known or request.dataset, watch)
         if run.data is not None:
             self._data[key] = (request.dataset, run.data)
         return {
+            **kept.written(model, setup.config, run, watch.result),
             "parameters": run.after.parameters,
             "bytes": run.after.bytes,
             "sparsity": 1 - run.after.blocks / max(run.before.blocks, 1),
@@ -199,6 +213,28 @@ class Sweep:
         return {} if self.measure is None else dict(self.measure(model))
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What becomes of a compressed model: nothing, or a checkpoint.
+
+    Args:
+        head: method, size, and what else identifies the row.
+        dense: what was measured of the dense model.
+        save: where it goes.
+    """
+
+    head: Mapping[str, Any]
+    dense: Mapping[str, Any]
+    save: Folders | None
+
+    def written(self, model: nn.Module, config: GrailConfig, run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write it; what the row says of that."""
+        if self.save is None:
+            return {}
+        cell = self.head["method"], self.head["size"]
+        return {"folder": self.save.write(model, cell, config, run, (self.dense, result))}
+
+
 @dataclass
 class _Result(Unwatched):
     """Keeps what was measured of the compressed model; the dense one is measured once for all cells."""
@@ -209,13 +245,6 @@ class _Result(Unwatched):
     def compressed(self, model: nn.Module, data: CalibrationData | None) -> None:
         """Measure."""
         self.result = self.measure(model)
-
-
-def damage(result: Mapping[str, Any], row: Mapping[str, Any]) -> float:
-    """What a row lost: ``ln(perplexity / dense)``, or the lost fraction of a figure that is better when higher."""
-    headline = result["metric"]
-    dense, value = (float(item["result"].get(headline, math.nan)) for item in (result["dense"], row))
-    return 1 - value / dense if result["higher_is_better"] else math.log(value / dense)
 
 
 def _decisive(config: GrailConfig) -> dict[str, Any]:

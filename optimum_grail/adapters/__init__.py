@@ -195,8 +195,15 @@ def _moves(layout: Layout, report: Report, config: PeftConfig) -> dict[str, str 
     """Path of every block to its path in the compressed model, ``None`` for a block that was dropped.
 
     Raises:
-        ArchitectureError: blocks were dropped, and the adapter's configuration speaks of numbered layers.
+        ArchitectureError: blocks were dropped, and the adapter's configuration speaks of numbered layers; or heads have
+            lost dimensions inside.
     """
+    if report.head_size:
+        raise ArchitectureError(
+            f"The heads of {report.name} have {report.head_size[1]} of {report.head_size[0]} dimensions, turned into "
+            "others; adapters of the dense model are not carried over to that. Merge it into the dense model "
+            "(merge_and_unload) and compress that."
+        )
     gone = {row.name for row in report.groups if row.units_after == 0}
     dropped = {group.block for group in layout.groups if group.name in gone}
     moves: dict[str, str | None] = {}

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from optimum_grail.architectures._rigid import NO_POSITIONS
 from optimum_grail.architectures._tiny import tiny
 from optimum_grail.core.spec import ArchitectureSpec, Heads, Mlp, never
 
@@ -32,6 +33,7 @@ BERT = ArchitectureSpec(
     blocks=("encoder.layer.*",),
     groups=(
         Heads(
+            rigid=NO_POSITIONS,
             query="attention.self.query",
             key="attention.self.key",
             value="attention.self.value",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from optimum_grail.architectures._rigid import NEIGHBOURS
 from optimum_grail.architectures._tiny import WIDE_HEADS, tiny
 from optimum_grail.architectures.llama import HEADS, LLAMA, MLP
 from optimum_grail.core.spec import always
 
-COHERE_HEADS = replace(HEADS, stream="@block", accepts=always)
+COHERE_HEADS = replace(HEADS, stream="@block", accepts=always, rigid=NEIGHBOURS)
 COHERE = replace(
     LLAMA,
     model_types=("cohere",),

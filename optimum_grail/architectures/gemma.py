@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optimum_grail.architectures._tiny import WIDE_HEADS, tiny
-from optimum_grail.architectures.llama import HEADS, LLAMA, MLP
+from optimum_grail.architectures.llama import HEADS, LLAMA, MLP, TURNING
 from optimum_grail.core.spec import always
 
 LAYERS = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 6}
@@ -13,7 +13,7 @@ PLAIN_MLP = replace(MLP, bias_flag=None)
 GEMMA = replace(
     LLAMA,
     model_types=("gemma",),
-    groups=(replace(HEADS, accepts=always), PLAIN_MLP),
+    groups=(replace(TURNING, accepts=always), PLAIN_MLP),
     example=tiny("GemmaForCausalLM", **WIDE_HEADS),
 )
 GEMMA2 = replace(

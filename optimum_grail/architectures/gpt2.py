@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from optimum_grail.architectures._rigid import NO_POSITIONS
 from optimum_grail.architectures._tiny import DECODER, tiny
 from optimum_grail.core.spec import ArchitectureSpec, Heads, Mlp, Strip, never
 
@@ -18,6 +19,7 @@ GPT2 = ArchitectureSpec(
     blocks=("h.*",),
     groups=(
         Heads(
+            rigid=NO_POSITIONS,
             query=Strip("attn.c_attn", 0, 3),
             key=Strip("attn.c_attn", 1, 3),
             value=Strip("attn.c_attn", 2, 3),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from optimum_grail.architectures._rigid import NEIGHBOURS
 from optimum_grail.architectures._tiny import GROUPED, WIDE_HEADS, seeded, tiny
 from optimum_grail.core.spec import ArchitectureSpec, Heads, Mlp, always, never
 
@@ -61,6 +62,8 @@ HEADS = Heads(
     accepts=divides_hidden_size,
     bias_flag="attention_bias",
 )
+TURNING = replace(HEADS, rotary="rotary_emb")
+"""Heads whose dimensions are turned in halves and looked at by nothing else, so that they can shrink inside."""
 MLP = Mlp(
     produce=("mlp.gate_proj", "mlp.up_proj"),
     consume="mlp.down_proj",
@@ -71,7 +74,7 @@ MLP = Mlp(
 LLAMA = ArchitectureSpec(
     model_types=("llama",),
     blocks=("layers.*",),
-    groups=(HEADS, MLP),
+    groups=(TURNING, MLP),
     example=tiny_llama,
     mask="attention_mask",
     depth_field="num_hidden_layers",
@@ -79,7 +82,7 @@ LLAMA = ArchitectureSpec(
 MISTRAL = replace(
     LLAMA,
     model_types=("mistral",),
-    groups=(replace(HEADS, accepts=always, bias_flag=None), replace(MLP, bias_flag=None)),
+    groups=(replace(TURNING, accepts=always, bias_flag=None), replace(MLP, bias_flag=None)),
     example=tiny_mistral,
 )
 SLIDING = {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
@@ -87,7 +90,7 @@ MINISTRAL = replace(MISTRAL, model_types=("ministral",), example=tiny("Ministral
 CWM = replace(
     MISTRAL,
     model_types=("cwm",),
-    groups=(replace(HEADS, bias_flag=None), MLP),
+    groups=(replace(TURNING, bias_flag=None), MLP),
     example=tiny("CwmForCausalLM", **WIDE_HEADS, **SLIDING),
 )
 SEED_OSS = replace(
@@ -95,7 +98,7 @@ SEED_OSS = replace(
     model_types=("seed_oss",),
     groups=(
         replace(
-            HEADS,
+            TURNING,
             attributes=(
                 *HEADS.attributes,
                 ("self_attn.num_attention_heads", "query"),
@@ -111,7 +114,7 @@ SEED_OSS = replace(
 HELIUM = replace(
     LLAMA,
     model_types=("helium",),
-    groups=(replace(HEADS, accepts=never, bias_flag=None), MLP),
+    groups=(replace(HEADS, accepts=never, bias_flag=None, rigid=NEIGHBOURS), MLP),
     example=tiny("HeliumForCausalLM", **{**GROUPED, "head_dim": 4}),
 )
 SPECS = (LLAMA, MISTRAL, MINISTRAL, CWM, SEED_OSS, HELIUM)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optimum_grail.architectures._tiny import WIDE_HEADS, tiny
-from optimum_grail.architectures.llama import HEADS, LLAMA, MLP
+from optimum_grail.architectures.llama import HEADS, LLAMA, MLP, TURNING
 from optimum_grail.core.spec import always
 
 UP_DOWN = replace(MLP, produce=("mlp.up_proj",))
-ARCEE = replace(LLAMA, model_types=("arcee",), groups=(HEADS, UP_DOWN), example=tiny("ArceeForCausalLM", **WIDE_HEADS))
+ARCEE = replace(
+    LLAMA, model_types=("arcee",), groups=(TURNING, UP_DOWN), example=tiny("ArceeForCausalLM", **WIDE_HEADS)
+)
 NEMOTRON = replace(
     LLAMA,
     model_types=("nemotron",),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from optimum_grail.architectures._rigid import NO_POSITIONS
 from optimum_grail.architectures._tiny import tiny
 from optimum_grail.core.spec import ArchitectureSpec, Heads, Mlp
 
@@ -31,6 +32,7 @@ tiny_beit = tiny(
 )
 tiny_beit_plain = tiny("BeitModel", **SIZES, layer_scale_init_value=0.0, use_absolute_position_embeddings=True)
 HEADS = Heads(
+    rigid=NO_POSITIONS,
     query="attention.q_proj",
     key="attention.k_proj",
     value="attention.v_proj",

@@ -12,6 +12,7 @@ from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import compressed_with, expressible
+from optimum_grail.widths.head_size import why_rigid
 
 ALIGNED = 32
 """Sides of a matrix that every quantizer of the guide takes on every processor are multiples of it."""
@@ -44,6 +45,8 @@ def inspect_model(model: nn.Module) -> dict[str, Any]:
         "largest_sparsity": _reach(layout, dict.fromkeys(layout.widths, 1)),
         "largest_standalone_sparsity": _reach(layout, narrowest),
         "families": list(rows.values()),
+        "head_sizes": {group.owner: group.inside.size for group in layout.groups if group.inside is not None},
+        "rigid_heads": sorted({why_rigid(layout, g.name) for g in layout.groups if g.kind == "heads" and not g.inside}),
         "impossible": [item for stack in layout.stacks for item in _impossible(stack, layout)],
         "groups": [_group(group) for group in layout.groups],
     }

@@ -124,6 +124,11 @@ def _lines(found: dict[str, Any], compared: bool) -> list[str]:
         "Multiples of: such widths are sure to be taken by quantizers (the sides of the matrices are multiples of 32); "
         "--round-to 32 sees to it for FFN and convolution channels. GPTQ and AWQ want 128 as a rule.",
         "Plain transformers: widths, the same in every layer, that its config can say.",
+        *(
+            f"Inside heads, dimensions can go in pairs: any even number below {size} stays (--head-dim-sparsity)."
+            for size in dict.fromkeys(found["head_sizes"].values())
+        ),
+        *(f"No dimensions inside heads can go: {why}." for why in found["rigid_heads"]),
         *(f"No {KINDS.get(item['kind'], item['kind'])} can go. {item['why']}" for item in found["impossible"]),
         *(["This checkpoint is compressed already."] if found["compressed"] else []),
         *([] if compared else ["Sizes are as config.json declares them: no weights were there to compare them with."]),

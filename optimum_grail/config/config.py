@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from optimum_grail.config.building import build_allocation, build_method
-from optimum_grail.config.options import BUDGETS, BY_NAME, DEFAULT_SPARSITY, OPTIONS, OVERRIDES, TARGETS
+from optimum_grail.config.options import BUDGETS, BY_NAME, DEFAULT_SPARSITY, OPTIONS, OVERRIDES, TARGETS, UNIT_BUDGETS
 from optimum_grail.config.presets import get_preset
 from optimum_grail.config.recipe import CONFIG_FILE, METHOD, read_recipe, split_keys, stamped
 from optimum_grail.config.spelling import describe_data, format_method, parse_method
@@ -39,6 +39,7 @@ class GrailConfig(QuantizationConfigMixin):
         sparsity: fraction in (0, 1) of the parameters inside the repeated blocks that goes; 0.2 when no size is given.
         ffn_sparsity: instead of ``sparsity``: fraction of the feed-forward channels that goes.
         head_sparsity: instead of ``sparsity``: fraction of the attention heads that goes.
+        head_dim_sparsity: instead of ``sparsity``: fraction of the dimensions inside every head that goes.
         channel_sparsity: instead of ``sparsity``: fraction of the convolutions' inner channels that goes.
         target_parameters: instead of a fraction: parameters of the whole model afterwards; a whole number or words such
             as ``"100M"``.
@@ -61,8 +62,7 @@ class GrailConfig(QuantizationConfigMixin):
         dataset: calibration data: a path, a Hub id, ``"general"``, ``"self"``, a list of texts or of tokenized dicts,
             or a ``datasets.Dataset``; several sources as a mapping to their weights, ``{"general": 2, "self": 1}``.
             Live objects are kept on the instance and described in :meth:`to_dict`.
-        dataset_config_name: configuration of a Hub data set.
-        split: its split.
+        dataset_config_name, split: configuration and split of a Hub data set.
         text_column: column that holds the text.
         image_column: column that holds the images.
         label_column: column of each row's class, for ``taylor``, ``snip`` and ``fisher``; default: own predictions.
@@ -91,6 +91,7 @@ class GrailConfig(QuantizationConfigMixin):
         sparsity: float | None = None,
         ffn_sparsity: float | None = None,
         head_sparsity: float | None = None,
+        head_dim_sparsity: float | None = None,
         channel_sparsity: float | None = None,
         target_parameters: int | str | None = None,
         target_bytes: int | str | None = None,
@@ -144,7 +145,7 @@ class GrailConfig(QuantizationConfigMixin):
             raise ConfigError(
                 f"{alone[0]}={given[alone[0]]} and {other}={given[other]} contradict each other: sparsity is a "
                 "fraction of the blocks, target_parameters and target_bytes are sizes of the whole model, and "
-                "ffn_sparsity, head_sparsity and channel_sparsity are fractions of one kind. Give one or the other."
+                f"{', '.join(UNIT_BUDGETS)} are fractions of one kind. Give one or the other."
             )
         for target, budget in TARGETS.items():
             if target in given and self.budget not in (None, budget):

@@ -35,6 +35,15 @@ OPTIONS: tuple[Option, ...] = (
         "head_sparsity", "fraction", None, "Fraction of the attention heads that goes.", "a number in (0, 1)", _BUDGET
     ),
     Option(
+        "head_dim_sparsity",
+        "fraction",
+        None,
+        "Fraction of the dimensions inside every attention head that goes: rotation pairs of queries and keys, and as "
+        "much of the values (head_dim). Also saves key-value cache.",
+        "a number in (0, 1)",
+        _BUDGET,
+    ),
+    Option(
         "channel_sparsity",
         "fraction",
         None,
@@ -246,7 +255,7 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 BY_NAME: Mapping[str, Option] = MappingProxyType({option.name: option for option in OPTIONS})
-UNIT_BUDGETS: tuple[str, ...] = ("ffn_sparsity", "head_sparsity", "channel_sparsity")
+UNIT_BUDGETS: tuple[str, ...] = ("ffn_sparsity", "head_sparsity", "head_dim_sparsity", "channel_sparsity")
 TARGETS: Mapping[str, str] = MappingProxyType({"target_parameters": "parameters", "target_bytes": "bytes"})
 """Sizes of the whole model, and the budget that counts them."""
 BUDGETS: tuple[str, ...] = ("sparsity", *UNIT_BUDGETS, *TARGETS)

@@ -9,6 +9,7 @@ to the damped loss of the final least-squares weights, so one run yields the err
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ from torch import Tensor
 from optimum_grail.core.linalg import live_features
 
 PANEL = 64
-"""Removals between two updates of the whole inverse (single-feature units)."""
+"""Removals between two updates of the whole matrices (single-feature units)."""
+ROWS = 256
+"""Rows that are moved at once."""
 
 
 @dataclass(frozen=True)
@@ -80,52 +83,70 @@ def damped_inverse_(gram: Tensor, damping: float) -> Tensor:
 
 
 def _single(weight: Tensor, inverse: Tensor, units: int, remove: int) -> tuple[Tensor, Tensor]:
-    """One feature per unit: lazy panel updates, and eliminated features leave the matrices after every panel."""
+    """One feature per unit: lazy panel updates, and eliminated features leave the matrices after every panel. Of the
+    consumer nothing but ``WᵀW`` is asked for, so that a step costs the same whatever its outputs are."""
     left = torch.arange(units, device=weight.device)
+    products = weight.T @ weight
     order, costs = [], []
     while remove > 0:
-        picked, paid, rows, pivots, heads = _panel(weight, inverse, min(PANEL, remove))
-        order.append(left[picked])
-        costs.append(paid)
+        panel = _panel(products, inverse, min(PANEL, remove))
+        order.append(left[panel.picked])
+        costs.append(panel.costs)
         going = torch.zeros(len(left), dtype=torch.bool, device=weight.device)
-        going[picked] = True
+        going[panel.picked] = True
         stay = torch.nonzero(~going).flatten()
-        rows = rows[:, stay]
-        weight = weight[:, stay].addmm_(heads, rows, alpha=-1)
-        inverse = inverse[stay[:, None], stay]  # the larger one is freed before the product needs memory
-        inverse.addmm_(rows.T, rows * pivots[:, None], alpha=-1)
-        left, remove = left[stay], remove - len(picked)
+        rows, loads = panel.rows[:, stay], panel.loads[:, stay]
+        products, inverse = shrunk_(products, stay), shrunk_(inverse, stay)
+        products.addmm_(rows.T, loads, alpha=-1).addmm_(loads.T, rows, alpha=-1)
+        inverse.addmm_(rows.T, rows * panel.pivots[:, None], alpha=-1)
+        left, remove = left[stay], remove - len(panel.picked)
     return _join(order, torch.int64), _join(costs, torch.float64)
 
 
-def _panel(weight: Tensor, inverse: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Remove ``size`` features without touching ``weight`` and ``inverse``: corrections are kept as low-rank factors.
+class _Panel(NamedTuple):
+    """Removals that ``Q`` and ``P = WᵀW`` do not show yet: ``Q - Rᵀ diag(pivots) R`` and ``P - Rᵀ L - Lᵀ R`` do.
 
-    Returns the features picked, their costs, the pivot rows ``Q_j / Q_jj`` ``[size, F]``, the pivots ``Q_jj`` and the
-    consumer columns at the time of removal ``[O, size]``.
+    ``picked`` and ``costs`` are the features and what they cost, ``rows`` the pivot rows ``R = Q_j / Q_jj``, ``loads``
+    ``L = P_j - ½ P_jj R``, both ``[size, F]``, and ``pivots`` the ``Q_jj``, all at the time of removal.
     """
-    rows = inverse.new_zeros(size, inverse.shape[0])
-    heads = weight.new_zeros(weight.shape[0], size)
-    pivots = inverse.new_zeros(size)
-    costs = inverse.new_zeros(size)
-    picked = torch.zeros(size, dtype=torch.int64, device=weight.device)
-    diagonal = inverse.diagonal().clone()
-    norms = weight.square().sum(0)
+
+    picked: Tensor
+    costs: Tensor
+    rows: Tensor
+    loads: Tensor
+    pivots: Tensor
+
+
+def _panel(products: Tensor, inverse: Tensor, size: int) -> _Panel:
+    """Remove ``size`` features without touching ``products`` and ``inverse``."""
+    rows, loads = inverse.new_zeros(2, size, inverse.shape[0])
+    pivots, costs = inverse.new_zeros(2, size)
+    picked = torch.zeros(size, dtype=torch.int64, device=inverse.device)
+    diagonal, norms = inverse.diagonal().clone(), products.diagonal().clone()
     gone = torch.zeros_like(norms)
     for t in range(size):
         scores = norms.clamp(min=0) / diagonal + gone
         j = picked[t] = torch.argmin(scores)
-        past = rows[:t, j]
+        past, load = rows[:t, j], loads[:t, j]
         row = inverse[j] - (past * pivots[:t]) @ rows[:t]
-        head = weight[:, j] - heads[:, :t] @ past
+        product = products[j] - past @ loads[:t] - load @ rows[:t]
         pivot = row[j]
         row = row / pivot
-        product = head @ weight - (head @ heads[:, :t]) @ rows[:t]
-        norms = norms - 2 * row * product + row.square() * head.square().sum()
+        loads[t] = product - 0.5 * product[j] * row
+        norms = norms - 2 * row * loads[t]
         diagonal = (diagonal - pivot * row.square()).clamp(min=torch.finfo(row.dtype).tiny)
         gone[j] = float("inf")
-        rows[t], heads[:, t], pivots[t], costs[t] = row, head, pivot, scores[j]
-    return picked, costs, rows, pivots, heads
+        rows[t], pivots[t], costs[t] = row, pivot, scores[j]
+    return _Panel(picked, costs, rows, loads, pivots)
+
+
+def shrunk_(matrix: Tensor, stay: Tensor) -> Tensor:
+    """Rows and columns ``stay`` (ascending) of ``matrix``, in its own memory: a copy beside it would be the peak."""
+    flat, size = matrix.view(-1), len(stay)
+    for start in range(0, size, ROWS):
+        part = matrix[stay[start : start + ROWS]][:, stay]  # rows move towards the front, never over one still unread
+        flat[start * size : start * size + part.numel()] = part.flatten()
+    return flat[: size * size].view(size, size)
 
 
 def _blocks(weight: Tensor, inverse: Tensor, units: int, remove: int) -> tuple[Tensor, Tensor]:

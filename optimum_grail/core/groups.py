@@ -71,6 +71,27 @@ class HeadArgument:
 
 
 @dataclass(frozen=True)
+class RotaryHeads:
+    """An attention whose heads can shrink inside; all paths from the model's root.
+
+    Args:
+        query, key, value: the projections, all of whose rows are heads of ``size`` dimensions.
+        size: dimensions per head.
+        size_at: the integer attribute that says so.
+        scaling_at: the number that logits are multiplied by, ``size ** -0.5``.
+        rotary: the module that makes the cosines and sines of all pairs, for all layers.
+    """
+
+    query: str
+    key: str
+    value: str
+    size: int
+    size_at: str
+    scaling_at: str
+    rotary: str
+
+
+@dataclass(frozen=True)
 class StreamFunction:
     """A residual sum that no submodule sees: computed from the block's input and records of submodule outputs.
 
@@ -118,6 +139,7 @@ class ChannelGroup:
         cached: elements of keys and values per unit and token, for heads.
         tables: parameters with elements per unit beside the producers.
         arguments: what ``attention`` is called with that has a slice per query head.
+        inside: how the heads can shrink inside; ``None``: they cannot.
         fields: config field (or, for tables only, local name) and its elements per unit.
         attributes: path of an integer module attribute that follows the width, and its elements per unit.
     """
@@ -143,6 +165,26 @@ class ChannelGroup:
     cached: int = 0
     tables: tuple[HeadTable, ...] = ()
     arguments: tuple[HeadArgument, ...] = ()
+    inside: RotaryHeads | None = None
+
+    def resized(self, size: int) -> ChannelGroup:
+        """The group when its heads have ``size`` dimensions; itself where they cannot shrink inside."""
+        if self.inside is None:
+            return self
+        whole = self.inside.size
+
+        def scaled(port: Port) -> Port:
+            """A strip whose units are as many heads, of the new size."""
+            return replace(port, span=port.span // whole * size)
+
+        return replace(
+            self,
+            producers=tuple(scaled(port) for port in self.producers),
+            consumer=scaled(self.consumer),
+            cost=self.cost // whole * size,
+            cached=self.cached // whole * size,
+            inside=replace(self.inside, size=size),
+        )
 
     def narrowed(self, slots: int) -> ChannelGroup:
         """The group when ``slots`` of its units are left: strips of one module move up."""

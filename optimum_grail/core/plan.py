@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.core.head_size import HeadReduction
 from optimum_grail.core.producers import Changes
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
@@ -28,6 +29,8 @@ class GroupPlan:
         changes: what is added to the weights of the producers that make something of an input, in their order, after
             the reduction; ``None``: nothing, or once applied.
         refitted: whether producers were changed beyond the reduction.
+        inside: how its heads shrink inside before their number does; ``group`` is what that leaves. A plan of that
+            alone has neither readout nor a reduction but the identity, and ``group`` is as it was before.
     """
 
     group: ChannelGroup
@@ -38,6 +41,7 @@ class GroupPlan:
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     changes: Changes | None = None
     refitted: bool = False
+    inside: HeadReduction | None = None
 
 
 class Plan(Mapping[str, GroupPlan]):

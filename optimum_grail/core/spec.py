@@ -136,6 +136,12 @@ class Heads:
         tables: path of a parameter and its axis that has one element per query head (a bias for every distance). Those
             that a block lacks are left out.
         arguments: what the attention is called with that holds a slice per query head, shared with other layers.
+        rotary: path, from the sub-model that owns the config, of the module whose cosines and sines of all dimensions
+            the blocks are called with as ``position_embeddings``. Dimension ``j`` of queries and keys is turned with
+            dimension ``j`` plus half the head size; nothing else looks at single dimensions; logits are multiplied by
+            the attention's ``scaling``, which is the root of one by the head size; and the config says ``head_dim`` and
+            ``rope_parameters`` for all layers. ``None``: heads cannot shrink inside.
+        rigid: why they cannot, the end of a sentence for users ("because ..."); empty: nobody has said.
     """
 
     query: Rows
@@ -163,6 +169,8 @@ class Heads:
     also: tuple[str, ...] = ()
     tables: tuple[tuple[str, int], ...] = ()
     arguments: tuple[HeadArgument, ...] = ()
+    rotary: str | None = None
+    rigid: str = ""
 
 
 @dataclass(frozen=True)

@@ -266,29 +266,6 @@ class Comparisons:
             rows.append(row)
         return tuple(rows), tuple(dict.fromkeys(notes))
 
-    def for_sweep(self, progress: Progress) -> dict[str, Any]:
-        """The metric as :class:`optimum_grail.sweep.Sweep` takes it; empty without data."""
-        if not self.items:
-            return {}
-        metric = self.items[0].metric
-
-        def measure(model: nn.Module) -> dict[str, Any]:
-            """The first set's results; of several sets those of each under ``sets``, by name."""
-            results = [found.result for found in self.measure(model, "compressed", progress)]
-            named = {item.dataset: result for item, result in zip(self.items, results, strict=True)}
-            return {**results[0], **({"sets": named} if len(named) > 1 else {})}
-
-        def corpora(data: CalibrationData | None) -> dict[str, str | None]:
-            """By set: whether it is of the corpus of ``data``."""
-            return {item.dataset: item.corpus(data) for item in self.items}
-
-        return {
-            "measure": measure,
-            "corpora": corpora,
-            "headline": metric.headline,
-            "higher_is_better": metric.higher_is_better,
-        }
-
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "perplexity": ("seqlen", "text_column"),

@@ -57,7 +57,7 @@ def read_rope(rotary: nn.Module, config: Any) -> Rope:
             f"{', and change with every length of text' if kind == 'dynamic' else ''}; other engines cannot be told "
             "that. Run this model with transformers."
         )
-    if kind == "longrope":
+    if kind == "longrope" and values["short_factor"] != values["long_factor"]:
         original = int(values["original_max_position_embeddings"])
         sets = [tuple(float(value) for value in values[f"{name}_factor"]) for name in ("short", "long")]
         return Rope(base, sets[0], sets[1], original, float(vars(rotary)["attention_scaling"]))

@@ -17,7 +17,7 @@ from optimum_grail.core.plan import GroupPlan, Plan
 from optimum_grail.core.problem import GroupProblem, Selection
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch
-from optimum_grail.fit.ahead import features_alone, narrow_ahead_
+from optimum_grail.fit.ahead import features_alone, narrow_ahead_, select, shrink_ahead_, shrinks
 from optimum_grail.fit.classifier import classifiers_of, refit_classifiers_
 from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.record import Record, Unrecorded
@@ -55,6 +55,7 @@ class FitRun:
         offload: keep both streams in files of a temporary folder instead of in memory.
         around: called with a block's path; what it returns is entered around all that is done there.
         record: told of every block that is done; those that it knows already are restored instead.
+        pairs: rotation pairs that stay in the heads, by the owner of their config; others' heads keep all.
     """
 
     model: nn.Module
@@ -69,6 +70,7 @@ class FitRun:
     offload: bool = False
     around: Callable[[str], AbstractContextManager[Any]] = nullcontext
     record: Record = field(default_factory=Unrecorded)
+    pairs: Mapping[str, Tensor] = field(default_factory=dict)
     _shortcuts: dict[type[nn.Module], dict[str, Shortcut | None]] = field(default_factory=dict)  # of classes of blocks
 
     def run_(self) -> Plan:
@@ -161,7 +163,7 @@ class FitRun:
         for group in self.layout.of_block(path):
             behind = drifted or (not joint and any(other.stage < group.stage for other in touched))
             behind = behind or (cut and group.stream == AT_OUTPUT)
-            goes = self.widths[group.name] < group.units
+            goes = self.widths[group.name] < group.units or shrinks(group, self.pairs)
             if group.units and (goes or (self.methods.refits and behind)):  # 0: an earlier run left nothing of it
                 touched.append(group)
             else:
@@ -238,14 +240,18 @@ class FitRun:
         gradients: Mapping[str, Tensor] = {}
         if "block-gradients" in self.methods.needs:
             gradients = block_gradients(run, stage, self.model)
+        stage, inside, whole = shrink_ahead_(run, self.model, stage, self.widths, self.pairs, self.methods)
         blind = not self.methods.selector.needs
         early = [group for group in stage if blind or self._mixes(group)]
         found = {} if blind else features_alone(run, self.model, early, "held-out" in self.methods.needs)
         problems = [self._problem(group, found.get(group.name), gradients.get(group.name)) for group in early]
         ahead = {group.name: self._select(problem, group) for group, problem in zip(early, problems, strict=True)}
         folded = [g for g in stage if g.name in ahead and (self._mixes(g) or not ahead[g.name].reduction.is_selection)]
-        unfolded = copy.deepcopy(run.block) if folded else None
-        shapes = [self._narrowed_(g, ahead[g.name].reduction) if g in folded else g for g in stage]
+        unfolded = copy.deepcopy(run.block) if folded and whole is None else whole
+        shapes = [
+            narrow_ahead_(self.model, g, ahead[g.name].reduction, self._problem(g, None)) if g in folded else g
+            for g in stage
+        ]
         collectors = [collector_for(self.model, shape, "held-out" in self.methods.needs) for shape in shapes]
         run.recall(again := refittable(self.methods, stage, self.widths))
         run.measure(collectors, replace(wanted, features=True), unfolded)
@@ -253,13 +259,11 @@ class FitRun:
         plans = []
         for group, shape, collector in zip(stage, shapes, collectors, strict=True):
             statistics = collector.statistics(run.batches.crossed)
-            plans.append(self._group_(group, shape, statistics, ahead.get(group.name), gradients.get(group.name)))
+            plan = self._group_(group, shape, statistics, ahead.get(group.name), gradients.get(group.name))
+            plans.append(replace(plan, inside=inside.get(group.name)))
             if group.name not in again:
                 run.settle(shape, plans[-1].reduction if shape is group else None)
         return refit_(self.model, run, plans, again, self.methods, self.seed)
-
-    def _narrowed_(self, group: ChannelGroup, reduction: Reduction) -> ChannelGroup:
-        return narrow_ahead_(self.model, group, reduction, self._problem(group, None))
 
     def _mixes(self, group: ChannelGroup) -> bool:
         return self.layout.specs[group.name].mixes and 0 < self.widths[group.name] < group.units
@@ -291,9 +295,4 @@ class FitRun:
         return replace(problem, mask_gradients=self.mask_gradients.get(group.name), block_gradients=gradients)
 
     def _select(self, problem: GroupProblem, group: ChannelGroup) -> Selection:
-        keep = self.widths[group.name]
-        if keep == problem.units:
-            return Selection(Reduction.keep_all(problem.units))
-        if keep == 0:
-            return Selection(Reduction.drop_all(problem.units))
-        return self.methods.selector(problem, keep)
+        return select(self.methods, problem, self.widths[group.name])

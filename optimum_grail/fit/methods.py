@@ -27,6 +27,7 @@ class Methods:
         within_block: ``"sequential"``: a block's groups one stage after the other; ``"joint"``: all from one pass
             over the uncompressed block, as the GRAIL authors do.
         refit: changes the producers that are left.
+        inside: whether heads lose dimensions inside, which asks for data whatever the others do.
     """
 
     selector: Selector
@@ -34,6 +35,7 @@ class Methods:
     allocation: Allocation
     within_block: WithinBlock = "sequential"
     refit: Refit = field(default_factory=NoRefit)
+    inside: bool = False
 
     def __post_init__(self) -> None:
         if self.refit.changes_producers and not self.two_streams:
@@ -51,7 +53,8 @@ class Methods:
             ConfigError: the method has no such option, or refuses its value.
         """
         selector, compensator, allocation, refit = config.methods()
-        return cls(selector, compensator, allocation, config.within_block, refit)
+        inside = config.head_dim_sparsity is not None
+        return cls(selector, compensator, allocation, config.within_block, refit, inside)
 
     def rehearsed(self) -> Methods:
         """Cheaper ones that compare ways to share a budget: what refits gain hardly depends on that."""
@@ -60,7 +63,18 @@ class Methods:
     @property
     def needs(self) -> frozenset[Need]:
         """Everything any of them asks for."""
-        return self.selector.needs | self.compensator.needs | self.refit.needs | self.allocation.needs
+        return self.fitted_needs | self.survey_needs
+
+    @property
+    def fitted_needs(self) -> frozenset[Need]:
+        """What selector, compensator, refit and heads that shrink inside ask for."""
+        inside = frozenset({"gram"}) if self.inside else frozenset()
+        return self.selector.needs | self.compensator.needs | self.refit.needs | inside
+
+    @property
+    def survey_needs(self) -> frozenset[Need]:
+        """What the survey is to find out."""
+        return self.allocation.needs | (frozenset({"rotation-pairs"}) if self.inside else frozenset())
 
     @property
     def needs_data(self) -> bool:
@@ -70,13 +84,13 @@ class Methods:
     @property
     def reads_labels(self) -> bool:
         """Whether any of them asks for gradients of the model's loss."""
-        signals = signals_of(self.allocation.needs).values()
+        signals = signals_of(self.survey_needs).values()
         return "mask-gradients" in self.needs or any(signal.labels for signal in signals)
 
     @property
     def fit_needs(self) -> frozenset[Need]:
         """What the fit itself has to measure: nothing for the allocation, and no gradients of the dense model."""
-        return (self.selector.needs | self.compensator.needs | self.refit.needs) - {"mask-gradients"}
+        return self.fitted_needs - {"mask-gradients"}
 
     @property
     def wanted(self) -> Wanted:

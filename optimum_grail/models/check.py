@@ -20,7 +20,7 @@ from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import ArchitectureError
-from optimum_grail.models.laws import check_depth, check_streams
+from optimum_grail.models.laws import check_depth, check_inside, check_streams
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.made_up import inputs_for
 from optimum_grail.models.matrix import features_per_unit, to_matrix
@@ -52,8 +52,8 @@ def check_map(spec: ArchitectureSpec, inputs: Mapping[str, Tensor] | None = None
 
     The laws: every block of the example resolves; the parameters said to go are those that go; a plan that keeps
     everything changes no bit; dropped units set to zero give the same output as the narrowed model; a consumer's output
-    joins the stream; free widths, and fewer blocks, survive saving and loading; widths that the map calls expressible
-    make a model that the stock class builds.
+    joins the stream; free widths, fewer blocks, and heads that have lost dimensions survive saving and loading; widths
+    that the map calls expressible make a model that the stock class builds.
 
     Args:
         spec: the map; it need not be registered.
@@ -82,7 +82,8 @@ def check_map(spec: ArchitectureSpec, inputs: Mapping[str, Tensor] | None = None
             _check_mask(model, group, given, exact=group.name not in inexact)
         check_streams(model, layout, given)
         _check_loading(model, layout, given)
-        check_depth(model, layout, partial(outputs_of, inputs=given), partial(_reloaded, dense=model, widths={}))
+        for law in (check_depth, check_inside):
+            law(model, layout, partial(outputs_of, inputs=given), partial(_reloaded, dense=model, widths={}))
         standalone = _check_stock(model, layout, given)
     names = [layout.specs[group.name].name for group in layout.groups]
     return MapReport(

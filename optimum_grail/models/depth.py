@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from optimum_grail.core.groups import ChannelGroup, Port
+from optimum_grail.core.groups import ChannelGroup, Port, RotaryHeads
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.stock import config_of
@@ -143,6 +143,18 @@ def _swap(path: str, block: str, moves: Mapping[str, str]) -> str:
     return moves[block] + path.removeprefix(block)
 
 
+def _turned(inside: RotaryHeads, block: str, moves: Mapping[str, str]) -> RotaryHeads:
+    """The same heads at the place to which their block has moved."""
+    return replace(
+        inside,
+        query=_swap(inside.query, block, moves),
+        key=_swap(inside.key, block, moves),
+        value=_swap(inside.value, block, moves),
+        size_at=_swap(inside.size_at, block, moves),
+        scaling_at=_swap(inside.scaling_at, block, moves),
+    )
+
+
 def _moved(group: ChannelGroup, moves: Mapping[str, str], layers: Mapping[str, str]) -> ChannelGroup:
     """The group with the paths of the place to which its block has moved."""
     block = group.block
@@ -158,4 +170,5 @@ def _moved(group: ChannelGroup, moves: Mapping[str, str], layers: Mapping[str, s
         factor=None if group.factor is None else _swap(group.factor, block, moves),
         attributes=tuple((_swap(path, block, moves), count) for path, count in group.attributes),
         tables=tuple(replace(table, path=_swap(table.path, block, moves)) for table in group.tables),
+        inside=None if group.inside is None else _turned(group.inside, block, moves),
     )

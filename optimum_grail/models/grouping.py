@@ -12,6 +12,7 @@ from optimum_grail.core.groups import ChannelGroup, HeadTable, Port
 from optimum_grail.core.spec import Conv, GroupSpec, Heads, Mlp, Rows, Strip
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.attributes import meets, read
+from optimum_grail.models.head_size import inside_of
 from optimum_grail.models.head_tables import tables_of
 from optimum_grail.models.matrix import axes, columns, is_channelwise, is_norm, mixes_channels, rows, weights_of
 
@@ -265,6 +266,7 @@ class GroupBuilder:
             consumer,
             attention=attention,
             attributes=tuple(following),
+            inside=inside_of(self.model, self.owner, self.block, spec),
             **more,  # type: ignore[arg-type]
         )
 

@@ -11,12 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import AT_OUTPUT, ChannelGroup
+from optimum_grail.core.head_size import HeadReduction, dimensions_of
+from optimum_grail.core.plan import GroupPlan, Plan
+from optimum_grail.core.reduction import Reduction
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.attributes import read
 from optimum_grail.models.depth import drop_blocks_
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.matrix import rows
+from optimum_grail.models.rotary import settle_head_size_
 from optimum_grail.models.stock import config_of
+from optimum_grail.models.surgery import apply_
 from optimum_grail.models.trial import FAILURES, failing_module, one_per_declaration
 
 
@@ -128,3 +133,61 @@ def check_depth(
                 f"Without block {stack.blocks[0]!r} the model puts out something else when it is saved and loaded "
                 "again. Name in depth_lists the config lists with one entry per block, or leave depth_field out."
             )
+
+
+def check_inside(
+    model: nn.Module,
+    layout: Layout,
+    outputs: Callable[[nn.Module], Sequence[Tensor]],
+    again: Callable[[nn.Module, Layout], nn.Module],
+) -> None:
+    """Where the map says that heads can shrink inside, the fastest rotation pair and as many dimensions of the values,
+    all of them set to zero, go without a trace, and the smaller heads survive saving and loading to the last bit.
+
+    Args: as :func:`check_depth`.
+
+    Raises:
+        ArchitectureError: they do not.
+    """
+    groups = [group for group in layout.groups if group.inside is not None]
+    pairs = {group.owner: torch.arange(1, group.inside.size // 2) for group in groups if group.inside is not None}
+    if not pairs or min(map(len, pairs.values())) == 0 or any(config_of(model, owner) is None for owner in pairs):
+        return
+    small = copy.deepcopy(model)
+    try:
+        items = [_silenced_(small, group, pairs[group.owner]) for group in groups]
+        expected = outputs(small)
+        apply_(small, Plan(items))
+        left = settle_head_size_(small, layout, pairs)
+        found = outputs(small)
+        loaded = outputs(again(small, left))
+    except FAILURES as error:
+        raise ArchitectureError(
+            f"With smaller heads the model cannot be run, saved and loaded, in the code of "
+            f"{failing_module(error, small) or type(small).__name__}: {str(error)[:300]}. Leave rotary out of the map."
+        ) from error
+    near = all(
+        torch.allclose(one, two, rtol=1e-4, atol=1e-4 * (1 + float(two.abs().max())))
+        for one, two in zip(found, expected, strict=True)
+    )
+    if not near or not all(map(torch.equal, loaded, found)):
+        raise ArchitectureError(
+            f"The heads of {groups[0].name!r} cannot lose a rotation pair that holds nothing without a trace, so "
+            "something else looks at their dimensions, or turns other ones together. Leave rotary out of the map."
+        )
+
+
+def _silenced_(model: nn.Module, group: ChannelGroup, pairs: Tensor) -> GroupPlan:
+    """Set what is not of ``pairs`` to zero in the heads of ``group``; returns the plan that takes it out."""
+    size = 0 if group.inside is None else group.inside.size
+    kept = dimensions_of(pairs, size)
+    pick = torch.eye(size, dtype=torch.float64)[kept]
+    shared = 1
+    for path in () if group.inside is None else (group.inside.query, group.inside.key, group.inside.value):
+        for parameter in model.get_submodule(path).parameters():
+            heads = parameter.data.unflatten(0, (-1, size))
+            shared = len(heads)
+            parameter.data = (heads * pick.sum(0).to(heads).view(-1, *[1] * (heads.dim() - 2))).flatten(0, 1)
+    heads_out = group.consumer.span * group.units // max(size, 1)
+    inside = HeadReduction(pairs, pick.expand(shared, -1, -1), pick.T.expand(heads_out, -1, -1))
+    return GroupPlan(group, Reduction.keep_all(group.units), None, inside=inside)

@@ -19,9 +19,11 @@ from dataclasses import dataclass
 import torch
 from accelerate.hooks import AlignDevicesHook, SequentialHook, add_hook_to_module, remove_hook_from_module
 from accelerate.utils import OffloadedWeightsLoader, PrefixedDataset, named_module_tensors, set_module_tensor_to_device
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from optimum_grail.errors import ArchitectureError
+from optimum_grail.errors import ArchitectureError, CheckpointError
+from optimum_grail.models.stamps import is_as, stamp, tensor_of
 
 Values = Mapping[str, Tensor]
 """Tensors of one module by their names in it; they may be read from a file whenever they are looked up."""
@@ -218,14 +220,14 @@ def _resident(module: nn.Module, hook: AlignDevicesHook, path: str, keep: Keep |
     remove_hook_from_module(module)
     for name in names:
         _fetch(module, hook, name)
-    before = {name: _stamp(module, name) for name in names}
+    before = {name: stamp(module, name) for name in names}
     try:
         yield
     except BaseException:
-        if _is_as(module, before):
+        if is_as(module, before):
             _leave(module, whole)
         raise
-    if _is_as(module, before):
+    if is_as(module, before):
         _leave(module, whole)
     elif keep is not None:
         now = offloaded_names(module, hook)
@@ -233,7 +235,7 @@ def _resident(module: nn.Module, hook: AlignDevicesHook, path: str, keep: Keep |
             execution_device=hook.execution_device,
             offload=True,
             io_same_device=hook.io_same_device,
-            weights_map=keep(path, {name: _tensor(module, name).detach() for name in now}, _forgotten(hook, names)),
+            weights_map=keep(path, {name: tensor_of(module, name).detach() for name in now}, _forgotten(hook, names)),
             offload_buffers=hook.offload_buffers,
             place_submodules=hook.place_submodules,
             skip_keys=hook.skip_keys,
@@ -268,30 +270,11 @@ def _leave(module: nn.Module, hook: AlignDevicesHook | SequentialHook) -> None:
 def _fetch(module: nn.Module, hook: AlignDevicesHook, name: str) -> None:
     """Load one tensor in the dtype of the empty one, into memory of its own: the file that it is mapped from is closed
     when this returns."""
-    value = hook.weights_map[name].to(_tensor(module, name).dtype, copy=True)
+    try:
+        value = hook.weights_map[name].to(tensor_of(module, name).dtype, copy=True)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"A weight {name!r} that stays on disk cannot be read any more: {error}. Put the file back as it was; a "
+            "run with an output folder (-o) then goes on with --resume."
+        ) from error
     set_module_tensor_to_device(module, name, hook.execution_device, value=value)
-
-
-def _tensor(module: nn.Module, name: str) -> Tensor:
-    home, _, local = name.rpartition(".")
-    owner = module.get_submodule(home)
-    found = owner._parameters.get(local)
-    return owner.get_buffer(local) if found is None else found
-
-
-_Stamp = tuple["weakref.ref[Tensor]", int]
-"""A tensor as it is: another one in its place, or another value in it, has another stamp. It keeps nothing alive."""
-
-
-def _stamp(module: nn.Module, name: str) -> _Stamp:
-    tensor = _tensor(module, name)
-    return weakref.ref(tensor), tensor._version
-
-
-def _is_as(module: nn.Module, before: Mapping[str, _Stamp]) -> bool:
-    """Whether the module's tensors are those of ``before``, by name, untouched, and no others."""
-    now = {name for name, _ in module.named_parameters(recurse=any("." in name for name in before))}
-    if not now <= before.keys():
-        return False
-    tensors = {name: _tensor(module, name) for name in before}
-    return all(ref() is tensors[name] and tensors[name]._version == version for name, (ref, version) in before.items())

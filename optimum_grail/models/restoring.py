@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from optimum_grail.core.plan import GroupPlan
 from optimum_grail.errors import ArchitectureError, CheckpointError
 from optimum_grail.models.matrix import axes
-from optimum_grail.models.surgery import rewrite_
+from optimum_grail.models.surgery import rewrite_, shrink_inside_
 
 Tensors = Mapping[str, Tensor]
 """By path in the model."""
@@ -47,6 +47,8 @@ def restore_(model: nn.Module, plans: Sequence[GroupPlan], values: Callable[[Ten
     """
     for plan in plans:
         group, reduction = plan.group, plan.reduction
+        if plan.inside is not None:
+            shrink_inside_(model, group.resized(plan.inside.whole), plan.inside)
         if len(reduction.assignment) != group.units or not group.fewest <= reduction.slots <= group.units:
             raise ArchitectureError(
                 f"The plan of {group.name!r} reduces {len(reduction.assignment)} units to {reduction.slots}; the group "

@@ -11,11 +11,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from optimum_grail.core.groups import ChannelGroup, Port
+from optimum_grail.core.head_size import HeadReduction
 from optimum_grail.core.plan import GroupPlan
 from optimum_grail.core.readout import Readout
 from optimum_grail.errors import ArchitectureError, StatisticsError
 from optimum_grail.models.attributes import read, write_
 from optimum_grail.models.changing import changed_values, check_changes
+from optimum_grail.models.head_size import check_inside, resize_attention_, shrunk_values
 from optimum_grail.models.headless import take_features_, take_heads_
 from optimum_grail.models.matrix import axes, channel_axis, columns, from_matrix, is_channelwise, owns_bias, rows, taps
 from optimum_grail.models.picking import pick_heads_
@@ -43,9 +45,15 @@ def apply_(model: nn.Module, plan: Mapping[str, GroupPlan]) -> None:
     ordered = _in_order(plan.values())
     sizes: dict[tuple[str, str], int] = {}
     for item in ordered:
-        _validate(model, item, sizes)
+        if item.inside is not None:
+            check_inside(model, item)
+        else:
+            _validate(model, item, sizes)
     for item in ordered:
-        _apply_one_(model, item)
+        if item.inside is not None:
+            shrink_inside_(model, item.group, item.inside)
+        else:
+            _apply_one_(model, item)
 
 
 def narrow_(model: nn.Module, group: ChannelGroup, units: int) -> None:
@@ -202,6 +210,14 @@ def _apply_one_(model: nn.Module, item: GroupPlan) -> None:
     norm = model.get_submodule(str(group.norm))
     mean = norm.get_buffer("running_mean")  # adding b in front of a BatchNorm is taking b from its mean
     _set_(norm, "running_mean", mean.double() - readout.bias.to(mean.device))
+
+
+def shrink_inside_(model: nn.Module, group: ChannelGroup, found: HeadReduction) -> None:
+    """Give the heads of ``group`` the dimensions that ``found`` leaves. Nothing is checked: callers have."""
+    for path, name, value in list(shrunk_values(model, group, found)):
+        _set_(model.get_submodule(path), name, value)
+        _sync_sizes_(model.get_submodule(path))
+    resize_attention_(model, group, found)
 
 
 def rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, consumer_strip: Tensor) -> None:

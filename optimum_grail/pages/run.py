@@ -11,6 +11,7 @@ from optimum_grail.hub.card import public
 from optimum_grail.pages.charts import BarChart, Column, bar_chart, shares
 from optimum_grail.pages.page import Card, Page
 from optimum_grail.report import fields
+from optimum_grail.report.heads import head_lines
 from optimum_grail.report.plots import KIND_NAMES
 from optimum_grail.report.report import GroupRow, Report
 from optimum_grail.report.table import (
@@ -117,6 +118,9 @@ def _cards(report: Report) -> Iterable[Card]:
         gibibytes(report.bytes_after),
         f"{gibibytes(report.bytes_before)} before ({change(report.bytes_before, report.bytes_after)})",
     )
+    if len(set(report.cache_bytes)) > 1:
+        before, after = report.cache_bytes[0], report.cache_bytes[-1]
+        yield Card("keys and values per token", change(before, after), f"{number(before)} → {number(after)} bytes")
     for row in report.evaluation:
         if row.get("dense") is not None and row.get("compressed") is not None and not row.get("perturbation"):
             where = marked(str(row.get("dataset") or ""), row.get("corpus"))
@@ -173,7 +177,7 @@ def _layers(report: Report) -> dict[str, Any]:
     rows = {kind: [row for row in report.groups if row.kind == kind] for kind in kinds}
     measured = {kind: [row for row in found if row.plain_error is not None] for kind, found in rows.items()}
     return {
-        "width_lines": [*width_lines(report), *whole_lines(report), *refit_lines(report)],
+        "width_lines": [*width_lines(report), *whole_lines(report), *head_lines(report), *refit_lines(report)],
         "widths": [_widths(kind, found) for kind, found in rows.items() if found[0].shrinks],
         "errors": [_errors(kind, found) for kind, found in measured.items() if found],
         "groups": [(row.name, *group_cells(row)) for row in report.groups],

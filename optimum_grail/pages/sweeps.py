@@ -52,6 +52,7 @@ class Swept(TypedDict):
     higher_is_better: bool
     dense: Measurement
     rows: list[Run]
+    knees: NotRequired[Mapping[str, str]]
     versions: NotRequired[Mapping[str, str]]
     hardware: NotRequired[Mapping[str, Any]]
 
@@ -91,6 +92,7 @@ def sweep_page(swept: Swept, *, title: str | None = None) -> Page:
         tuple(_cards(swept, sets)),
         {
             "better": better,
+            "knees": list(swept.get("knees", {}).items()),
             "charts": [chart for chart in charts if chart is not None],
             "tables": [_table(swept, name, methods) for name in sets],
             "runs": [_run(row) for row in swept["rows"]],

@@ -29,6 +29,8 @@ WRITING = 1.5
 """Passes of a sample that writing it, token by token, takes."""
 STEP_CALLS = 40
 """Operations on little data that an elimination makes for every unit that goes."""
+ACTIVATIONS = 80
+"""Bytes per row of a batch and feature of the widest group that a block at work leaves with the C library."""
 ROWS_PER_FEATURE = 4
 """Calibration rows that a fit wants for every feature."""
 
@@ -39,14 +41,14 @@ class Estimate:
 
     Args:
         seconds: expected wall time of survey and fit, and of what :meth:`beside` adds.
-        memory: bytes of streams (unless in files), one block's statistics and copies, and logits; where weights stay on
-            disk, of the block and of the largest other module as well.
+        memory: bytes of streams (unless in files), and of one block at work with its statistics or of logits, whichever
+            is more; where weights stay on disk, of the block and of the largest other module as well.
         forward_flops: floating point operations of one pass over the calibration data through all blocks.
         gram_flops: of all Gram products, once.
         disk: bytes of streams that are kept in files, and of compressed weights that leave memory.
         rows, features: calibration rows that the widest group sees, and its features.
         sample: seconds of one sample's pass through the whole model.
-        logits: bytes of ``memory`` that are logits, which are float32 always.
+        logits: bytes of ``memory`` that are there for logits alone, which are float32 always.
         streams: bytes of disk that the streams would take.
         movable: bytes of ``memory`` that would be saved by that.
         offloaded: whether weights stay on disk.
@@ -152,15 +154,14 @@ def estimate(
         run_blocks(model, on_device(model, batches[0].head()))
     pace = pace_of(model, layout, batches[0])
     load = _Load.of(model, layout, counted, samples)
-    fitted = _fit_seconds(load, methods, pace, samples)
-    signals = signals_of(methods.allocation.needs).values()
+    signals = signals_of(methods.survey_needs).values()
     work = Work(
         forward=pace.blocks * samples,
         gram=load.gram / pace.products,
         solve=load.solve / pace.solves + load.steps * pace.call,
         groups=len(layout.groups),
-        blocks=len(load.paths),
-        batches=max(len(batches), PROBE_FRACTION),  # an outline is one batch, whatever the data will be cut into
+        blocks=sum(len(stack.blocks) for stack in layout.stacks),
+        batches=len(batches) if len(batches) > 1 else PROBE_FRACTION,  # an outline is one, however data will be cut
         rest=pace.rest * samples,
         stream=4.0 * counted.stream * samples,
         put_out=load.outputs,
@@ -169,15 +170,16 @@ def estimate(
     rehearses = any(signal.finds == "curves" for signal in signals) and bool(methods.allocation.rivals())
     survey = cost_of(signals, work) + (_rehearsals(load, methods, pace, work) if rehearses else 0.0)
     compares = any(signal.finds == "curves" or signal.tail for signal in signals)
-    logits = COPIES * LOGITS_BYTES if compares and pace.slices else 0
+    inside = load.beside(methods) + ACTIVATIONS * load.features * load.rows / work.batches
+    logits = max(COPIES * LOGITS_BYTES - inside, 0.0) * (compares and pace.slices)
     streams = work.stream * (2 if methods.two_streams else 1)
     moving, filed = (_moving(work, signals, streams, rehearses, kept) for kept in (True, False))
     offloaded = is_offloaded(model)
     return Estimate(
-        seconds=fitted + survey,
+        seconds=_fit_seconds(load, methods, pace, samples) + survey,
         sample=pace.blocks + pace.rest,
         logits=int(logits),
-        memory=int(load.beside(methods) + logits + moving + offloaded * _visiting(model, layout)),
+        memory=int(inside + logits + moving + offloaded * _visiting(model, layout)),
         forward_flops=counted.flops * samples,
         gram_flops=load.gram,
         disk=offloaded * layout.block_bytes,
@@ -211,7 +213,6 @@ class _Load:
         solve: of one solve each.
         steps: operations on next to no data of one elimination each.
         memory: bytes of one block and its statistics, the most of any.
-        paths: the blocks.
         outputs: features that all consumers together put out for a row.
         samples: that all of this is of.
         rows: of the widest group.
@@ -225,7 +226,6 @@ class _Load:
     solve: float
     steps: float
     memory: int
-    paths: Sequence[str]
     outputs: int
     samples: int
     rows: int
@@ -250,7 +250,6 @@ class _Load:
             solve=sum(width**3 / 3 + 4.0 * outputs[name] * width**2 for name, width in widths.items()),
             steps=STEP_CALLS * float(sum(group.units for group in layout.groups)),
             memory=max(statistics, default=0) + block,
-            paths=paths,
             outputs=sum(outputs.values()),
             samples=samples,
             rows=rows[widest],

@@ -11,6 +11,7 @@ from optimum_grail.models.biases import add_biases_
 from optimum_grail.models.matrix import owns_bias
 from optimum_grail.models.precision import Precision
 from optimum_grail.models.resolve import resolve
+from optimum_grail.models.rotary import check_head_size
 from optimum_grail.models.size import Size
 from optimum_grail.models.surgery import check_weights
 from optimum_grail.pipeline.setup import Journal, Setup
@@ -36,6 +37,8 @@ def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
     if setup.methods.compensator.wants_bias and not all(owns_bias(model, group) for group in layout.groups):
         undo.callback(add_biases_(model, layout).remove_)
         layout = resolve(model, setup.spec)
+    if setup.methods.inside:
+        check_head_size(model, layout)
     journal = Journal() if setup.state is None else Journal(dict(setup.state.header.seconds))
     if setup.state is not None:
         setup.state.clock = journal.so_far

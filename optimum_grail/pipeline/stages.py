@@ -28,6 +28,7 @@ from optimum_grail.models.depth import drop_blocks_
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import Precision, cast_
 from optimum_grail.models.residence import is_offloaded, resident
+from optimum_grail.models.rotary import settle_head_size_
 from optimum_grail.models.size import Size
 from optimum_grail.models.stock import current_widths, expressible_together, is_standalone, write_config_
 from optimum_grail.models.trial import try_widths
@@ -183,7 +184,7 @@ class Prepared:
 
     def survey(self, data: CalibrationData | None) -> Findings:
         """What the allocation has to know, measured on the dense model; empty if it asks for nothing."""
-        needs = self.setup.methods.allocation.needs
+        needs = self.setup.methods.survey_needs
         if not needs or data is None:
             return Findings()
         progress = self.setup.progress
@@ -247,6 +248,7 @@ class Prepared:
                 self.offload,
                 self._resident,
                 self.setup.state or Unrecorded(),
+                widths.pairs,
             )
             plan = run.run_()
             self.setup.progress.finish()
@@ -277,7 +279,8 @@ class Prepared:
         Returns:
             the layout of what is left, at its sizes before compression; and whether plain transformers can load it.
         """
-        left = drop_blocks_(self.model, self.layout, widths.dropped)
+        layout = settle_head_size_(self.model, self.layout, widths.pairs)
+        left = drop_blocks_(self.model, layout, widths.dropped)
         standalone = False
         if isinstance(self.model, PreTrainedModel):
             provenance = {**self.setup.config.to_dict(), "widths": current_widths(self.model, left)}

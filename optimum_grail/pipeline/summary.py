@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from optimum_grail.checkpoints.identity import commit_of, hub_id
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.config.source import is_general
+from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.models.residence import device_of
 from optimum_grail.pipeline.run import Run
 from optimum_grail.report.environment import hardware, peak_memory, versions
@@ -66,6 +68,8 @@ class Outcome:
             calibration=self._calibration(),
             config=self.config.to_dict(),
             standalone=run.standalone,
+            head_size=self._head_size(),
+            cache_bytes=self._cache(model),
             half_damage=self._half(),
             free_width_gain=self._gain(),
             forward=self.forward,
@@ -87,9 +91,32 @@ class Outcome:
             "target_bytes": config.target_bytes,
             "ffn_sparsity": config.ffn_sparsity,
             "head_sparsity": config.head_sparsity,
+            "head_dim_sparsity": config.head_dim_sparsity,
             "channel_sparsity": config.channel_sparsity,
         }
         return {key: value for key, value in sizes.items() if value is not None}
+
+    def _head_size(self) -> tuple[int, ...]:
+        sizes = [group.inside.size for group in self.run.layout.groups if group.inside is not None]
+        kept = [2 * len(pairs) for pairs in self.run.widths.pairs.values()]
+        return (sizes[0], kept[0]) if sizes and kept else ()
+
+    def _cache(self, model: nn.Module) -> tuple[int, ...]:
+        """Bytes of one token's keys and values, before and after; empty where no text is made or nothing is known."""
+        heads = [group for group in self.run.layout.groups if group.kind == "heads"]
+        makes = isinstance(model, PreTrainedModel) and model.can_generate()
+        if not makes or any(not group.cached and group.inside is None for group in heads):
+            return ()
+        before = after = 0
+        for group in heads:
+            kept = 0 if group.block in self.run.widths.dropped else self.run.widths.kept[group.name]
+            pairs, bytes_each = self.run.widths.pairs.get(group.owner), self._bytes_of(group)
+            before += _cached(group, group.units) * bytes_each
+            after += _cached(group if pairs is None else group.resized(2 * len(pairs)), kept) * bytes_each
+        return before, after
+
+    def _bytes_of(self, group: ChannelGroup) -> int:
+        return self.run.layout.weights[group.consumer.module].itemsize
 
     def _groups(self) -> tuple[GroupRow, ...]:
         rows = []
@@ -125,6 +152,12 @@ class Outcome:
         """Share of the predicted damage that free widths per layer would save."""
         ours, free = self.run.widths.predicted, self.run.widths.predicted_free
         return None if ours is None or free is None or ours <= 0 else max(0.0, 1 - free / ours)
+
+
+def _cached(group: ChannelGroup, units: int) -> int:
+    """Elements of one token's keys and values where ``units`` are left; query heads may share one key and value."""
+    alone = 2 * group.inside.size if group.inside is not None and units else 0
+    return group.cached * units or alone
 
 
 def hub_data(sources: Sequence[str]) -> tuple[str, ...]:

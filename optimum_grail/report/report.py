@@ -122,16 +122,16 @@ class Report:
             units per kind.
         budget: what ``sparsity`` is a fraction of: parameters, FLOPs, key-value cache, or latency.
         budget_removed: fraction of it that went, by the survey's measurements; ``None`` for parameters.
-        parameters_before: parameters of the whole dense model.
-        parameters_after: of the whole compressed model.
+        parameters_before, parameters_after: parameters of the whole model, dense and compressed.
         block_parameters_before: parameters inside the repeated blocks, dense.
         block_parameters_after: the same, compressed.
-        bytes_before: bytes of all parameters in the dtypes of the checkpoint, dense.
-        bytes_after: the same, compressed.
+        bytes_before, bytes_after: bytes of all parameters in the dtypes of the checkpoint, dense and compressed.
         groups: one row per group, in the order of the model.
         calibration: the data; ``None`` for data-free methods.
         config: the resolved configuration.
         standalone: whether plain transformers loads the result without this package.
+        head_size: dimensions of a head, dense and compressed; empty where none went.
+        cache_bytes: keys and values of one token, dense and compressed; empty where the map does not tell.
         half_damage: predicted damage if half as much had gone, as a share of this size's; ``None``: not predicted.
         free_width_gain: predicted share of the damage that free widths per layer would save; ``None``: not predicted.
         forward: one forward pass, dense and compressed, as :func:`optimum_grail.evaluation.stopwatch.compare_forward`
@@ -171,6 +171,8 @@ class Report:
     calibration: Calibration | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     standalone: bool = True
+    head_size: tuple[int, ...] = ()
+    cache_bytes: tuple[int, ...] = ()
     half_damage: float | None = None
     free_width_gain: float | None = None
     forward: Annotated[Mapping[str, Any], fields.Shape(fields.ForwardPass, optional=True)] = field(default_factory=dict)

@@ -26,6 +26,7 @@ def sweep_table(result: Mapping[str, Any]) -> Table:
     headline, sets = result["metric"], sets_of(result)
     dense = [figure_of(result["dense"], headline, name) for name in sets]
     table = Table(title=Text(_title(result), no_wrap=True, overflow="ignore"), title_justify="left", box=None)
+    table.caption, table.caption_justify = _knees(result), "left"
     table.add_column("", overflow="fold")
     sizes = list(dict.fromkeys(row["size"] for row in result["rows"]))
     for heading in (*(["dense"] if len(sets) > 1 else []), *sizes):
@@ -38,6 +39,13 @@ def sweep_table(result: Mapping[str, Any]) -> Table:
             label, first = (f"{method} on {marked}", [number(before)]) if name else (method, [])
             table.add_row(Text(label), *first, *cells)
     return table
+
+
+def _knees(result: Mapping[str, Any]) -> Text | None:
+    """Where quality begins to fall faster than parameters go."""
+    found = [f"{method} {size}" for method, size in result.get("knees", {}).items()]
+    text = f"Knee of the curve: {', '.join(found)}. Beyond it a parameter costs more than before."
+    return Text(text, no_wrap=True, overflow="ignore") if found else None
 
 
 def _title(result: Mapping[str, Any]) -> str:
@@ -74,7 +82,8 @@ def can_plot() -> bool:
 
 
 def plot_sweep(result: Mapping[str, Any], path: str | Path | None = None) -> bytes:
-    """Draw quality against parameters, one panel per evaluation set, one line per method, the dense model as a star.
+    """Draw quality against parameters, one panel per evaluation set, one line per method with a ring around its knee,
+    the dense model as a star.
 
     Args:
         result: what :meth:`optimum_grail.sweep.Sweep.run` returned, with a metric.
@@ -107,7 +116,9 @@ def _draw(panel: Axes, result: Mapping[str, Any], name: str) -> None:
     for method in dict.fromkeys(row["method"] for row in result["rows"]):
         rows = sorted((row for row in result["rows"] if row["method"] == method), key=lambda row: row["parameters"])
         points = [(row["parameters"] / 1e6, figure_of(row, headline, name)) for row in rows]
-        panel.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=method)
+        (line,) = panel.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=method)
+        bent = [at for at, row in zip(points, rows, strict=True) if row["size"] == result.get("knees", {}).get(method)]
+        panel.plot(*zip(*bent, strict=True), "o", markersize=9, fillstyle="none", color=line.get_color())
     panel.plot(dense["parameters"] / 1e6, figure_of(dense, headline, name), "k*", markersize=9, label="dense")
     if not result["higher_is_better"]:
         panel.set_yscale("log")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from optimum_grail.report.heads import head_lines
 from optimum_grail.report.report import Calibration, GroupRow, Report, SourceRows
 
 MISSING = "-"
@@ -143,6 +144,8 @@ def asked_lines(report: Report) -> list[str]:
         if name in sizes:
             lines.append(f"asked for {asked:,} {name.removeprefix('target_')}, got {sizes[name]:,}")
             continue
+        if name == "head_dim_sparsity":
+            continue  # the line of the heads says it
         achieved = report.achieved_budget if name == "sparsity" else report.achieved_units.get(kinds.get(name, ""))
         what = f"of the blocks' {report.budget}" if name == "sparsity" else ASKED_NAMES.get(name, name)
         lines.append(f"asked {percent(asked)} {what}, achieved {percent(achieved)}")
@@ -276,7 +279,7 @@ def _share(report: Report) -> str:
 
 def print_report(report: Report, console: Console, groups: bool = False) -> None:
     """Print what was asked and achieved, the comparison, the run, the warnings and, if ``groups``, every group."""
-    for line in (*asked_lines(report), *width_lines(report), *refit_lines(report)):
+    for line in (*asked_lines(report), *width_lines(report), *head_lines(report), *refit_lines(report)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(comparison_table(report))
     if not report.evaluation:

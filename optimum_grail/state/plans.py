@@ -12,6 +12,7 @@ from torch import Tensor
 from optimum_grail.checkpoints.block_store import BlockStore
 from optimum_grail.checkpoints.plan_file import is_reduction
 from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.core.head_size import HeadReduction
 from optimum_grail.core.plan import GroupPlan
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.errors import CheckpointError
@@ -19,6 +20,8 @@ from optimum_grail.report import fields
 from optimum_grail.report.report import GroupRow
 
 PARTS = ("assignment", "weight", "order", "curve")
+INSIDE = ("pairs", "values", "outputs")
+"""Of a group whose heads have shrunk inside."""
 
 
 def tensors_of(plans: Sequence[GroupPlan]) -> dict[str, Tensor]:
@@ -27,6 +30,9 @@ def tensors_of(plans: Sequence[GroupPlan]) -> dict[str, Tensor]:
     for plan in plans:
         parts = (plan.reduction.assignment, plan.reduction.weight, plan.order, plan.curve)
         found |= {_key(plan.group, part): value for part, value in zip(PARTS, parts, strict=True) if value is not None}
+        if plan.inside is not None:
+            inside = (plan.inside.pairs, plan.inside.values, plan.inside.outputs)
+            found |= {_key(plan.group, part): value for part, value in zip(INSIDE, inside, strict=True)}
     return found
 
 
@@ -88,8 +94,33 @@ def _plan(
         raise CheckpointError(f"the removal order of {group.name} is none")
     if type(refitted) is not bool:
         raise CheckpointError(f"the notes on {group.name} do not say whether its producers were refitted")
+    inside = _inside(store, path, group, shapes)
+    group = group if inside is None else group.resized(inside.size)
     reduction = Reduction(assignment, weight, slots)
-    return GroupPlan(group, reduction, None, order, curve, diagnostics, refitted=refitted)
+    return GroupPlan(group, reduction, None, order, curve, diagnostics, refitted=refitted, inside=inside)
+
+
+def _inside(
+    store: BlockStore, path: str, group: ChannelGroup, shapes: Mapping[str, tuple[int, ...]]
+) -> HeadReduction | None:
+    """How the heads of a group have shrunk inside; ``None``: not at all."""
+    names = [_key(group, part) for part in INSIDE]
+    if not any(name in shapes for name in names):
+        return None
+    read = store.read(path, [name for name in names if name in shapes])
+    pairs, values, outputs = (read.get(name) for name in names)
+    if group.inside is None or pairs is None or values is None or outputs is None:
+        raise CheckpointError(f"it does not say how the heads of {group.name} have shrunk")
+    size = group.inside.size
+    heads, ordered = group.consumer.span * group.units // size, torch.unique(pairs)
+    sound = pairs.dtype == torch.int64 and torch.equal(pairs, ordered) and len(pairs) > 0 and values.dim() == 3
+    sound = sound and bool(((pairs >= 0) & (pairs < size // 2)).all()) and heads % max(len(values), 1) == 0
+    shapes_of = (tuple(values.shape[1:]), tuple(outputs.shape))
+    if not sound or shapes_of != ((2 * len(pairs), size), (heads, size, 2 * len(pairs))):
+        raise CheckpointError(f"what it says of the heads of {group.name} does not fit them")
+    if not bool(torch.isfinite(values).all()) or not bool(torch.isfinite(outputs).all()):
+        raise CheckpointError(f"what it says of the heads of {group.name} is not finite")
+    return HeadReduction(pairs, values.double(), outputs.double())
 
 
 def _key(group: ChannelGroup, part: str) -> str:

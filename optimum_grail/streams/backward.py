@@ -24,6 +24,7 @@ from optimum_grail.streams.calls import Call, on_device
 from optimum_grail.streams.capture import Captured, Order, capture
 from optimum_grail.streams.gradients import frozen
 from optimum_grail.streams.hooks import given, hooked
+from optimum_grail.streams.memory import release
 from optimum_grail.streams.outputs import Outputs, Slopes, pull
 from optimum_grail.streams.probe import unrolled
 from optimum_grail.streams.states import States
@@ -96,12 +97,15 @@ class Backward:
     def _by_blocks(self) -> Iterator[tuple[ChannelGroup, list[Slope]]]:
         captured = capture(self.model, self.layout.blocks, self.batches, offload=self.offload, order=self.order)
         entered = {path: states for seen in captured.values() for path, states in self._forward(seen)}
+        release()
         pulled = self._at_the_end({name: seen.hidden for name, seen in captured.items()})
+        release()
         for stack in self.layout.stacks:
             for path in reversed(stack.blocks):
                 calls = captured[stack.name].calls.pop(path)
                 with resident(self.model, path):
                     yield from self._block(path, calls, entered.pop(path), pulled[stack.name])
+                release()  # the little that is kept of a block would hold the rest of its memory back
 
     def _forward(self, seen: Captured) -> Iterator[tuple[str, States]]:
         """Move a stack's states to its end; what enters every block."""

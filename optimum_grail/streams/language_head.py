@@ -18,7 +18,7 @@ from optimum_grail.streams.hooks import Reached, given, hooked, note_parts, pass
 LOGITS_BYTES = 2**25
 """Most bytes of one model's logits (float32) at once: 170 rows of 49,152 tokens, 32 of 262,144. The C library gives
 tensors of this size back to the system when they are freed; smaller ones it keeps, and the gaps between them add up."""
-COPIES = 6
+COPIES = 4
 """Tensors of that size that a loss and its gradient make."""
 TOLERANCE = 2e-3
 """Difference of logits, relative to the largest, that rounding may make."""

@@ -26,7 +26,7 @@ from optimum_grail.report.progress import Progress
 from optimum_grail.signals import SIGNALS, Dense, Seen, Signal, Tensors, Visit, Work
 from optimum_grail.streams.blocks import Batches
 from optimum_grail.streams.capture import Captured, capture, order_of
-from optimum_grail.streams.memory import released_at_once
+from optimum_grail.streams.memory import release, released_at_once
 from optimum_grail.streams.probe import Probe, Wanted
 from optimum_grail.streams.problems import collector_for, problem_of
 from optimum_grail.streams.tail import Tail
@@ -147,12 +147,14 @@ class Survey:
             inputs = [captured.hidden[index] for index in dense.few]
             with resident(self.model, path):
                 problems, sums = self._pass(stack, path, groups, captured)
+                release()
                 visit = Visit(dense, stack, position, groups, captured.calls, inputs, problems)
                 for name, signal in self._walking.items():
                     found[name] |= signal.block(visit, sums[name], found[name])
             for group in self.layout.of_block(path):
                 self.progress.update(1, group.name)
-            del captured.calls[path]
+            del captured.calls[path], problems, sums
+            release()
 
     def _pass(
         self, stack: Stack, path: str, groups: Sequence[ChannelGroup], captured: Captured

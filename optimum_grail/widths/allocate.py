@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
 
 from optimum_grail.core.budget import Budget, WidthClass, check_reachable, finest_step, minimise, predicted, smallest
 from optimum_grail.core.contracts import Allocation, Share
@@ -13,6 +15,7 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.survey.findings import Findings
 from optimum_grail.widths.classes import Sharing, protected_groups
 from optimum_grail.widths.drops import drop_sets
+from optimum_grail.widths.head_size import head_notes, new_head_sizes, pairs_left
 from optimum_grail.widths.request import NOUNS, Expressible, Request
 from optimum_grail.widths.resources import Removed, resource_of
 
@@ -44,6 +47,8 @@ class Widths:
         dropped: paths of blocks that go altogether.
         budget: name of what the budget counts.
         removed: fraction of it that goes, or ``None`` for parameters, which the result itself tells.
+        pairs: rotation pairs that stay in every head, int64, by owner; of owners not named, and before they were
+            measured, nothing is said.
     """
 
     kept: dict[str, int]
@@ -54,6 +59,7 @@ class Widths:
     dropped: tuple[str, ...] = ()
     budget: str = "parameters"
     removed: float | None = None
+    pairs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def allocate(
@@ -84,7 +90,8 @@ def allocate(
     notes: list[str] = []
     candidates = _candidates(sharing, notes)
     chosen = _chosen(candidates, judge, notes)
-    _check_something_goes(layout, chosen)
+    if request.inside is None:
+        _check_something_goes(layout, chosen)
     kept = {name: units for name, units in chosen.kept.items() if layout.group(name).block not in chosen.dropped}
     shrunk = {layout.group(name).kind for name in kept if kept[name] < layout.widths[name]}
     asked = {group.kind for group in layout.groups if request.sparsity is not None or group.kind in request.kinds}
@@ -93,7 +100,13 @@ def allocate(
     removed = None if resource.name == "parameters" else resource.fraction(kept, chosen.dropped)
     half = _predicted_half(sharing)
     return replace(
-        chosen, predicted_free=free, predicted_half=half, notes=tuple(notes), budget=resource.name, removed=removed
+        chosen,
+        predicted_free=free,
+        predicted_half=half,
+        notes=(*notes, *head_notes(layout, request)),
+        budget=resource.name,
+        removed=removed,
+        pairs=pairs_left(layout, request, findings),
     )
 
 
@@ -106,7 +119,7 @@ def check_request(layout: Layout, request: Request, method: Allocation, accepts:
     Raises:
         BudgetError: the request cannot be reached, or leaves a group without units.
     """
-    protected_groups(layout, method)
+    new_head_sizes(layout, request, protected_groups(layout, method))
     if method.needs & {"positions", "latency"} and request.sparsity is not None:
         return ()  # costs are not known before they are measured
     resource = resource_of(method.budget, layout, request, Findings())

@@ -29,6 +29,7 @@ class Request:
         dense: parameters of the blocks that ``sparsity`` is a fraction of, where they differ from the layout's
             (biases were added).
         size: ``(field, value)`` where a size of the whole model was asked for; ``sparsity`` is then what that comes to.
+        inside: fraction of every head's dimensions that goes, or ``None``.
     """
 
     sparsity: float | None
@@ -36,6 +37,7 @@ class Request:
     standalone: bool | None = None
     dense: int | None = None
     size: tuple[str, int] | None = None
+    inside: float | None = None
 
     @classmethod
     def of(cls, config: GrailConfig, layout: Layout, dense: int) -> Request:
@@ -54,7 +56,7 @@ class Request:
         elif config.target_bytes is not None:
             size = ("target_bytes", config.target_bytes)
             sparsity = _gone(*size, layout.total_bytes, layout.block_bytes) / layout.block_bytes
-        return cls(sparsity, named, config.standalone, dense, size)
+        return cls(sparsity, named, config.standalone, dense, size, config.head_dim_sparsity)
 
     @property
     def words(self) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.compressor import GrailCompressor
@@ -94,6 +95,48 @@ def test_a_data_file_that_went_is_missed_and_taken_when_it_is_back(tmp_path: Pat
     assert not any("Measuring the dense model" in line for line in told.lines)
     (row,) = compressor.report.evaluation
     assert row["compressed"] > row["dense"] > 1 and row["agreement"]["kl"] > 0
+
+
+class Removing(Silent):
+    """Moves a file of the dense model away once the first block is done.
+
+    Args:
+        shard: the file.
+        place: where it goes.
+    """
+
+    def __init__(self, shard: Path, place: Path) -> None:
+        self.shard, self.place, self.running = shard, place, ""
+
+    def start(self, total: int, description: str) -> None:
+        self.running = description
+
+    def update(self, advance: int, description: str) -> None:
+        if self.running.startswith("compressing") and self.shard.exists():
+            self.shard.rename(self.place)
+
+
+def test_a_shard_that_went_is_missed_and_taken_when_it_is_back(tmp_path: Path) -> None:
+    dense, shard = tiny_llama(), tmp_path / "dense" / "model-00004-of-00004.safetensors"
+    dense.save_pretrained(tmp_path / "dense", max_shard_size="45KB")
+    assert shard.exists()
+    rows = [{"input_ids": torch.arange(3 + start, 15 + start)} for start in range(8)]
+
+    def run(out: str, **more: Any) -> None:
+        config = {"preset": "wanda+grail", "low_memory": True, "sparsity": 0.3}
+        GrailCompressor.from_pretrained(tmp_path / "dense", config).compress(rows, tmp_path / out, **more)
+
+    run("whole")
+    with pytest.raises(CheckpointError, match=rf"{shard.name}.*--resume"):
+        run("out", progress=Removing(shard, tmp_path / "away"))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(CheckpointError, match=shard.name):
+        run("out", resume=True)
+    (tmp_path / "away").rename(shard)
+    told = Stop("never", 0)
+    run("out", resume=True, progress=told)
+    assert "2 compressed blocks kept" in told.lines[0]
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
 KILLED = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_grail.architectures.llama import tiny_llama
+from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.errors import CheckpointError, ConfigError, OutputError, UnknownNameError
 from optimum_grail.pipeline import stages
-from optimum_grail.sweep import FILE, Cell, Sweep, cells, damage
+from optimum_grail.pipeline.folders import Folders
+from optimum_grail.report.curve import damage
+from optimum_grail.report.report import Report
+from optimum_grail.sweep import FILE, Cell, Sweep, cells
 
 FAST: dict[str, Any] = {"num_samples": 10, "seqlen": 32}
 DRAW = torch.Generator().manual_seed(0)
@@ -149,6 +154,42 @@ def test_another_sweep_is_not_overwritten(tmp_path: Path) -> None:
     tiny_sweep().run(planned, tmp_path, overwrite=True)
 
 
+def test_every_size_is_saved_and_what_is_there_is_not_made_again(tmp_path: Path) -> None:
+    planned, place = cells(["magnitude"], [0.3, 0.5], {}), Folders(tmp_path, "tiny")
+    measured = []
+
+    def counted(model: nn.Module) -> dict[str, float]:
+        measured.append(model)
+        return weights_left(model)
+
+    first = tiny_sweep().run(planned[:1], tmp_path)
+    assert "folder" not in first["rows"][0]
+    found = tiny_sweep(measure=counted).run(planned, tmp_path, save=place)
+    assert [row["folder"] for row in found["rows"]] == ["magnitude-0.3", "magnitude-0.5"] and len(measured) == 2
+    for row in found["rows"]:
+        small = load_model(tmp_path / row["folder"])
+        assert sum(item.numel() for item in small.parameters()) == row["parameters"]
+        report = Report.load(tmp_path / row["folder"])
+        assert (report.parameters_after, report.asked) == (row["parameters"], {"sparsity": float(row["size"])})
+    assert tiny_sweep(measure=counted).run(planned, tmp_path, save=place)["rows"] == found["rows"]
+    assert len(measured) == 2, "nothing is compressed again"
+    shutil.rmtree(tmp_path / "magnitude-0.3")
+    tiny_sweep(measure=counted).run(planned, tmp_path, save=place)
+    assert len(measured) == 3 and place.has("magnitude", "0.3")
+
+
+def test_folders_are_checked_before_any_work(tmp_path: Path, counted: dict[str, int]) -> None:
+    place = Folders(tmp_path, "tiny")
+    twice = [Cell("a/b", "0.5", {"sparsity": 0.5}), Cell("a b", "0.5", {"sparsity": 0.3})]
+    with pytest.raises(ConfigError, match=r"both be saved as 'a-b-0\.5'"):
+        tiny_sweep().run(twice, tmp_path, save=place)
+    (tmp_path / "grail-plus-0.5").mkdir()
+    (tmp_path / "grail-plus-0.5" / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"grail-plus-0\.5"):
+        tiny_sweep().run(cells(["grail-plus"], [0.5], {}), tmp_path, save=place)
+    assert counted["readings"] == 0 and not (tmp_path / FILE).exists()
+
+
 def test_bad_requests_are_told_before_any_work() -> None:
     with pytest.raises(ConfigError, match="sparsity"):
         cells(["magnitude"], [1.5], {})
@@ -166,6 +207,7 @@ def test_the_command_writes_a_file_a_figure_and_a_table(
     out = tmp_path / "sweep"
     flags = ["--dataset", prose.calibration, "--eval-dataset", prose.held, "--eval-samples", 20]
     flags += ["--num-samples", 40, "--seqlen", 128, "--sparsity", 0.3, 0.5, "--presets", "magnitude", "magnitude+grail"]
+    flags += ["--save"]
     assert cli("grail", "sweep", "-m", embedded_llama, "-o", out, *flags, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((out / FILE).read_text()) and (out / "sweep.png").stat().st_size > 1000
@@ -177,6 +219,10 @@ def test_the_command_writes_a_file_a_figure_and_a_table(
     compressor = GrailCompressor(model, {"preset": "magnitude", "sparsity": 0.3}, tokenizer=tokenizer)
     compressor.compress()
     assert compressor.report.parameters_after == found["rows"][0]["parameters"]
+    for row in found["rows"]:
+        (told,) = Report.load(out / row["folder"]).evaluation
+        assert (told["dense"], told["compressed"]) == (dense, row["result"]["perplexity"])
+        assert "perplexity" in (out / row["folder"] / "README.md").read_text()
 
 
 def test_weights_on_disk_are_refused() -> None:

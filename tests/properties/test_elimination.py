@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optimum_grail.core.elimination import PANEL, eliminate
+from optimum_grail.core.elimination import PANEL, ROWS, eliminate, shrunk_
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.solve import NormalEquations
 
@@ -154,3 +154,29 @@ def test_dead_units_go_first_and_cost_nothing(seed: int, span: int, dead: int) -
     assert not found.errors[: dead + 1].any()
     fewer = eliminate(weight, rows.T @ rows, units, 1, 1e-3)
     assert fewer.order.tolist() == gone.tolist()[:1] and fewer.errors.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 40])
+def test_fewer_outputs_than_features_or_more(outputs: int) -> None:
+    """Only ``WᵀW`` is looked at, which has no more rank than the consumer has outputs."""
+    generator = torch.Generator().manual_seed(outputs)
+    units = PANEL + 9
+    factor = torch.randn(2 * units, units, generator=generator, dtype=torch.float64)
+    gram = factor.T @ factor / units
+    weight = torch.randn(outputs, units, generator=generator, dtype=torch.float64)
+    found = eliminate(weight, gram, units, units - 1, 1e-3)
+    order, losses = one_by_one(weight, damped(gram, 1e-3), units - 1)
+    assert found.order.tolist() == order
+    torch.testing.assert_close(found.errors, torch.tensor(losses, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("units", [5, ROWS, ROWS + 1, 2 * ROWS + 7])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.97, 1.0])
+def test_a_matrix_shrinks_where_it_is(units: int, share: float) -> None:
+    generator = torch.Generator().manual_seed(units)
+    matrix = torch.randn(units, units, generator=generator, dtype=torch.float64)
+    stay = torch.nonzero(torch.rand(units, generator=generator) <= share).flatten()
+    expected, place = matrix[stay][:, stay], matrix.data_ptr()
+    found = shrunk_(matrix, stay)
+    assert torch.equal(found, expected)
+    assert not len(stay) or found.data_ptr() == place

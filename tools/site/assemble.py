@@ -49,7 +49,7 @@ def anchors_of(text: str) -> set[str]:
 def guides() -> list[str]:
     """The guides, as their index names them."""
     index = (REPOSITORY / "docs/guides/README.md").read_text(encoding="utf-8")
-    return [f"docs/guides/{name}" for name in dict.fromkeys(re.findall(r"\((\w+\.md)\)", index))]
+    return [f"docs/guides/{name}" for name in dict.fromkeys(re.findall(r"\(([\w-]+\.md)\)", index))]
 
 
 def sections() -> dict[str, list[str]]:

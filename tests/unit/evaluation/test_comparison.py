@@ -18,6 +18,7 @@ from optimum_grail.errors import ConfigError, DataError
 from optimum_grail.evaluation.before_and_after import BeforeAndAfter
 from optimum_grail.evaluation.comparison import Comparisons
 from optimum_grail.evaluation.evaluate import evaluate_path
+from optimum_grail.evaluation.for_sweep import SweepMetric
 from optimum_grail.report.progress import Silent
 
 TEXT = ["It was a bright cold day in April, and the clocks were striking thirteen."] * 4
@@ -109,7 +110,7 @@ def test_a_set_has_its_own_columns_and_splits(folders: dict[str, Path], tmp_path
 
 def test_a_sweep_gets_every_set_and_the_first_as_its_figure(folders: dict[str, Path]) -> None:
     model, comparisons = prepared(folders["llama"], {"first": TEXT, "second": TEXT[:2] + ["Not the same."] * 3})
-    settings = comparisons.for_sweep(Silent())
+    settings = SweepMetric(comparisons, Silent()).settings
     found = settings["measure"](model)
     assert list(found["sets"]) == ["first", "second"]
     assert found["perplexity"] == found["sets"]["first"]["perplexity"] != found["sets"]["second"]["perplexity"]

@@ -12,6 +12,8 @@ from torch import nn
 
 from optimum_grail import check_map
 from optimum_grail.architectures import ARCHITECTURES
+from optimum_grail.architectures.llama import HELIUM, LLAMA
+from optimum_grail.architectures.qwen import QWEN3
 from optimum_grail.core.spec import ArchitectureSpec, Mlp, Strip
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.hook import install
@@ -89,3 +91,17 @@ def test_a_module_without_a_config() -> None:
         check_map(PLAIN)
     with pytest.raises(ArchitectureError, match="no example"):
         check_map(replace(PLAIN, example=None))
+
+
+def test_heads_that_turn_otherwise_than_the_map_says_are_found() -> None:
+    """Helium turns neighbours, Qwen3 normalises each head: neither can lose a pair and stay what it was."""
+    for build, spec in ((HELIUM.example, HELIUM), (QWEN3.example, QWEN3)):
+        assert build is not None
+        heads = replace(spec.groups[0], rotary="rotary_emb")
+        with pytest.raises(ArchitectureError, match="Leave rotary out of the map"):
+            check_map(replace(spec, groups=(heads, *spec.groups[1:])))
+
+
+def test_a_map_that_names_no_rotary_module_is_refused() -> None:
+    with pytest.raises(ArchitectureError, match="inv_freq"):
+        check_map(replace(LLAMA, groups=(replace(LLAMA.groups[0], rotary="norm"), *LLAMA.groups[1:])))

@@ -52,6 +52,7 @@ def swept() -> dict[str, Any]:
         "higher_is_better": False,
         "versions": {"torch": "2.13.0"},
         "hardware": {"processor": "a", "cores": 2},
+        "knees": {"wanda": "0.3"},
         "dense": {"parameters": 1_000_000, "bytes": 2_000_000, "result": _result(20.0)},
         "rows": [_row(method, size) for method in ("grail-plus", "wanda") for size in (0.3, 0.5)],
     }

@@ -80,7 +80,7 @@ def test_a_hostile_sweep_is_text(swept: dict[str, Any], tmp_path: Path) -> None:
         row |= {"method": MARKUP, "notes": [MARKUP], "corpus": {"wiki": MARKUP}}
         row["result"]["sets"][MARKUP] = row["result"]["sets"].pop("wiki")
     swept["dense"]["result"]["sets"][MARKUP] = {"perplexity": 20.0}
-    swept |= {"source": MARKUP, "versions": {MARKUP: MARKUP}, "metric": "perplexity"}
+    swept |= {"knees": {MARKUP: MARKUP}, "source": MARKUP, "versions": {MARKUP: MARKUP}, "metric": "perplexity"}
     (tmp_path / "sweep.json").write_text(json.dumps(swept))
     is_harmless(page_of(tmp_path).html())
 

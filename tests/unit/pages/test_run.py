@@ -29,6 +29,14 @@ def test_headline_numbers(report: Report) -> None:
     assert "test.txt (out of corpus)" in cards["perplexity"].detail
 
 
+def test_a_smaller_cache_is_a_headline(report: Report) -> None:
+    assert "keys and values per token" not in {card.what for card in run_page(report).cards}
+    told = run_page(dataclasses.replace(report, head_size=(64, 48), cache_bytes=(23_040, 17_280)))
+    cards = {card.what: card for card in told.cards}
+    assert cards["keys and values per token"].value == "-25.0 %"
+    assert "inside heads: 64 -> 48 dimensions" in Parsed(told.html()).text
+
+
 def test_sections_follow_what_was_measured(report: Report) -> None:
     page = parsed(report)
     assert "What stayed of every layer" in page.text and "Error per layer" in page.text

@@ -32,6 +32,7 @@ def test_a_line_per_method_and_a_chart_per_set(written: Any) -> None:
     assert [words for words in page.words if words == "★ dense"] == ["★ dense"] * 2
     assert "wiki (in corpus)" in page.text and "books" in page.text
     assert "grail-plus 26 30" in page.text and "wanda 52 60" in page.text
+    assert "Knee of the curve, beyond which a parameter costs more than before: wanda at 0.3" in page.text
     assert "/home" not in page.text and "a-model" in page.text
 
 

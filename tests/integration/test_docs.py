@@ -119,7 +119,7 @@ def test_blocks_that_do_not_run_are_few() -> None:
 
 def test_the_index_names_every_guide() -> None:
     index = (REPOSITORY / "docs" / "guides" / "README.md").read_text(encoding="utf-8")
-    assert sorted(re.findall(r"\((\w+\.md)\)", index)) == [page.name for page in GUIDES]
+    assert sorted(re.findall(r"\(([\w-]+\.md)\)", index)) == [page.name for page in GUIDES]
 
 
 def test_the_journey_of_the_readme(place: Path, embedded_llama: Path, cli: Callable[..., int]) -> None:

@@ -30,13 +30,13 @@ def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
     Raises:
         GrailError: no map fits, weights are not finite, or the request cannot be reached.
     """
-    precision = Precision.of(model)
-    layout = resolve(model, setup.spec)
+    precision, experts = Precision.of(model), setup.methods.expert_selector is not None
+    layout = resolve(model, setup.spec, experts)
     check_weights(model, layout.groups)
     before = Size.of(model, layout)
     if setup.methods.compensator.wants_bias and not all(owns_bias(model, group) for group in layout.groups):
         undo.callback(add_biases_(model, layout).remove_)
-        layout = resolve(model, setup.spec)
+        layout = resolve(model, setup.spec, experts)
     if setup.methods.inside:
         check_head_size(model, layout)
     journal = Journal() if setup.state is None else Journal(dict(setup.state.header.seconds))

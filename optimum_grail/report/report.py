@@ -123,8 +123,7 @@ class Report:
         budget: what ``sparsity`` is a fraction of: parameters, FLOPs, key-value cache, or latency.
         budget_removed: fraction of it that went, by the survey's measurements; ``None`` for parameters.
         parameters_before, parameters_after: parameters of the whole model, dense and compressed.
-        block_parameters_before: parameters inside the repeated blocks, dense.
-        block_parameters_after: the same, compressed.
+        block_parameters_before, block_parameters_after: parameters inside the repeated blocks, dense and compressed.
         bytes_before, bytes_after: bytes of all parameters in the dtypes of the checkpoint, dense and compressed.
         groups: one row per group, in the order of the model.
         calibration: the data; ``None`` for data-free methods.

@@ -17,12 +17,12 @@ VOCABULARY_FILE = "grail_vocabulary.json"
 
 
 class Text(TypedDict):
-    """Tokens of one text in both vocabularies, and the share that stayed the same."""
+    """Tokens of one text in both vocabularies, and how many of those before are there after, at the same place."""
 
     name: str
     before: int
     after: int
-    share: float
+    same: int
 
 
 class Vocabulary(TypedDict):
@@ -83,4 +83,5 @@ def vocabulary_page(values: Vocabulary, name: str, *, title: str | None = None) 
 
 def _text_row(text: Text) -> tuple[str, ...]:
     before, after = text["before"], text["after"]
-    return Path(text["name"]).name, number(before), number(after), change(before, after), f"{text['share']:.2%}"
+    share = text["same"] / before if before else 1.0
+    return Path(text["name"]).name, number(before), number(after), change(before, after), f"{share:.2%}"

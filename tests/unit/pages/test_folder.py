@@ -25,8 +25,8 @@ VOCABULARY = {
     "bytes_before": 4000,
     "bytes_after": 3000,
     "reasons": {"of the text": 50, "bytes": 10},
-    "data": [{"name": "/home/me/corpus.txt", "before": 900, "after": 900, "share": 1.0}],
-    "evaluation": [{"name": "other.txt", "before": 500, "after": 550, "share": 0.93}],
+    "data": [{"name": "/home/me/corpus.txt", "before": 900, "after": 900, "same": 900}],
+    "evaluation": [{"name": "other.txt", "before": 500, "after": 550, "same": 465}],
     "versions": {"python": "3.12.1"},
     "kept": [0, 1, 2],
 }

@@ -32,12 +32,14 @@ from optimum_grail.models.stock import refuse_compressed
 from optimum_grail.pipeline.forecast import Forecast, forecast
 from optimum_grail.pipeline.run import compress_
 from optimum_grail.pipeline.saving import Checkpoint, SavingOptions
-from optimum_grail.pipeline.setup import Setup
+from optimum_grail.pipeline.setup import Setup, Unwatched
 from optimum_grail.pipeline.summary import Outcome
+from optimum_grail.pipeline.together import together
+from optimum_grail.processes.ranks import ALONE
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import Report
 from optimum_grail.state.identity import identity_of
-from optimum_grail.state.opening import kept_state, written_by_state
+from optimum_grail.state.opening import written_by_state
 from optimum_grail.state.run_state import RunState
 
 if TYPE_CHECKING:
@@ -51,8 +53,7 @@ class GrailCompressor:
         model: a transformers model, or any module if ``spec`` describes it. It is compressed in place.
         config: what to do; a :class:`GrailConfig`, its dictionary, or ``None`` for the defaults.
         spec: the architecture map; by default the registered one of the model's type.
-        tokenizer: for text calibration data.
-        processor: for image calibration data.
+        tokenizer, processor: for calibration data of text, of images.
         source: where the model came from (a Hub id or folder), for report and card.
         revision: its commit, if known.
         base_model: its Hub id, for the card, where ``source`` is not one.
@@ -88,6 +89,7 @@ class GrailCompressor:
         self._layout: Layout | None = None
         self._folder: Path | None = None
         self._state: RunState | None = None
+        self._ranks = ALONE
         self._resolved = self.config.resolved()
         refuse_half_compressed(model)
         if not self.config.allow_recompress:
@@ -115,8 +117,7 @@ class GrailCompressor:
             model_or_path: a Hub id, a folder, or a loaded model.
             grail_config: what to do.
             tokenizer, processor: instead of those beside the model.
-            dtype, device, trust_remote_code, revision, token, allow_pickle: as
-                :func:`optimum_grail.checkpoints.loading.load_model`.
+            dtype, device, trust_remote_code, revision, token, allow_pickle: as of :func:`load_model`.
             base_model: Hub id of the model, for the card, where ``model_or_path`` is not one.
 
         Raises:
@@ -178,11 +179,12 @@ class GrailCompressor:
         overwrite = overwrite or (resume and written_by_state(save_directory))
         if save_directory is not None:
             check_output(save_directory, overwrite, source=self.source if os.path.exists(self.source) else None)
-        identity = partial(identity_of, self.model, self._resolved, self.tokenizer)
-        with kept_state(save_directory, identity, resume, progress or Silent()) as self._state:
-            keep = None if self._state is None else self._state.get
-            watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), progress or Silent(), keep=keep)
-            run = compress_(self.model, self._setup(progress), calibration_dataset, watch)
+        identity, told = partial(identity_of, self.model, self._resolved, self.tokenizer), progress or Silent()
+        with together(save_directory, identity, resume, told) as (self._ranks, self._state):
+            told = told if self._ranks.first else Silent()
+            watch = self._watch(eval_dataset, robustness, told)
+            watching = watch if self._ranks.first else Unwatched()
+            run = compress_(self.model, self._setup(told), calibration_dataset, watching)
             self.plan, self._layout = run.plan, run.left
             known = (self.source, self.base_model, self.revision, self._resolved, run)
             self._report = Outcome(*known, watch.notes, watch.results, watch.forward).report(self.model)
@@ -206,14 +208,17 @@ class GrailCompressor:
         Raises:
             GrailError: as :meth:`compress`.
         """
-        watch = BeforeAndAfter(self._comparisons(eval_dataset, robustness), progress or Silent())
+        watch = self._watch(eval_dataset, robustness, progress or Silent())
         return forecast(self.model, self._setup(progress), calibration_dataset, watch)
 
-    def _comparisons(self, dataset: EvaluationSets | None, robustness: bool) -> Comparisons:
-        return Comparisons.prepare(self.model, dataset, self.tokenizer, self.processor, self._resolved, robustness)
+    def _watch(self, dataset: EvaluationSets | None, robustness: bool, progress: Progress) -> BeforeAndAfter:
+        own = (self.tokenizer, self.processor, self._resolved, robustness)
+        keep = None if self._state is None else self._state.get
+        return BeforeAndAfter(Comparisons.prepare(self.model, dataset, *own), progress, keep=keep)
 
     def _setup(self, progress: Progress | None) -> Setup:
-        return Setup(self._resolved, self.spec, self.tokenizer, self.processor, progress or Silent(), None, self._state)
+        own = (self._resolved, self.spec, self.tokenizer, self.processor)
+        return Setup(*own, progress or Silent(), None, self._state, self._ranks)
 
     def save_pretrained(
         self,
@@ -225,7 +230,7 @@ class GrailCompressor:
     ) -> None:
         """Write the compressed checkpoint with tokenizer, plan, report and card; complete or absent.
 
-        Args: as :meth:`optimum_grail.pipeline.saving.Checkpoint.save`.
+        Args: as :meth:`optimum_grail.pipeline.saving.Checkpoint.save`. Of several processes the first one writes.
 
         Raises:
             GrailError: nothing has been compressed yet.
@@ -233,17 +238,15 @@ class GrailCompressor:
         """
         if self.plan is None or self._layout is None:
             raise GrailError("There is nothing to save yet. Call compress() first.")
+        if not self._ranks.first:
+            return
         companions = tuple(item for item in (self.processor, self.tokenizer) if item is not None)
         inherited = inherited_from(self.source, revision=self.revision) or inherited_from(self.base_model)
         state = self._state if self._state is not None and self._state.is_of(save_directory) else None
         announce = None if state is None else state.announce
         checkpoint = Checkpoint(self.model, self._layout, self.plan, self.report, companions, inherited, announce)
-        checkpoint.save(
-            save_directory,
-            overwrite=overwrite,
-            max_shard_size=max_shard_size,
-            include_modeling_code=include_modeling_code,
-        )
+        saving: SavingOptions = {"max_shard_size": max_shard_size, "include_modeling_code": include_modeling_code}
+        checkpoint.save(save_directory, overwrite=overwrite, **saving)
         if state is not None:
             state.end()
         self._folder = Path(save_directory)
@@ -263,10 +266,13 @@ class GrailCompressor:
         """Publish weights, tokenizer, plan, report, card and plot in one commit; returns its address.
 
         Args: as :class:`optimum_grail.hub.publish.Upload`; ``max_shard_size`` as in transformers' ``save_pretrained``.
+        Of several processes the first one publishes, the others return an empty address.
 
         Raises:
             HubError: no token, or the Hub refused, failed or broke off; the message says what to do.
         """
+        if not self._ranks.first:
+            return ""
         upload = Upload(repo_id, commit_message, private, token, revision, create_pr, tuple(tags))
         commit = push_saved(partial(self.save_pretrained, max_shard_size=max_shard_size), upload)
         return str(commit.pr_url or commit.commit_url)
@@ -283,8 +289,7 @@ class GrailCompressor:
     ) -> None:
         """Write a LoRA adapter for the compressed model, made from one that was trained on the dense model.
 
-        Args: as :func:`optimum_grail.adapters.convert_adapter`; the dense model is loaded again from where it came from
-            by default.
+        Args: as :func:`optimum_grail.adapters.convert_adapter`; the dense model is loaded again by default.
 
         Raises:
             GrailError: nothing has been saved yet, or as :func:`optimum_grail.adapters.convert_adapter`.

@@ -100,3 +100,7 @@ class OutputError(GrailError):
 
 class HubError(GrailError):
     """The Hub refused an upload, failed, or was out of reach; nothing was committed."""
+
+
+class ProcessError(GrailError):
+    """Another process of the same run failed, is gone, or did something else than this one."""

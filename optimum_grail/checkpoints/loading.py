@@ -18,6 +18,7 @@ from optimum_grail.checkpoints.misfits import refuse_misfit, refuse_missing
 from optimum_grail.checkpoints.offloading import Choice, load_offloaded
 from optimum_grail.checkpoints.skeleton import check_numbers, weighed_skeleton
 from optimum_grail.errors import ArchitectureError, CheckpointError, ConfigError, GrailError, shorten
+from optimum_grail.processes.joining import place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -273,7 +274,10 @@ def _weigh(kind: type, config: PreTrainedConfig, stored: Stored | None, path: st
 def usable_device(device: str | torch.device | None) -> torch.device:
     """``device``, by default a GPU if there is one, else the CPU; raises ``ConfigError`` where it cannot be used."""
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        own = place()  # of several processes on a machine each has a GPU of its own, where there are as many
+        return torch.device("cuda", own) if 0 < own < torch.cuda.device_count() else torch.device("cuda")
     try:
         torch.empty(0, device=device)
         return torch.device(device)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from optimum_grail.commands._interrupt import INTERRUPTED, NOTHING_WRITTEN, interruptible
+from optimum_grail.commands._processes import is_first, refuse_several
 from optimum_grail.config.mixture import Mixture
 from optimum_grail.config.options import BY_NAME
 from optimum_grail.config.values import Option
@@ -55,26 +56,32 @@ class Session:
 
 
 @contextmanager
-def session(args: Namespace) -> Iterator[Session]:
+def session(args: Namespace, shared: bool = False) -> Iterator[Session]:
     """Run a command's body: prints its JSON, turns errors into one line and an exit code.
+
+    Args:
+        args: of the command.
+        shared: whether several processes can share it; the first of them speaks. Other commands refuse several.
 
     Raises:
         SystemExit: 2 for bad input (a ``GrailError``), 130 for Ctrl-C, 1 for anything else that fails.
     """
     with interruptible() as interrupted:
-        yield from _guarded(args, interrupted)
+        yield from _guarded(args, interrupted, shared)
 
 
-def _guarded(args: Namespace, interrupted: Callable[[], bool]) -> Iterator[Session]:
+def _guarded(args: Namespace, interrupted: Callable[[], bool], shared: bool) -> Iterator[Session]:
     stdout = sys.stdout
     try:
+        if not shared:
+            refuse_several()
         with quiet(), warnings.catch_warnings(), redirect_stdout(sys.stderr if args.json is True else stdout):
             warnings.showwarning = _one_line(warnings.showwarning)
             from rich.console import Console  # costs more than every other import of a plain --help
 
-            current = Session(Console())
+            current = Session(Console(quiet=not is_first()))
             yield current
-        if args.json is True:  # and not a file that the command has written
+        if args.json is True and is_first():  # and not a file that the command has written
             stdout.write(json.dumps(current.result, indent=2, allow_nan=False) + "\n")
     except GrailError as error:
         _fail(args, str(error), BAD_INPUT)

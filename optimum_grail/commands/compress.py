@@ -31,6 +31,7 @@ from optimum_grail.errors import ConfigError
 
 if TYPE_CHECKING:
     from optimum_grail.config.config import GrailConfig
+    from optimum_grail.processes.ranks import Ranks
 
 EXAMPLES = """\
   optimum-cli grail compress -m meta-llama/Llama-3.2-1B -o small
@@ -51,6 +52,8 @@ EXAMPLES = """\
       small/ for transformers, small.gguf for llama.cpp, with widths that can be quantized
   optimum-cli grail compress -m MODEL -o small --map map.py --dataset corpus.txt
       a family without a map of its own: `grail inspect -m MODEL --propose -o map.py` has written one, and you read it
+  torchrun --nproc-per-node 2 --no-python optimum-cli grail compress -m MODEL -o small --dataset corpus.txt
+      two processes share the calibration rows; the result is that of one (docs/guides/many-processes.md)
   optimum-cli grail compress -m MODEL -o again --config small --seed 7
       repeat a run, with one change; flags win over the file, the file wins over the preset"""
 
@@ -77,7 +80,7 @@ class CompressCommand(BaseOptimumCLICommand):
             action="store_true",
             help="Go on with the run into --output that was killed or failed; the result is the same to the last bit. "
             "Give everything else as it was. Until a run ends, what it has done is kept in .grail-NAME.state beside "
-            "--output; a run without --resume leaves that alone.",
+            "--output; a run without --resume leaves that alone. Several processes keep nothing.",
         )
         add_map_flag(parser)
         add_eval_flag(parser, "Evaluate before and after on this data, on each of several sets by itself.")
@@ -104,22 +107,23 @@ class CompressCommand(BaseOptimumCLICommand):
 
     def run(self) -> None:
         """Check what can be checked at once, then compress, save and report."""
-        with session(self.args) as out:
+        with session(self.args, shared=True) as out:
             target = check_output(self.args.output, self.args.overwrite or self.args.resume, source=self.args.model)
+            from optimum_grail.processes.joining import joined
             from optimum_grail.proposals.reading import serving_maps
 
-            with serving_maps(self.args.map):
-                _compress(self.args, out, target)
+            with serving_maps(self.args.map), joined() as ranks:
+                _compress(self.args, out, target, ranks)
             if self.args.map is not None and not self.args.dry_run:
                 line = "Loading it needs the map: first call register_architecture(spec) with every spec of its SPECS."
                 out.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _compress(args: Namespace, out: Session, target: Path) -> None:
-    """The run itself, while the maps of ``--map`` serve."""
+def _compress(args: Namespace, out: Session, target: Path, ranks: Ranks) -> None:
+    """The run itself, while the maps of ``--map`` serve; the first of the processes says and writes."""
     from optimum_grail.compressor import GrailCompressor
     from optimum_grail.evaluation.sets import by_spelling
-    from optimum_grail.report.progress import RichProgress
+    from optimum_grail.report.progress import RichProgress, Silent
     from optimum_grail.report.table import print_report
 
     engine = beside(args, target)
@@ -134,7 +138,7 @@ def _compress(args: Namespace, out: Session, target: Path) -> None:
         base_model=args.base_model,
     )
     measured = {"eval_dataset": by_spelling(args.eval_dataset), "robustness": args.robustness}
-    progress = RichProgress()
+    progress = RichProgress() if ranks.first else Silent()
     if args.dry_run:
         found = compressor.forecast(**measured, progress=progress)
         for line in found.lines():
@@ -149,7 +153,7 @@ def _compress(args: Namespace, out: Session, target: Path) -> None:
     print_report(compressor.report, out.console)
     out.console.print(f"Written to {target}", markup=False, highlight=False, soft_wrap=True)
     out.result = {"output": str(target), "report": compressor.report.to_dict()}
-    if engine is not None:
+    if engine is not None and ranks.first:
         out.result["export"] = engine.write(out.console).to_dict()
 
 

@@ -225,6 +225,17 @@ def count_tokens(samples: Sequence[Mapping[str, Tensor]]) -> int:
     )
 
 
+def few_of(batches: Sequence[Batch]) -> list[int]:
+    """Indices of the batches that short forward passes take: at most an eighth of the samples."""
+    sizes = [batch.size for batch in batches]
+    few, seen = [0], sizes[0]
+    for index in range(1, len(sizes)):
+        if seen + sizes[index] <= sum(sizes) / PROBE_FRACTION:
+            few.append(index)
+            seen += sizes[index]
+    return few
+
+
 def digest(samples: Sequence[Mapping[str, Tensor]]) -> str:
     """sha256 (hex) over names, shapes, dtypes and bytes of all inputs of all samples, in order."""
     state = hashlib.sha256()

@@ -15,13 +15,14 @@ from optimum_grail.data.parts import Part
 from optimum_grail.data.request import Recipient
 from optimum_grail.data.selfgen import SelfText, generate_self_text
 from optimum_grail.errors import CheckpointError
+from optimum_grail.processes.ranks import ALONE, Ranks
 from optimum_grail.report.progress import Progress
 
 Keep = Callable[[str, Mapping[str, Any], Callable[[], Mapping[str, Tensor]]], Mapping[str, Tensor]]
 """``(kind, what it depends on as JSON values, what makes it) -> tensors``, made only where they are not known."""
 
 
-def own_text(recipient: Recipient, part: Part, progress: Progress, keep: Keep | None) -> SelfText:
+def own_text(recipient: Recipient, part: Part, progress: Progress, keep: Keep | None, ranks: Ranks = ALONE) -> SelfText:
     """The text of one source.
 
     Args:
@@ -29,6 +30,7 @@ def own_text(recipient: Recipient, part: Part, progress: Progress, keep: Keep | 
         part: how much, and how.
         progress: told what is going on.
         keep: knows what was written before; ``None``: nothing was.
+        ranks: processes that write it together.
 
     Raises:
         StatisticsError: the model's logits are not finite.
@@ -49,6 +51,7 @@ def own_text(recipient: Recipient, part: Part, progress: Progress, keep: Keep | 
             progress=progress,
             writing=part.writing,
             documents=documents() if general else (),
+            ranks=ranks,
         )
         return {"ids": written.ids, "restarts": torch.tensor(written.restarts)}
 

@@ -25,6 +25,7 @@ from optimum_grail.data.starts import (
 from optimum_grail.errors import StatisticsError
 from optimum_grail.models.intact import evaluating
 from optimum_grail.models.residence import no_gradients
+from optimum_grail.processes.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -88,6 +89,7 @@ def generate_self_text(
     prompts: Tensor | None = None,
     writing: Writing | None = None,
     documents: Sequence[str] = (),
+    ranks: Ranks = ALONE,
 ) -> SelfText:
     """Let a causal language model write its own calibration rows.
 
@@ -109,6 +111,7 @@ def generate_self_text(
         prompts: int64 ``[num_samples, P]``: what the rows begin with, instead of what ``writing`` says.
         writing: how tokens are drawn, what rows begin with, and what happens to rows that go round in circles.
         documents: texts that rows may begin with.
+        ranks: processes that each write a part of the rows; all get all of them.
 
     Raises:
         DataError: the model's vocabulary holds nothing but special tokens, or the starts that ``writing`` names cannot
@@ -117,7 +120,7 @@ def generate_self_text(
     """
     width = max(1, min(num_samples, cache_bytes // max(1, cache_row_bytes(model, seqlen))))
     width = min(width, batch_size) if batch_size else width
-    writer = _Writer(model, tokenizer, writing or Writing(), seed)
+    writer = _Writer(model, tokenizer, writing or Writing(), seed, ranks)
     parts: list[SelfText] = []
     try:
         if progress is not None:
@@ -144,9 +147,14 @@ class _Writer:
     """One model and how it writes."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, writing: Writing, seed: int
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        writing: Writing,
+        seed: int,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.model, self.tokenizer, self.writing = model, tokenizer, writing
+        self.model, self.tokenizer, self.writing, self.ranks = model, tokenizer, writing, ranks
         self.ends = ends_of_turn(model, tokenizer) if writing.starts == "chat" else []
         self.banned = banned_tokens(model, tokenizer)
         self.banned[[index for index in self.ends if index < len(self.banned)]] = False
@@ -176,18 +184,24 @@ class _Writer:
     def write(
         self, starts: Starts, bos: int | None, count: int, seqlen: int, progress: Progress | None = None
     ) -> SelfText:
-        """Write ``count`` rows."""
+        """Write ``count`` rows. Of several processes each runs the model on some of them and all know what stands in
+        every row, so that beginnings and draws are the same for any number of processes."""
         drafts = Drafts(starts, self.writing.loops == "restart", self.ends)
         text = drafts.begin(count, seqlen, bos, self.banned.device)
         token = text[:, : drafts.given()]
-        cache = _cache(self.model, seqlen)
+        own, cache = self.ranks.share(count), _cache(self.model, seqlen)
         bias = torch.zeros(len(self.banned), device=text.device).masked_fill_(self.banned, -torch.inf)
         if progress is not None:
             progress.update(token.numel(), WRITING)
         for position in range(token.shape[1], seqlen):
-            output = self.model(input_ids=token, past_key_values=cache, use_cache=True)
-            logits = output.logits[:, -1].float() / self.writing.temperature + bias
-            token = drafts.put(position, _draw(_nucleus(logits, self.writing.top_p), self.generator))
+            points = torch.rand(count, 1, generator=self.generator, dtype=torch.float64, device=text.device)
+            drawn = points[:0].long()
+            if len(own):
+                mine = slice(own.start, own.stop)
+                output = self.model(input_ids=token[mine], past_key_values=cache, use_cache=True)
+                logits = output.logits[:, -1].float() / self.writing.temperature + bias
+                drawn = _draw(_nucleus(logits, self.writing.top_p), points[mine])
+            token = drafts.put(position, torch.cat(self.ranks.collected("tokens of its own text", drawn)))
             if progress is not None:
                 progress.update(count, WRITING)
         return SelfText(text.cpu(), drafts.restarts)
@@ -210,8 +224,9 @@ def _nucleus(logits: Tensor, top_p: float) -> Tensor:
     return torch.full_like(logits, -torch.inf).scatter(-1, order, ordered.masked_fill(before >= top_p, -torch.inf))
 
 
-def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One token per row from ``softmax(logits)``, by inverting the cumulative sum in float64; int64 ``[B, 1]``.
+def _draw(logits: Tensor, points: Tensor) -> Tensor:
+    """One token per row from ``softmax(logits)``, by inverting the cumulative sum at ``points`` ``[B, 1]``, float64 in
+    [0, 1); int64 ``[B, 1]``.
 
     ``torch.multinomial`` draws a random number per token of the vocabulary, which costs more than the model here.
 
@@ -224,6 +239,5 @@ def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:
             "The model's logits are not finite while it writes its own text. "
             "Check the weights for NaN or Inf, or load the model in float32."
         )
-    point = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64, device=logits.device)
     # below the total, so that rounding never leads past the last possible token
-    return torch.searchsorted(summed, point * summed[:, -1:] * (1 - 2**-40), right=True)
+    return torch.searchsorted(summed, points * summed[:, -1:] * (1 - 2**-40), right=True)

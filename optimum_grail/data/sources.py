@@ -34,6 +34,7 @@ from optimum_grail.data.rows import Rows, input_names, only_inputs, read_rows, r
 from optimum_grail.data.selfgen import SelfText
 from optimum_grail.data.starts import need_template
 from optimum_grail.errors import DataError, shorten
+from optimum_grail.processes.ranks import ALONE, Ranks
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import SourceRows
 
@@ -58,6 +59,7 @@ def load_calibration(
     held_out: bool = True,
     progress: Progress | None = None,
     keep: Keep | None = None,
+    ranks: Ranks = ALONE,
 ) -> CalibrationData:
     """Read, draw and batch calibration samples; the same arguments give the same batches.
 
@@ -69,7 +71,7 @@ def load_calibration(
         request: which rows.
         held_out: hold out the samples with index % 5 == 4.
         progress: told what is going on.
-        keep: knows the text that the model has written already; ``None``: there is none.
+        keep: knows the text that the model has written already; ``None``: there is none. ``ranks`` write it together.
 
     Raises:
         DataError: the data is missing, empty, too short, of the wrong type, or needs a tokenizer or processor that
@@ -83,7 +85,7 @@ def load_calibration(
     if not all(part.own for part in parts):
         progress.message("Reading calibration data")
     for number, part in sorted(enumerate(parts), key=lambda item: item[1].own):  # what takes longest comes last
-        samples[number] = _read(recipient, part, progress, keep)
+        samples[number] = _read(recipient, part, progress, keep, ranks)
     return _finish([samples[number] for number in range(len(parts))], parts, recipient, request, held_out)
 
 
@@ -115,12 +117,12 @@ def _check(recipient: Recipient, request: DataRequest, parts: Sequence[Part]) ->
         need_template(recipient.tokenizer)
 
 
-def _read(recipient: Recipient, part: Part, progress: Progress, keep: Keep | None) -> _Samples:
+def _read(recipient: Recipient, part: Part, progress: Progress, keep: Keep | None, ranks: Ranks) -> _Samples:
     """The samples of one source; in a mixture, messages name it."""
     request = part.request
     try:
         if part.own:
-            written = own_text(recipient, part, progress, keep)
+            written = own_text(recipient, part, progress, keep, ranks)
             samples = replace(_self_samples(written), source=f"{SELF}, seed {request.seed}")
         else:
             rows = _rows(recipient, part)

@@ -37,7 +37,7 @@ def features_alone(
     """
     if not groups:
         return {}
-    collectors = [collector_for(model, group, held_out) for group in groups]
+    collectors = [collector_for(model, group, held_out, run.batches.ranks) for group in groups]
     replace(run, targets=None, shortcuts=None).measure(collectors, Wanted(features=True))
     return {collector.group.name: collector.statistics(run.batches.crossed) for collector in collectors}
 

@@ -81,8 +81,8 @@ def refit_classifiers_(
         what was done with each that saw enough rows, the readouts left out (the model has them).
     """
     groups = classifiers_of(model, layout)
-    collectors = [collector_for(model, group, "held-out" in methods.needs) for group in groups]
     given = Batches.of(batches, layout.mask, "sources" in methods.needs)
+    collectors = [collector_for(model, group, "held-out" in methods.needs, given.ranks) for group in groups]
     for index, batch in enumerate(batches):
         student = {name: stream.student[index] for name, stream in streams.items()}
         dense = {name: stream.dense[index] for name, stream in streams.items() if stream.dense is not None}
@@ -98,7 +98,7 @@ def refit_classifiers_(
 def _enough(collector: Collector, crossed: bool) -> bool:
     """Whether there are as many rows to fit on as features. With fewer, a readout that repeats them exactly always
     exists, chance decides on the held-out rows, and accuracy was seen to fall as often as to rise."""
-    rows = {subset: sums.count for subset, sums in collector.moments.items()}
+    rows = collector.counts()
     fitted = sum(rows.values()) - max(rows.values(), default=0) if crossed else rows.get(0, 0)
     return fitted >= collector.group.units
 

@@ -88,7 +88,7 @@ class ExpertFit:
 
     def _together_(self, run: BlockRun, shape: ChannelGroup, wanted: Wanted, unfolded: nn.Module) -> Mapping[str, Any]:
         """Refit all experts at once, as one consumer of all their features."""
-        collector = collector_for(self.model, shape, "held-out" in self.methods.needs)
+        collector = collector_for(self.model, shape, "held-out" in self.methods.needs, run.batches.ranks)
         run.measure([collector], wanted, unfolded)
         problem = problem_of(self.model, shape, collector.statistics(run.batches.crossed), self.seed)
         whole = Reduction.keep_all(shape.units)
@@ -109,7 +109,7 @@ class ExpertFit:
             run.targets.probe.block = unfolded  # the dense side, if no stage before has asked for it
         run.recall([shape.name])
         share, found = experts_at_once(self.model, shape), list[Mapping[str, Any]]()
-        whole = collector_for(self.model, shape, "held-out" in self.methods.needs)
+        whole = collector_for(self.model, shape, "held-out" in self.methods.needs, run.batches.ranks)
         for sweep in range(SWEEPS):
             found = []
             for start in range(0, shape.units, share):

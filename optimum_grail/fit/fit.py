@@ -17,6 +17,8 @@ from optimum_grail.core.plan import GroupPlan, Plan
 from optimum_grail.core.problem import GroupProblem, Selection
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch
+from optimum_grail.data.portion import Portion
+from optimum_grail.fit.agreement import agreed
 from optimum_grail.fit.ahead import features_alone, narrow_ahead_, select, shrink_ahead_, shrinks
 from optimum_grail.fit.classifier import classifiers_of, refit_classifiers_
 from optimum_grail.fit.experts import ExpertFit
@@ -45,9 +47,8 @@ class FitRun:
     Args:
         model: the model, in eval mode; :meth:`run_` compresses it in place.
         layout: its stacks and groups.
-        methods: the methods.
-        widths: units to keep per group.
-        batches: calibration batches; empty for data-free methods.
+        methods, widths: the methods, and units to keep per group.
+        batches: calibration batches, a portion where processes share them; empty for data-free methods.
         seed: seed of random choices.
         progress: told once per group.
         dropped: paths of blocks that go altogether: the student's stream passes them by. They are still in the model
@@ -85,14 +86,13 @@ class FitRun:
             return Plan(self._plans_())
 
     def _plans_(self) -> list[GroupPlan]:
-        plans: list[GroupPlan] = []
-        left: dict[str, Streams] = {}
+        plans, left = list[GroupPlan](), dict[str, Streams]()
         for group in (group for path in self.dropped for group in self.layout.of_block(path)):
             self.progress.update(1, group.name)
         for stack, student, dense in self._walk(left):
             plans += self._stack_(stack, student, dense, left)
         if self._classifiers and any(not streams.equal for streams in left.values()):
-            plans += refit_classifiers_(self.model, self.layout, self.methods, self.batches, left, self.seed)
+            plans += refit_classifiers_(self.model, self.layout, self.methods, self._rows, left, self.seed)
         return plans
 
     def _walk(self, left: Mapping[str, Streams]) -> Iterator[tuple[Stack, Captured | None, Captured | None]]:
@@ -103,27 +103,31 @@ class FitRun:
         for. Else it is fed by another model, and its own target is what the dense stack makes of what reaches it: to
         take the errors of an image back in a language model would cost the words that have none.
         """
-        if not self.methods.fit_needs or not self.batches:
+        if not self.methods.fit_needs or not self._rows:
             yield from ((stack, None, None) for stack in self.layout.stacks)
             return
         stacks = {stack.name: stack for stack in self.layout.stacks}
-        order = order_of(self.model, self.layout.blocks, self.batches[0])
+        order = order_of(self.model, self.layout.blocks, self._rows.sample)
         owners = [stacks[name].owner for name in (*order.free, *order.fed)]
         fed = enumerate(order.fed, start=len(order.free))
         continuing = tuple(name for index, name in fed if stacks[name].owner in owners[:index])
         blocks = {name: stacks[name].blocks for name in (*order.free, *continuing)}
         known = Order(order.free, continuing)
-        found = capture(self.model, blocks, self.batches, offload=self.offload, order=known)
+        found = capture(self.model, blocks, self._rows, offload=self.offload, order=known)
         for name in (*order.free, *order.fed):
             student = dense = found.pop(name, None)
             if name in order.fed and (dense is None or any(not streams.equal for streams in left.values())):
-                student = capture_fed(self.model, self.layout, stacks[name], self.dropped, self.batches, self.offload)
+                student = capture_fed(self.model, self.layout, stacks[name], self.dropped, self._rows, self.offload)
             yield stacks[name], student, dense or student
+
+    @cached_property
+    def _rows(self) -> Portion:
+        return Portion.of(self.batches)
 
     @cached_property
     def _classifiers(self) -> list[ChannelGroup]:
         """The layers to refit last; where there are some, the streams are needed after the last blocks too."""
-        return classifiers_of(self.model, self.layout) if self.methods.refits and self.batches else []
+        return classifiers_of(self.model, self.layout) if self.methods.refits and self._rows else []
 
     def _stack_(
         self, stack: Stack, student: Captured | None, dense: Captured | None, left: dict[str, Streams]
@@ -132,10 +136,10 @@ class FitRun:
         kept = [path for path in stack.blocks if path not in self.dropped]
         if student is None or dense is None:
             return [plan for path in kept for plan in self._data_free_(stack, path)]
-        batches = Batches.of(self.batches, stack.mask, "sources" in self.methods.needs)
-        streams = left[stack.name] = Streams(student.hidden, dense.hidden.copy() if self.methods.two_streams else None)
+        batches = Batches.of(self._rows, stack.mask, "sources" in self.methods.needs)
+        drifted, other = student is not dense, dense.hidden.copy() if self.methods.two_streams else None
+        streams = left[stack.name] = Streams(student.hidden, other, drifted)
         plans, done = list[GroupPlan](), self.record.done_(stack, streams)
-        drifted = student is not dense
         for path, beyond in kept_runs(stack.blocks, self.dropped):
             skipped = [(self.model.get_submodule(item), dense.calls[item]) for item in beyond]
             if path is None:  # the stack begins with dropped blocks
@@ -149,18 +153,18 @@ class FitRun:
                     if path in done:
                         plans += self._restored_(path, groups)
                     else:
-                        found = self._block_(path, groups, calls, streams, batches, last)
+                        made = self._block_(path, groups, calls, streams, batches, last)
+                        found = agreed(batches.ranks, self.model, path, made)
                         self.record.keep(self.model, stack, path, found, streams, last)
                         plans += found
                 drifted = drifted or bool(groups)
-            drifted = drifted or bool(beyond)
+            streams.parted = drifted = drifted or bool(beyond)
         return plans
 
     def _touched(self, path: str, drifted: bool, cut: bool = False) -> list[ChannelGroup]:
         """The groups of a block about which anything is to be done: units go, or the consumer makes up for what went
         before it, in this block too, or for the next block, dropped (``cut``). The others count as done."""
-        joint = self.methods.within_block == "joint"
-        touched: list[ChannelGroup] = []
+        joint, touched = self.methods.within_block == "joint", list[ChannelGroup]()
         for group in self.layout.of_block(path):
             behind = drifted or (not joint and any(other.stage < group.stage for other in touched))
             behind = behind or (cut and group.stream == AT_OUTPUT)
@@ -193,7 +197,7 @@ class FitRun:
         shortcuts = Shortcuts(block, path, self.offload, self._shortcuts.setdefault(type(block), {}))
         run = BlockRun(block, path, calls.student, streams, batches, targets, shortcuts)
         regional = Regional.before(run, self.methods.selector.tuning_rounds)
-        plans = [plan for stage in self._stages(groups) for plan in self._stage_(run, stage, wanted)]
+        plans = [plan for stage in self.methods.stages(groups) for plan in self._stage_(run, stage, wanted)]
         regional.optimise_([group.consumer.module for group in groups])
         if not last:
             run.advance()
@@ -205,10 +209,11 @@ class FitRun:
         with self.around(path):
             if path in self.record.done_(stack, None):
                 return self._restored_(path, groups)
-            plans = [
+            made = [
                 self._experts_(group, None) if group.kind == "experts" else self._group_(group, group, None)
                 for group in groups
             ]
+            plans = agreed(self._rows.ranks, self.model, path, made)
             self.record.keep(self.model, stack, path, plans, None, False)
             return plans
 
@@ -218,11 +223,6 @@ class FitRun:
             self.progress.update(1, group.name)
         return plans
 
-    def _stages(self, groups: Sequence[ChannelGroup]) -> list[list[ChannelGroup]]:
-        joint = self.methods.within_block == "joint"
-        stages = [(g.kind == "experts", 0 if joint else g.stage) for g in groups]
-        return [[g for g, own in zip(groups, stages, strict=True) if own == stage] for stage in sorted(set(stages))]
-
     def _stage_(self, run: BlockRun, stage: Sequence[ChannelGroup], wanted: Wanted) -> list[GroupPlan]:
         """Measure the groups of one stage, compress and refit them.
 
@@ -231,13 +231,13 @@ class FitRun:
         """
         if stage[0].kind == "experts":
             return [self._experts_(group, (run, wanted)) for group in stage]
-        gradients: Mapping[str, Tensor] = {}
-        if "block-gradients" in self.methods.needs:
-            gradients = block_gradients(run, stage, self.model)
+        wants, apart = "block-gradients" in self.methods.needs, "held-out" in self.methods.needs
+        ranks = run.batches.ranks
+        gradients: Mapping[str, Tensor] = block_gradients(run, stage, self.model) if wants else {}
         stage, inside, whole = shrink_ahead_(run, self.model, stage, self.widths, self.pairs, self.methods)
         blind = not self.methods.selector.needs
         early = [group for group in stage if blind or self._mixes(group)]
-        found = {} if blind else features_alone(run, self.model, early, "held-out" in self.methods.needs)
+        found = {} if blind else features_alone(run, self.model, early, apart)
         problems = [self._problem(group, found.get(group.name), gradients.get(group.name)) for group in early]
         ahead = {group.name: self._select(problem, group) for group, problem in zip(early, problems, strict=True)}
         folded = [g for g in stage if g.name in ahead and (self._mixes(g) or not ahead[g.name].reduction.is_selection)]
@@ -246,7 +246,7 @@ class FitRun:
             narrow_ahead_(self.model, g, ahead[g.name].reduction, self._problem(g, None)) if g in folded else g
             for g in stage
         ]
-        collectors = [collector_for(self.model, shape, "held-out" in self.methods.needs) for shape in shapes]
+        collectors = [collector_for(self.model, shape, apart, ranks) for shape in shapes]
         run.recall(again := refittable(self.methods, stage, self.widths))
         run.measure(collectors, replace(wanted, features=True), unfolded)
         release()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.contracts import Allocation, Compensator, Refit, Selector
+from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.problem import Need
 from optimum_grail.errors import ConfigError
 from optimum_grail.refits.none import NoRefit
@@ -66,6 +68,12 @@ class Methods:
     def rehearsed(self) -> Methods:
         """Cheaper ones that compare ways to share a budget: what refits gain hardly depends on that."""
         return replace(self, compensator=self.compensator.rehearsed(), refit=NoRefit())
+
+    def stages(self, groups: Sequence[ChannelGroup]) -> list[list[ChannelGroup]]:
+        """The groups of a block, those together that are measured in one pass; experts come last, by themselves."""
+        joint = self.within_block == "joint"
+        stages = [(g.kind == "experts", 0 if joint else g.stage) for g in groups]
+        return [[g for g, own in zip(groups, stages, strict=True) if own == stage] for stage in sorted(set(stages))]
 
     @property
     def needs(self) -> frozenset[Need]:

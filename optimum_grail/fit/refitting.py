@@ -69,7 +69,7 @@ def _refitted_(model: nn.Module, run: BlockRun, plan: GroupPlan, methods: Method
     release()
     if found.changes is None:
         return plan
-    collector = collector_for(model, group, "held-out" in methods.needs)
+    collector = collector_for(model, group, "held-out" in methods.needs, run.batches.ranks)
     with passage.changed(found.changes):
         run.remeasure(collector, methods.wanted)
     statistics = collector.statistics(run.batches.crossed)

@@ -19,6 +19,7 @@ from optimum_grail.core.contracts import Selector
 from optimum_grail.core.problem import GroupProblem, Need, Selection
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch
+from optimum_grail.data.portion import Portion
 from optimum_grail.fit.classifier import classifiers_of
 from optimum_grail.fit.fit import FitRun
 from optimum_grail.fit.methods import Methods
@@ -60,18 +61,23 @@ class Rehearsal:
     progress: Progress = field(default_factory=Silent)
 
     @cached_property
-    def few(self) -> list[Batch]:
-        """What is fitted on: a quarter of the samples of every split, at least one batch of each."""
-        parts = ([batch for batch in self.batches if batch.split == name] for name in ("halves", "fit", "held"))
-        return [batch for part in parts for batch in _first(part)]
+    def _rows(self) -> Portion:
+        return Portion.of(self.batches)
 
     @cached_property
-    def unseen(self) -> list[Batch]:
+    def few(self) -> Portion:
+        """What is fitted on: a quarter of the samples of every split, at least one batch of each."""
+        whole = self._rows.whole
+        parts = ([batch for batch in whole if batch.split == name] for name in ("halves", "fit", "held"))
+        return self._rows.again([batch for part in parts for batch in _first(part)])
+
+    @cached_property
+    def unseen(self) -> Portion:
         """What the loss is measured on: a quarter of the others, held out if possible; the same if there are none."""
-        chosen = {id(batch) for batch in self.few}
-        rest = [batch for batch in self.batches if id(batch) not in chosen]
+        chosen = {id(batch) for batch in self.few.whole}
+        rest = [batch for batch in self._rows.whole if id(batch) not in chosen]
         rest.sort(key=lambda batch: batch.split != "held")
-        return _first(rest) or self.few
+        return self._rows.again(_first(rest) or self.few.whole)
 
     @cached_property
     def tail(self) -> Tail:

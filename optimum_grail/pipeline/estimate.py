@@ -138,6 +138,7 @@ def estimate(
     layout: Layout,
     methods: Methods,
     batches: Sequence[Batch],
+    processes: int = 1,
 ) -> Estimate:
     """Count one sample's operations with hooks, measure this machine's pace, multiply.
 
@@ -145,12 +146,12 @@ def estimate(
         model: in eval mode, in the dtype that it will compute in.
         layout: its stacks and groups.
         methods: of the run.
-        batches: calibration data, or an outline of it.
+        batches: calibration data, or an outline of it; so many ``processes`` share it, and one of them is told of.
 
     Returns:
         the estimate with streams in memory.
     """
-    samples = sum(batch.size for batch in batches)
+    samples = -(-sum(batch.size for batch in batches) // processes)
     with counting(model, layout) as counted:
         run_blocks(model, on_device(model, batches[0].head()))
     pace = pace_of(model, layout, batches[0])
@@ -184,7 +185,7 @@ def estimate(
         forward_flops=counted.flops * samples,
         gram_flops=load.gram,
         disk=offloaded * layout.block_bytes,
-        rows=load.rows,
+        rows=load.rows * processes,
         features=load.features,
         streams=int(streams),
         movable=int(moving - filed),

@@ -12,6 +12,7 @@ from optimum_grail.errors import OutputError
 from optimum_grail.models.precision import Precision
 from optimum_grail.models.residence import device_of
 from optimum_grail.pipeline.estimate import Estimate, size_of
+from optimum_grail.processes.ranks import Ranks
 from optimum_grail.report.environment import available_memory
 
 HEADROOM = 0.8
@@ -52,17 +53,20 @@ def check_disk(cost: Estimate) -> None:
         )
 
 
-def choose_dtype_(model: nn.Module, cost: Estimate, native: Precision) -> str | None:
-    """Keep float32 streams if they fit the free memory, else compute in the checkpoint's dtype and say so.
+def choose_dtype_(model: nn.Module, cost: Estimate, native: Precision, ranks: Ranks) -> str | None:
+    """Keep float32 streams if they fit the free memory of all processes, else compute in the checkpoint's dtype and say
+    so.
 
     The drift of the residual stream is a small difference of large numbers: bfloat16 would drown it.
     """
     free = available_memory(str(device_of(model)))
     needed = cost.memory - cost.logits
-    if free is None or needed < HEADROOM * free or native.main == torch.float32:
+    short = free is not None and needed >= HEADROOM * free and native.main != torch.float32
+    if not ranks.any("whether memory is short", short):
         return None
     native.restore_(model)
+    known = "less is" if free is None or not short else f"{free / 2**30:.1f} GiB are"
     return (
-        f"Hidden states in float32 need {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: computed in "
+        f"Hidden states in float32 need {needed / 2**30:.1f} GiB and {known} free: computed in "
         f"{native.main} instead. Fewer samples (--num-samples) or tokens (--seqlen) would fit."
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from optimum_grail.fit.agreement import check_shareable
 from optimum_grail.models.biases import add_biases_
 from optimum_grail.models.matrix import owns_bias
 from optimum_grail.models.precision import Precision
@@ -14,6 +15,7 @@ from optimum_grail.models.resolve import resolve
 from optimum_grail.models.rotary import check_head_size
 from optimum_grail.models.size import Size
 from optimum_grail.models.surgery import check_weights
+from optimum_grail.pipeline import agreement
 from optimum_grail.pipeline.setup import Journal, Setup
 from optimum_grail.pipeline.stages import Prepared
 from optimum_grail.widths.allocate import check_request
@@ -30,6 +32,8 @@ def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
     Raises:
         GrailError: no map fits, weights are not finite, or the request cannot be reached.
     """
+    check_shareable(setup.methods, setup.ranks)
+    agreement.check_request(setup.ranks, setup.config, sum(item.numel() for item in model.parameters()))
     precision, experts = Precision.of(model), setup.methods.expert_selector is not None
     layout = resolve(model, setup.spec, experts)
     check_weights(model, layout.groups)

@@ -15,6 +15,7 @@ from optimum_grail.config.config import GrailConfig
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.data.batches import CalibrationData
 from optimum_grail.fit.methods import Methods
+from optimum_grail.processes.ranks import ALONE, Ranks
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.state.run_state import RunState
 from optimum_grail.survey.cache import StatisticsCache
@@ -35,6 +36,7 @@ class Setup:
         progress: told about every group.
         cache: of the dense model, for what does not depend on the sparsity; ``None``: everything is measured.
         state: of the run, so far; ``None``: nothing of it is kept.
+        ranks: the processes that share the calibration rows.
     """
 
     config: GrailConfig
@@ -44,6 +46,7 @@ class Setup:
     progress: Progress = field(default_factory=Silent)
     cache: StatisticsCache | None = None
     state: RunState | None = None
+    ranks: Ranks = ALONE
 
     @cached_property
     def methods(self) -> Methods:

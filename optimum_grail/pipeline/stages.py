@@ -19,6 +19,7 @@ from optimum_grail.core.contracts import Allocation
 from optimum_grail.core.plan import Plan
 from optimum_grail.data.batches import CalibrationData
 from optimum_grail.data.parts import written_samples
+from optimum_grail.data.portion import Portion
 from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.sources import load_calibration
 from optimum_grail.fit.fit import FitRun
@@ -32,6 +33,7 @@ from optimum_grail.models.rotary import settle_head_size_
 from optimum_grail.models.size import Size
 from optimum_grail.models.stock import current_widths, expressible_together, is_standalone, write_config_
 from optimum_grail.models.trial import try_widths
+from optimum_grail.pipeline.agreement import agreed, check_same
 from optimum_grail.pipeline.estimate import Outlook, estimate
 from optimum_grail.pipeline.placement import check_disk, choose_dtype_, streams_go_to_files
 from optimum_grail.pipeline.setup import Journal, Setup, Watch
@@ -121,7 +123,7 @@ class Prepared:
             data = self._read(dataset)
         batches = data.batches if data is not None else [outline] if outline is not None else []
         written = 0 if data is not None else written_samples(request)
-        cost = estimate(self.model, self.layout, self.setup.methods, batches)
+        cost = estimate(self.model, self.layout, self.setup.methods, batches, self.setup.ranks.count)
         cost = cost.beside(written, watch.seconds(self.model, cost.sample))
         self.journal.offload = streams_go_to_files(cost, self.setup.config.offload_streams, self.model)
         cost = cost.in_files() if self.offload else cost
@@ -155,7 +157,7 @@ class Prepared:
             if (data.samples, data.tokens) != (outlook.samples, outlook.tokens):  # ready-made samples of other lengths
                 outlook = self.outlook_(data, watch) or outlook
         try_widths(self.model, self.layout, on_device(self.model, data.batches[0].head()))
-        told = [choose_dtype_(self.model, outlook.cost, self.precision), outlook.cost.few_rows()]
+        told = [choose_dtype_(self.model, outlook.cost, self.precision, self.setup.ranks), outlook.cost.few_rows()]
         if self.spool is not None and self._request(dataset).dataset == GENERAL != self.setup.config.dataset:
             told.append(NO_OWN_TEXT)
         self.journal.notes.extend(note for note in told if note is not None)
@@ -164,13 +166,17 @@ class Prepared:
     def _read(self, dataset: DataSource | None) -> CalibrationData:
         request = self._request(dataset)
         with self.journal.timed("data"):
-            keep = None if self.setup.state is None else self.setup.state.get
-            data = load_calibration(self._recipient, request, progress=self.setup.progress, keep=keep)
+            keep, told = None if self.setup.state is None else self.setup.state.get, self.setup.progress
+            data = load_calibration(self._recipient, request, progress=told, keep=keep, ranks=self.setup.ranks)
+            check_same(self.setup.ranks, data)
             if request.label_column is not None:
                 check_labels(self.model, data.batches)
                 if not self.setup.methods.reads_labels:
                     self.journal.notes.append("Labels were read and not used: fisher, snip and taylor would use them.")
             return data
+
+    def _rows(self, data: CalibrationData | None) -> Portion:
+        return Portion.of(() if data is None else data.batches, self.setup.ranks)
 
     def recognise(self, data: CalibrationData | None) -> None:
         """Make sure that the state, if one is kept, is that of a run of this model on this data.
@@ -189,7 +195,7 @@ class Prepared:
         if not needs or data is None or set(request.kinds) == {"experts"}:
             return Findings()
         progress = self.setup.progress
-        survey = Survey(self.model, layout, data.batches, progress, needs, offload=self.offload)
+        survey = Survey(self.model, layout, self._rows(data), progress, needs, offload=self.offload)
 
         def measure() -> Mapping[str, Tensor]:
             """Run the survey."""
@@ -215,43 +221,27 @@ class Prepared:
         cache = self.setup.state or self.setup.cache
         if cache is None:
             return measure()
-        common = dependencies(self.model, self.layout, data.batches)
-        return cache.get(kind, {**common, **depends}, measure)
+        return cache.get(kind, {**dependencies(self.model, self.layout, data.batches), **depends}, measure)
 
     def allocate(self, data: CalibrationData | None, findings: Findings) -> Widths:
         """Units to keep per group; where the allocation has rivals, they are rehearsed on a few batches."""
         judge = None
         if data is not None and findings.curves:
-            methods, seed = self.setup.methods, self.setup.config.seed
-            batches, progress = data.batches, self.setup.progress
-            rehearsal = Rehearsal(
-                self.model, self.layout, methods, batches, findings.curves, seed, self.offload, progress
-            )
+            known = (findings.curves, self.setup.config.seed, self.offload, self.setup.progress)
+            rehearsal = Rehearsal(self.model, self.layout, self.setup.methods, self._rows(data), *known)
             judge = rehearsal.damage if self.setup.state is None else self.setup.state.remembered(rehearsal.damage)
         with self.journal.timed("survey"):
-            return allocate(self.layout, *self.request, findings, judge)
+            return agreed(self.setup.ranks, allocate(self.layout, *self.request, findings, judge))
 
     def fit_(self, data: CalibrationData | None, widths: Widths) -> Plan:
         """Compress the model to ``widths`` and return what was done."""
         gradients = self._gradients(data)
         with self.journal.timed("fit"):
             self.setup.progress.start(len(self.layout.groups), "compressing")
-            run = FitRun(
-                self.model,
-                self.layout,
-                self.setup.methods,
-                widths.kept,
-                data.batches if data else (),
-                self.setup.config.seed,
-                self.setup.progress,
-                widths.dropped,
-                gradients,
-                self.offload,
-                self._resident,
-                self.setup.state or Unrecorded(),
-                widths.pairs,
-            )
-            plan = run.run_()
+            what = (self.model, self.layout, self.setup.methods, widths.kept)
+            kept = (self.offload, self._resident, self.setup.state or Unrecorded(), widths.pairs)
+            rows, seed, progress = self._rows(data), self.setup.config.seed, self.setup.progress
+            plan = FitRun(*what, rows, seed, progress, widths.dropped, gradients, *kept).run_()
             self.setup.progress.finish()
         return plan
 
@@ -263,7 +253,7 @@ class Prepared:
         def measure() -> Mapping[str, Tensor]:
             """Run the backward passes."""
             progress.start(len(data.batches), "measuring gradients")
-            found = mask_gradients(self.model, layout, data.batches, seed, progress)
+            found = mask_gradients(self.model, layout, self._rows(data), seed, progress)
             progress.finish()
             return found
 

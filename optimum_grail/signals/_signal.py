@@ -5,6 +5,10 @@ every block: :meth:`Signal.batch` sees each batch's run, and when all batches ha
 measure with what was gathered. At the end :meth:`Signal.after` says what is kept. Whenever a signal is called, the
 model is the dense one: what a signal changes it puts back before it returns. So no signal depends on another, nor on
 their order.
+
+Where several processes share the data, each walks with its own batches. Moments, what :meth:`Signal.batch` returns and
+:meth:`Visit.damage` are sums over all of them already; a signal that looks at batches itself adds up with
+``dense.batches.ranks``. What all processes find is compared, and a signal that forgot to is refused by its name.
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.problem import GroupProblem
-from optimum_grail.data.batches import PROBE_FRACTION, Batch
+from optimum_grail.data.batches import PROBE_FRACTION
+from optimum_grail.data.portion import Portion
 from optimum_grail.errors import StatisticsError
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.streams.calls import Call
@@ -36,8 +41,8 @@ class Dense:
     Args:
         model: in eval mode.
         layout: its stacks and groups.
-        batches: calibration batches.
-        few: indices of the batches that short forward passes take.
+        batches: calibration batches of this process.
+        few: which of them, by their place among its own, short forward passes take; a process may have none.
         seed: of draws.
         order: how the stacks follow each other.
         offload: keep hidden states in files of a temporary folder instead of in memory.
@@ -46,7 +51,7 @@ class Dense:
 
     model: nn.Module
     layout: Layout
-    batches: Sequence[Batch]
+    batches: Portion
     few: Sequence[int]
     seed: int
     order: Order

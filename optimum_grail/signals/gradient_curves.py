@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.problem import GroupProblem
-from optimum_grail.data.batches import PROBE_FRACTION
+from optimum_grail.data.batches import PROBE_FRACTION, few_of
+from optimum_grail.data.portion import Portion
 from optimum_grail.models.matrix import feature_axis
+from optimum_grail.models.matrix import rows as output_features
 from optimum_grail.signals import SIGNALS, Dense, Tensors, Visit, Work
 from optimum_grail.signals._curves import CurveSignal, Thinned
 from optimum_grail.streams.backward import Backward, Slope
@@ -42,20 +44,22 @@ class GradientCurves(CurveSignal):
     error, the mixed terms of different rows left out.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def before(self, dense: Dense) -> Tensors:
         """Of every group some rows of gradients, ``NAME/gradients`` ``[n, O]`` in bfloat16, which of the few batches'
-        rows they are, ``NAME/rows`` int64, and what their squares count, ``NAME/shares`` float64."""
-        batches = [dense.batches[index] for index in dense.few]
+        rows they are, ``NAME/rows`` int64, and what their squares count, ``NAME/shares`` float64. They are drawn among
+        the rows of all processes, and each process keeps its own."""
+        batches = dense.batches.chosen(few_of(dense.batches.whole))
         sweep = Backward(dense.model, dense.layout, batches, dense.order, dense.seed, dense.offload)
         masks = [batch.inputs.get(dense.layout.mask) if dense.layout.mask else None for batch in batches]
         draw = torch.Generator().manual_seed(dense.seed)
         most = rows_kept(sum(dense.layout.weights[group.consumer.module].rows for group in dense.layout.groups))
         found: dict[str, Tensor] = {}
         for group, slopes in sweep.run():
-            gradients, sizes = _rows(dense.model, group, slopes, masks)
-            rows, shares = drawn(sizes, most, draw)
+            gradients, sizes, counts = _rows(dense.model, group, slopes, masks)
+            rows, shares = drawn(batches.joined(f"sizes of gradients of {group.name}", sizes, counts), most, draw)
+            rows, shares = _own(batches, counts, rows, shares)
             found[f"{group.name}/gradients"] = gradients[rows].bfloat16()
             found[f"{group.name}/rows"] = rows
             found[f"{group.name}/shares"] = shares / sweep.scale
@@ -63,18 +67,22 @@ class GradientCurves(CurveSignal):
 
     def scaled(self, visit: Visit, thinned: Thinned, found: Tensors) -> tuple[Tensor, float]:
         """The rise of the loss along the error of the halved group."""
-        name = thinned.group.name
+        name, ranks = thinned.group.name, visit.dense.batches.ranks
         gradients, shares = found[f"{name}/gradients"].float(), found[f"{name}/shares"]
         if view_of(visit.dense.model, thinned.group) == "shared":  # its rows are no outputs
-            squares = (gradients.double().square() * shares[:, None]).sum(0)
+            squares = ranks.added(name, {"squares": (gradients.double().square() * shares[:, None]).sum(0)})["squares"]
             return thinned.errors, sensitivity(thinned.problem, squares)
-        rows = self._features(visit, thinned.group)[found[f"{name}/rows"]]
-        if thinned.problem.owns_bias:
-            moments = thinned.problem.measured.moments
-            rows = rows - (moments.total / max(moments.count, 1)).to(rows)
         error, residual = thinned.residual(PART)
-        rises = ((rows @ residual.to(rows).T) * gradients).sum(1).double().square()
-        return thinned.errors, float(rises.cpu() @ shares) / max(error, 1e-12)
+        rise = 0.0
+        if len(gradients):
+            rows = self._features(visit, thinned.group)[found[f"{name}/rows"]]
+            if thinned.problem.owns_bias:
+                moments = thinned.problem.measured.moments
+                rows = rows - (moments.total / max(moments.count, 1)).to(rows)
+            rises = ((rows @ residual.to(rows).T) * gradients).sum(1).double().square()
+            rise = float(rises.cpu() @ shares)
+        (rise,) = ranks.total(f"what errors of {name} do", rise)
+        return thinned.errors, rise / max(error, 1e-12)
 
     def _features(self, visit: Visit, group: ChannelGroup) -> Tensor:
         """The consumer's input rows on the few batches, ``[N, F]``."""
@@ -153,9 +161,12 @@ def sensitivity(problem: GroupProblem, curvature: Tensor) -> float:
 
 def _rows(
     model: nn.Module, group: ChannelGroup, slopes: Sequence[Slope], masks: Sequence[Tensor | None]
-) -> tuple[Tensor, Tensor]:
-    """Gradients of real rows ``[N, O]``, and what each is likely to add: the product of the squared norms of gradient
-    and features, float64 ``[N]`` on the CPU."""
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Gradients of real rows ``[N, O]``; what each is likely to add: the product of the squared norms of gradient and
+    features, float64 ``[N]`` on the CPU; and how many rows each batch has."""
+    if not slopes:
+        outputs = output_features(model.get_submodule(group.consumer.module))
+        return torch.empty(0, outputs), torch.empty(0, dtype=torch.float64), []
     consumer = model.get_submodule(group.consumer.module)
     axis, view = feature_axis(consumer), view_of(model, group)
     gradients, sizes = [], []
@@ -166,4 +177,19 @@ def _rows(
             size *= real_rows(features_of(slope.features, consumer, view), mask).double().square().sum(1)
         gradients.append(rows)
         sizes.append(size.cpu())
-    return torch.cat(gradients), torch.cat(sizes)
+    return torch.cat(gradients), torch.cat(sizes), [len(size) for size in sizes]
+
+
+def _own(batches: Portion, counts: Sequence[int], rows: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Of drawn rows, counted over the batches of all processes, those of this one, counted over its own batches."""
+    if batches.ranks.count == 1:
+        return rows, shares
+    lengths = [iter(each) for each in batches.ranks.notes("rows of the batches", list(counts))]
+    sizes = [next(lengths[owner]) for owner in batches.owners]
+    place = torch.full((sum(sizes),), -1)
+    mine = torch.tensor([owner == batches.ranks.index for owner in batches.owners]).repeat_interleave(
+        torch.tensor(sizes)
+    )
+    place[mine] = torch.arange(int(mine.sum()))
+    kept = place[rows] >= 0
+    return place[rows][kept], shares[kept]

@@ -31,7 +31,11 @@ class Latency(Signal):
     timed: ClassVar[bool] = True
 
     def block(self, visit: Visit, sums: Tensors, found: Tensors) -> Tensors:
-        """Time the block on its first calibration batch."""
+        """Time the block on its first calibration batch, which the first process has."""
+        ranks = visit.dense.batches.ranks
+        return ranks.from_first(f"times of {visit.path}", lambda: self._times(visit, found))
+
+    def _times(self, visit: Visit, found: Tensors) -> dict[str, Tensor]:
         model, path, hidden = visit.dense.model, visit.path, visit.inputs[0]
         call = visit.calls[path][visit.dense.few[0]]
         times = {path: latency(model, path, call, hidden)}

@@ -26,7 +26,7 @@ class Positions(Signal):
 
     def before(self, dense: Dense) -> Tensors:
         """One forward pass of one sample."""
-        return positions(dense.model, dense.layout, dense.batches[0])
+        return positions(dense.model, dense.layout, dense.batches.sample)
 
 
 @torch.no_grad()

@@ -35,13 +35,16 @@ class RotationPairs(Signal):
         for group in visit.groups:
             if group.inside is None:
                 continue
-            parts = []
+            pairs = group.inside.size // 2
+            total, count = torch.zeros(pairs, pairs, dtype=torch.float64), 0
             for index, hidden in zip(visit.dense.few, visit.inputs, strict=True):
                 mask = visit.dense.batches[index].inputs.get(visit.stack.mask or "")
                 seen = _seen(visit.dense.model, block, group, visit.calls[visit.path][index], hidden)
-                parts.append(_errors(seen, group.inside, mask))
-            total = torch.stack([part for part, _ in parts]).sum(0)
-            errors[group.name] = total / max(sum(count for _, count in parts), 1)
+                found_here, queries = _errors(seen, group.inside, mask)
+                total, count = total + found_here, count + queries
+            parts = {"errors": total, "queries": torch.tensor(count)}
+            whole = visit.dense.batches.ranks.added(f"rotation pairs of {group.name}", parts)
+            errors[group.name] = whole["errors"] / max(int(whole["queries"]), 1)
         return errors
 
     def cost(self, work: Work) -> float:

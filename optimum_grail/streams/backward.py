@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import ChannelGroup
-from optimum_grail.data.batches import Batch
+from optimum_grail.data.portion import Portion, draws
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.residence import resident
 from optimum_grail.streams.blocks import advance
@@ -51,7 +51,7 @@ class Backward:
     Args:
         model: the dense model, in eval mode; unchanged.
         layout: its stacks and groups.
-        batches: a few calibration batches.
+        batches: a few calibration batches, this process's of them.
         order: how the stacks follow each other.
         seed: of the labels and directions that gradients are taken along.
         offload: keep hidden states in files of a temporary folder instead of in memory.
@@ -59,7 +59,7 @@ class Backward:
 
     model: nn.Module
     layout: Layout
-    batches: Sequence[Batch]
+    batches: Portion
     order: Order
     seed: int
     offload: bool = False
@@ -67,7 +67,8 @@ class Backward:
 
     @property
     def scale(self) -> float:
-        """What sums over all batches of squared gradients are to be divided by; known once the sweep has begun."""
+        """What sums over all batches, those of every process, of squared gradients are to be divided by; known once the
+        sweep has begun."""
         return max(sum(self.scales), 1e-300)
 
     def run(self) -> Iterator[tuple[ChannelGroup, list[Slope]]]:
@@ -82,17 +83,18 @@ class Backward:
     @cached_property
     def _tail(self) -> Tail:
         """Finds out with one sample where to look at the outputs, and that they depend on the last blocks alone."""
-        return Tail.of(self.model, self.layout, [self.batches[0].head()], self.order)
+        return Tail.of(self.model, self.layout, [self.batches.sample], self.order)
 
     def _starts(self, outputs: Callable[[int], Outputs]) -> Iterator[tuple[int, Slopes]]:
         """Where the backward pass of every batch begins."""
-        draw = torch.Generator().manual_seed(self.seed)
         for index, batch in enumerate(self.batches):
+            draw = draws(self.seed, self.batches.numbers[index])
             mask = batch.inputs.get(self.layout.mask) if self.layout.mask else None
             with torch.enable_grad():
                 start = self._tail.outlet.slopes(outputs(index), mask, draw)
             self.scales.append(start.scale)
             yield index, start
+        self.scales[:] = self.batches.ranks.total("the rows that gradients are taken of", sum(self.scales))
 
     def _by_blocks(self) -> Iterator[tuple[ChannelGroup, list[Slope]]]:
         captured = capture(self.model, self.layout.blocks, self.batches, offload=self.offload, order=self.order)

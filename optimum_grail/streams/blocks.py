@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from optimum_grail.core.groups import AT_OUTPUT, ChannelGroup
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.data.batches import Batch, subset_of
+from optimum_grail.data.portion import Portion
+from optimum_grail.processes.ranks import Ranks
 from optimum_grail.streams.calls import Call
 from optimum_grail.streams.collect import Gathering
 from optimum_grail.streams.probe import Probe, Record, Wanted
@@ -42,15 +44,19 @@ class Streams:
     Args:
         student: of the model compressed so far.
         dense: of the dense model, or ``None`` when no method asks for it.
+        parted: whether something has been compressed, for a process that has no states to tell it by.
     """
 
     student: States
     dense: States | None
+    parted: bool = False
 
     @property
     def equal(self) -> bool:
         """Whether both are still one, because nothing has been compressed yet."""
-        return self.dense is not None and is_same(self.dense, self.student, 0)
+        if self.dense is None or not len(self.student):
+            return self.dense is not None and not self.parted
+        return is_same(self.dense, self.student, 0)
 
     @property
     def nbytes(self) -> int:
@@ -60,8 +66,9 @@ class Streams:
 
     def part(self) -> None:
         """From now on they are two, whatever their values: something has been compressed."""
-        if self.equal:
+        if self.equal and len(self.student):
             self.student[0] = self.student[0].clone()
+        self.parted = True
 
 
 @dataclass(frozen=True)
@@ -69,14 +76,19 @@ class Batches:
     """The calibration batches as the block passes need them.
 
     Args:
-        batches: the batches.
+        batches: those of this process.
         masks: ``[B, T]`` masks of real rows, ``None`` where every row is real.
         crossed: whether the subsets of the statistics are sources, each judged by what is fitted on the others.
     """
 
-    batches: Sequence[Batch]
+    batches: Portion
     masks: Sequence[Tensor | None]
     crossed: bool = False
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that share the batches."""
+        return self.batches.ranks
 
     def subset(self, index: int) -> int | None:
         """Which subset of the statistics the rows of a batch belong to, see :func:`subset_of`."""
@@ -91,11 +103,11 @@ class Batches:
             mask_name: the input that tells real tokens.
             sources: keep the rows of different sources apart, where there are several.
         """
-        masks: list[Tensor | None] = []
-        for batch in batches:
+        portion, masks = Portion.of(batches), list[Tensor | None]()
+        for batch in portion:
             mask = batch.inputs.get(mask_name) if mask_name else None
             masks.append(None if mask is None or bool(mask.all()) else mask)
-        return cls(batches, masks, sources and len({batch.source for batch in batches}) > 1)
+        return cls(portion, masks, sources and len({batch.source for batch in portion.whole}) > 1)
 
 
 @dataclass

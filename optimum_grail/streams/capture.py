@@ -9,13 +9,14 @@ by comparing one sample with a true forward pass, and whatever still differs the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from optimum_grail.data.batches import Batch
+from optimum_grail.data.portion import Portion
 from optimum_grail.errors import ArchitectureError, GrailError
 from optimum_grail.streams.calls import Call, difference, on_device, same
 from optimum_grail.streams.hooks import Reached, as_put_out, first, hooked, note_parts, patched_forward
@@ -81,7 +82,8 @@ def capture(
     Args:
         model: in eval mode.
         stacks: those to record; the model's other blocks just run.
-        batches: calibration batches, at least one; their inputs are moved to the model's device.
+        batches: calibration batches; their inputs are moved to the model's device. Of a portion, a process may have
+            none.
         offload: keep the hidden states in files.
         order: of these stacks, if it is known already.
 
@@ -92,7 +94,7 @@ def capture(
     Raises:
         ArchitectureError: as :func:`order_of`.
     """
-    order = order or order_of(model, stacks, batches[0])
+    order = order or order_of(model, stacks, Portion.of(batches).sample)
     found = _pass_by(model, {name: stacks[name] for name in order.free}, batches, offload)
     for name in order.fed:
         found |= _pass_by(model, {name: stacks[name]}, batches, offload)
@@ -211,6 +213,8 @@ def _pass_by(model: nn.Module, stacks: Stacks, batches: Sequence[Batch], offload
     """Run ``model`` over ``batches`` with every block of ``stacks`` replaced by the identity, recording the calls; each
     pass ends when all of them have been called."""
     captured = {name: Captured(OffloadedStates() if offload else []) for name in stacks}
+    if not len(batches):
+        return {name: replace(captured[name], calls={path: [] for path in paths}) for name, paths in stacks.items()}
     owner = {path: name for name, paths in stacks.items() for path in paths}
     pending: set[str] = set()
 

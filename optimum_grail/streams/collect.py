@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.moments import Moments, MomentSums, Statistics, Subset, TargetSums
 from optimum_grail.models.matrix import feature_axis
+from optimum_grail.processes.ranks import ALONE, Ranks
 from optimum_grail.streams.probe import Record, features_of, fits, real_rows, rows_of
 from optimum_grail.streams.shelf import LARGE, FiledSubsets
 
@@ -68,6 +69,7 @@ class Collector:
         view: how a convolution's features are seen, ``"patch"`` or ``"shared"``.
         held_out: keep the subsets of the rows apart.
         filed: whether the sums of wide groups are handed over in files.
+        ranks: the processes that share the rows; their sums are added when they are asked for.
     """
 
     group: ChannelGroup
@@ -76,6 +78,7 @@ class Collector:
     view: str
     held_out: bool
     filed: bool = False
+    ranks: Ranks = ALONE
     moments: dict[int, MomentSums] = field(default_factory=dict)
     targets: dict[int, TargetSums] = field(default_factory=dict)
     offsets: dict[int, TargetSums] = field(default_factory=dict)
@@ -129,8 +132,14 @@ class Collector:
                     sums[subset] = TargetSums.zero(gaps.shape[1], rows.shape[1], rows.device)
                 sums[subset].add_(gaps, rows)
 
+    def counts(self) -> dict[int, int]:
+        """Rows of every subset, those of all processes."""
+        counts = {str(subset): torch.tensor(sums.count) for subset, sums in self.moments.items()}
+        found = self.ranks.added(f"rows of {self.group.name}", counts)
+        return {int(subset): int(count) for subset, count in sorted(found.items())}
+
     def statistics(self, crossed: bool = False) -> Statistics:
-        """The sums, handed over: a collector is emptied by it.
+        """The sums over the rows of all processes, handed over: a collector is emptied by it.
 
         Args:
             crossed: whether the subsets are sources.
@@ -138,9 +147,32 @@ class Collector:
         Raises:
             StatisticsError: no rows, or activations that are not finite.
         """
+        if self.ranks.count > 1:
+            self._add_others()
         large = self.filed and any(sums.gram.nbytes >= LARGE for sums in self.moments.values())
         subsets = FiledSubsets(self._checked()) if large else tuple(self._checked())
         return Statistics(subsets, crossed and len(subsets) > 1)
+
+    def _add_others(self) -> None:
+        """Add what the other processes have collected."""
+        parts: dict[str, Tensor] = {}
+        for subset, sums in self.moments.items():
+            parts |= {f"{subset}/count": torch.tensor(sums.count), f"{subset}/total": sums.total}
+            parts[f"{subset}/gram"] = sums.gram
+        for kind, found in (("target", self.targets), ("offset", self.offsets)):
+            for subset, gaps in found.items():
+                parts |= {f"{subset}/{kind}/{name}": value for name, value in vars(gaps).items()}
+        whole = self.ranks.added(f"statistics of {self.group.name}", parts)
+        device = next(self.consumer.parameters()).device
+        if not parts and device.type != "meta":
+            whole = {name: value.to(device) for name, value in whole.items()}
+        for subset in sorted({int(name.partition("/")[0]) for name in whole}):
+            count = int(whole[f"{subset}/count"])
+            self.moments[subset] = MomentSums(count, whole[f"{subset}/total"], whole[f"{subset}/gram"])
+            for kind, found in (("target", self.targets), ("offset", self.offsets)):
+                names = ("total", "cross", "energy")
+                if f"{subset}/{kind}/total" in whole:
+                    found[subset] = TargetSums(*(whole[f"{subset}/{kind}/{name}"] for name in names))
 
     def _checked(self) -> Iterator[Subset]:
         """The subsets that have rows, taken one by one; what is too short to be halved may have none."""

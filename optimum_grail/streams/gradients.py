@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.data.batches import IGNORED, Batch
+from optimum_grail.data.portion import Portion, draws
 from optimum_grail.errors import DataError
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.matrix import feature_axis
@@ -41,29 +42,34 @@ def mask_gradients(
     Args:
         model: the dense model, in eval mode; unchanged.
         layout: its groups.
-        batches: calibration batches; one backward pass each.
+        batches: calibration batches; one backward pass each. What a portion finds is put together with that of the
+            other processes.
         seed: of the draws.
         progress: told once per batch.
     """
-    draw = torch.Generator().manual_seed(seed)
+    portion = Portion.of(batches)
     found: dict[str, list[Tensor]] = {group.name: [] for group in layout.groups}
-    head = LanguageHead.of(model, short(on_device(model, batches[0].head())))
+    head = LanguageHead.of(model, short(on_device(model, portion.sample)))
     with frozen(model):
-        for batch in batches:
+        for number, batch in zip(portion.numbers, portion, strict=True):
             inputs, masks = on_device(model, batch), dict[str, Tensor]()
             hooks = [(model.get_submodule(g.consumer.module), _multiplier(masks, g, batch.size)) for g in layout.groups]
             real = inputs.get(layout.mask) if layout.mask else None
             with hooked(before=hooks), torch.enable_grad():
                 outputs = Outlet(model, head).outputs(inputs)
             _check_reached(layout, masks, batch)
-            sample = _Samples(model, inputs, real, batch.labels, draw)
+            sample = _Samples(model, inputs, real, batch.labels, draws(seed, number))
             start = sample.start(outputs, head)
             # the last block of an image encoder may not reach the loss: an image-text model reads an earlier one
             gradients = pull(start, list(masks.values()))
             for name, gradient in zip(masks, gradients, strict=True):
                 found[name].append(gradient.detach().double())
             progress.update(1, "measuring gradients")
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    sizes = [batch.size for batch in portion]
+    return {
+        name: portion.joined(f"gradients of {name}", torch.cat(parts) if parts else torch.empty(0), sizes)
+        for name, parts in found.items()
+    }
 
 
 def _check_reached(layout: Layout, masks: Mapping[str, Tensor], batch: Batch) -> None:
@@ -248,6 +254,7 @@ def block_gradients(run: BlockRun, groups: Sequence[ChannelGroup], model: nn.Mod
                 pair = unrolled(inputs.detach(), tokens), unrolled(gradient, tokens)
                 square = _per_sample(*pair, modules[name], views[name])
                 squares[name] = squares[name] + square if name in squares else square
+    squares = run.batches.ranks.added(f"gradients of {run.path}", squares)
     return {name: total.sqrt() for name, total in squares.items()}
 
 

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from optimum_grail.core.groups import ChannelGroup, Port
 from optimum_grail.core.producers import Changes, Rows
 from optimum_grail.core.products import Convolution, Product
+from optimum_grail.data.portion import draws
 from optimum_grail.errors import StatisticsError
 from optimum_grail.models.products import products_of, weight_of, with_ones
 from optimum_grail.streams.blocks import BlockRun
 from optimum_grail.streams.collect import drift_of, halves
+from optimum_grail.streams.gathering import joined_rows
 from optimum_grail.streams.hooks import Hooks, Reached, given, hooked
 from optimum_grail.streams.probe import Probe, Record, Wanted, fits, rows_of, unrolled
 
@@ -84,15 +86,18 @@ class Passage:
             yield
 
     def look(self, changes: Changes | None) -> tuple[Rows, Rows]:
-        """Rows to fit on and rows to judge by, with ``changes`` of the producers' weights."""
-        counts = [sum(int(chosen.masks[side].sum()) for chosen in self._chosen) for side in (0, 1)]
-        fit, judge = (_Gathered(count) for count in counts)
+        """Rows to fit on and rows to judge by, with ``changes`` of the producers' weights; those of all processes."""
+        counts = [[int(chosen.masks[side].sum()) for chosen in self._chosen] for side in (0, 1)]
+        fit, judge = (_Gathered(sum(each)) for each in counts)
         for index, chosen in enumerate(self._chosen):
             seen = self._through(index, changes)
             for side, part in enumerate((fit, judge)):
                 if bool(chosen.masks[side].any()):
                     part.add_(seen.rows(chosen.masks[side], chosen.targets[side], self.whole))
-        return fit.rows, judge.rows
+        names, portion = ("rows to fit on", "rows to judge by"), self.run.batches.batches
+        both = zip(names, (fit.rows, judge.rows), counts, strict=True)
+        first, second = (joined_rows(portion, f"{self.group.name}, {name}", rows, each) for name, rows, each in both)
+        return first, second
 
     @property
     def whole(self) -> bool:
@@ -121,9 +126,9 @@ class Passage:
     @cached_property
     def _chosen(self) -> list[_Chosen]:
         """What is looked at of every batch."""
-        generator = torch.Generator().manual_seed(self.seed)
+        portion = self.run.batches.batches
         probe = Probe(self.run.block, self.run.path, [self.group], replace(self.wanted, features=True), stop_early=True)
-        total = sum(batch.size for batch in self.run.batches.batches)
+        total = sum(batch.size for batch in portion.whole)
         found = []
         for index, call in enumerate(self.run.calls):
             with torch.no_grad(), self.run.taken(index):
@@ -131,9 +136,9 @@ class Passage:
             student = probe.records[self.group.name]
             target = self._target(student, self.run.recalled(index, self.group.name))
             rows = target.shape[:1] if self.whole else target.shape[:2]
-            size = self.run.batches.batches[index].size
-            share = self.most * size / (total * rows.numel())
-            masks = self._masks(index, target, torch.rand(rows, generator=generator) < share)
+            share = self.most * portion[index].size / (total * rows.numel())
+            drawn = torch.rand(rows, generator=draws(self.seed, portion.numbers[index])) < share
+            masks = self._masks(index, target, drawn)
             found.append(_Chosen(masks, (target[masks[0]], target[masks[1]])))
         return found
 

@@ -26,6 +26,7 @@ from optimum_grail.models.matrix import (
     to_matrix,
 )
 from optimum_grail.models.residence import device_of, is_offloaded
+from optimum_grail.processes.ranks import Ranks
 from optimum_grail.streams.collect import Collector, norm_scale
 
 PATCH_BYTES = 2 << 30
@@ -47,10 +48,11 @@ def norm_of(model: nn.Module, group: ChannelGroup) -> nn.BatchNorm2d | None:
     return module if isinstance(module, nn.BatchNorm2d) else None
 
 
-def collector_for(model: nn.Module, group: ChannelGroup, held_out: bool) -> Collector:
-    """An empty collector for ``group``."""
+def collector_for(model: nn.Module, group: ChannelGroup, held_out: bool, ranks: Ranks) -> Collector:
+    """An empty collector for ``group``, whose rows ``ranks`` share."""
     consumer = model.get_submodule(group.consumer.module)
-    return Collector(group, consumer, scale_behind(model, group), view_of(model, group), held_out, is_offloaded(model))
+    view, scale = view_of(model, group), scale_behind(model, group)
+    return Collector(group, consumer, scale, view, held_out, is_offloaded(model), ranks)
 
 
 def scale_behind(model: nn.Module, group: ChannelGroup) -> Tensor | None:

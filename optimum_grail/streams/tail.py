@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.data.batches import Batch
+from optimum_grail.data.portion import Portion
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.layout import Layout
 from optimum_grail.streams.calls import Call, on_device
@@ -32,7 +33,7 @@ class Tail:
         outlet: where its outputs are looked at.
         stacks: stack name to the paths of its blocks.
         order: how they follow each other.
-        batches: the few batches that sensitivities are measured on.
+        batches: the few batches that sensitivities are measured on, this process's of them.
         masks: ``[B, T]`` masks of real rows per batch, or ``None``.
         reference: dense outputs per batch.
         last: dense output of each stack's last block, per batch.
@@ -42,7 +43,7 @@ class Tail:
     outlet: Outlet
     stacks: Mapping[str, Sequence[str]]
     order: Order
-    batches: Sequence[Batch]
+    batches: Portion
     masks: Sequence[Tensor | None]
     reference: list[Outputs]
     last: Mapping[str, list[Tensor]]
@@ -55,14 +56,14 @@ class Tail:
         Args:
             model: the dense model, in eval mode.
             layout: its stacks.
-            batches: a few.
+            batches: a few; losses are means over those of all processes.
             order: of the stacks, if it is known already.
 
         Raises:
             ArchitectureError: the outputs depend on more than what leaves the last blocks; or as :func:`order_of`.
         """
-        stacks = layout.blocks
-        order = order or order_of(model, stacks, batches[0])
+        stacks, portion = layout.blocks, Portion.of(batches)
+        order = order or order_of(model, stacks, portion.sample)
         last: dict[str, list[Tensor]] = {name: [] for name in stacks}
 
         def keeper(name: str) -> Callable[..., None]:
@@ -75,19 +76,24 @@ class Tail:
 
             return hook
 
-        sample = short(on_device(model, batches[0].head()))
+        sample = short(on_device(model, portion.sample))
         outlet = Outlet(model, LanguageHead.of(model, sample, [path for paths in stacks.values() for path in paths]))
         with hooked(after=[(model.get_submodule(paths[-1]), keeper(name)) for name, paths in stacks.items()]):
-            reference = [outlet.outputs(on_device(model, batch)) for batch in batches]
-        masks = [batch.inputs.get(layout.mask) if layout.mask else None for batch in batches]
-        tail = cls(model, outlet, stacks, order, batches, masks, reference, last)
-        ended = tail._finish(0, {})
-        if ended.shapes != reference[0].shapes or outlet.loss(ended, reference[0], masks[0])[0] > UNCHANGED:
+            reference = [outlet.outputs(on_device(model, batch)) for batch in portion]
+        masks = [batch.inputs.get(layout.mask) if layout.mask else None for batch in portion]
+        tail = cls(model, outlet, stacks, order, portion, masks, reference, last)
+        if len(portion):
+            tail._check()
+        return tail
+
+    def _check(self) -> None:
+        """See on one batch that the outputs follow from what leaves the last blocks."""
+        ended, reference = self._finish(0, {}), self.reference[0]
+        if ended.shapes != reference.shapes or self.outlet.loss(ended, reference, self.masks[0])[0] > UNCHANGED:
             raise ArchitectureError(
-                f"The outputs of {type(model).__name__} depend on more than what leaves its last blocks, so "
+                f"The outputs of {type(self.model).__name__} depend on more than what leaves its last blocks, so "
                 "sensitivities cannot be measured. Use --allocation uniform."
             )
-        return tail
 
     @torch.no_grad()
     def damage(self, stack: str, later: Sequence[tuple[str, Sequence[Call]]], inputs: Sequence[Tensor]) -> float:
@@ -120,6 +126,7 @@ class Tail:
             loss, rows = self.outlet.loss(outputs(index), self.reference[index], self.masks[index])
             total += loss * rows
             weight += rows
+        total, weight = self.batches.ranks.total("losses against the dense model", total, weight)
         return total / max(weight, 1.0)
 
     def _finish(self, index: int, left: Mapping[str, Tensor]) -> Outputs:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.needs import Need
 from optimum_grail.core.problem import GroupProblem
-from optimum_grail.data.batches import PROBE_FRACTION, Batch
+from optimum_grail.data.batches import PROBE_FRACTION, Batch, few_of
+from optimum_grail.data.portion import Portion
 from optimum_grail.errors import ConfigError
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.residence import resident
@@ -75,7 +76,7 @@ class Survey:
     Args:
         model: in eval mode; unchanged afterwards.
         layout: its stacks and groups.
-        batches: calibration batches.
+        batches: calibration batches; a portion where several processes share them.
         progress: told once per group.
         needs: what to find out: names of signals; other needs are not the survey's.
         seed: of the draws that gradients are taken at.
@@ -118,24 +119,35 @@ class Survey:
         """
         with released_at_once(self.offload), torch.no_grad():
             found = self._found()
+        ranks = self._rows.ranks
+        agreed = {
+            name: ranks.agreed(f"the signal {name!r}", signal.after(found[name]))
+            for name, signal in self.signals.items()
+        }
         return Findings.from_tensors(
             {
                 f"{signal.finds or name}/{place}": tensor
                 for name, signal in self.signals.items()
-                for place, tensor in signal.after(found[name]).items()
+                for place, tensor in agreed[name].items()
             }
         )
 
+    @cached_property
+    def _rows(self) -> Portion:
+        return Portion.of(self.batches)
+
     def _found(self) -> Found:
-        order = order_of(self.model, self.layout.blocks, self.batches[0])
-        few = few_of(self.batches)
+        rows = self._rows
+        order = order_of(self.model, self.layout.blocks, rows.sample)
+        few = few_of(rows.whole)
         tail = None
         if any(signal.tail for signal in self.signals.values()):
-            tail = Tail.of(self.model, self.layout, [self.batches[index] for index in few], order)
-        dense = Dense(self.model, self.layout, self.batches, few, self.seed, order, self.offload, tail)
+            tail = Tail.of(self.model, self.layout, rows.chosen(few), order)
+        own = [index for index, number in enumerate(rows.numbers) if number in few]
+        dense = Dense(self.model, self.layout, rows, own, self.seed, order, self.offload, tail)
         found = {name: dict(signal.before(dense)) for name, signal in self.signals.items()}
         if self._walking:
-            captured = capture(self.model, self.layout.blocks, self.batches, offload=self.offload, order=order)
+            captured = capture(self.model, self.layout.blocks, rows, offload=self.offload, order=order)
             for stack in self.layout.stacks:
                 self._walk(dense, stack, captured[stack.name], found)
         return found
@@ -162,10 +174,12 @@ class Survey:
         """Send every batch through a block: the groups with their statistics, and what signals sum up; the captured
         hidden states move on to the next block."""
         wanted, moments = self._wanted
-        collectors = [collector_for(self.model, group, held_out=False) for group in groups if moments]
+        collectors = [
+            collector_for(self.model, group, held_out=False, ranks=self._rows.ranks) for group in groups if moments
+        ]
         sums: Found = {name: {} for name in self._walking}
         probe = Probe(self.model.get_submodule(path), path, groups, wanted)
-        masks = Batches.of(self.batches, stack.mask).masks
+        masks = Batches.of(self._rows, stack.mask).masks
         for index, (call, mask) in enumerate(zip(captured.calls[path], masks, strict=True)):
             before = captured.hidden[index]
             after = probe.run(call, before)
@@ -174,7 +188,19 @@ class Survey:
             if after is not None:
                 self._add_(sums, Seen(path, before, after, probe.records, mask))
                 captured.hidden[index] = after
+        if self._rows.ranks.count > 1:
+            sums = self._added(path, sums)
         return {c.group.name: problem_of(self.model, c.group, c.statistics(), 0) for c in collectors}, sums
+
+    def _added(self, path: str, sums: Found) -> Found:
+        """What signals have summed up over the batches of all processes."""
+        flat = {f"{name}\n{place}": tensor for name, found in sums.items() for place, tensor in found.items()}
+        whole = self._rows.ranks.added(f"what signals sum up at {path}", flat)
+        found: Found = {name: {} for name in sums}
+        for key, tensor in whole.items():
+            name, _, place = key.partition("\n")
+            found[name][place] = tensor
+        return found
 
     def _add_(self, sums: Found, seen: Seen) -> None:
         for name, signal in self._walking.items():
@@ -188,14 +214,3 @@ class Survey:
         moments = any(signal.moments for signal in self._walking.values())
         features = moments or any(item.features for item in asked)
         return Wanted(features, any(item.output for item in asked), any(item.stream for item in asked)), moments
-
-
-def few_of(batches: Sequence[Batch]) -> list[int]:
-    """Indices of the batches that short forward passes take: at most an eighth of the samples."""
-    sizes = [batch.size for batch in batches]
-    few, seen = [0], sizes[0]
-    for index in range(1, len(sizes)):
-        if seen + sizes[index] <= sum(sizes) / PROBE_FRACTION:
-            few.append(index)
-            seen += sizes[index]
-    return few

@@ -17,7 +17,7 @@ from optimum_grail.architectures.bert import tiny_bert
 from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.compensators.grail import Grail
-from optimum_grail.data.batches import Batch, make_batches
+from optimum_grail.data.batches import Batch, few_of, make_batches
 from optimum_grail.errors import ConfigError, StatisticsError
 from optimum_grail.fit.methods import Methods
 from optimum_grail.models.resolve import resolve
@@ -30,7 +30,7 @@ from optimum_grail.signals.influence import Influence
 from optimum_grail.streams.pace import Pace
 from optimum_grail.survey import survey as module
 from optimum_grail.survey.findings import Findings
-from optimum_grail.survey.survey import Survey, cost_of, few_of, signals_of
+from optimum_grail.survey.survey import Survey, cost_of, signals_of
 
 CURVES = frozenset(name for name, signal in SIGNALS if signal.finds == "curves")
 OTHERS = frozenset(SIGNALS.names()) - CURVES - {"latency"}

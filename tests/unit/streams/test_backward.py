@@ -15,6 +15,7 @@ from optimum_grail.architectures.clip import tiny_clip
 from optimum_grail.architectures.llama import tiny_llama
 from optimum_grail.architectures.vit import tiny_vit
 from optimum_grail.data.batches import Batch
+from optimum_grail.data.portion import Portion
 from optimum_grail.models.check import inputs_for
 from optimum_grail.models.resolve import resolve
 from optimum_grail.signals.gradient_curves import drawn
@@ -37,9 +38,9 @@ def test_block_by_block_is_as_at_once(build: Callable[[], nn.Module], offload: b
     layout = resolve(model)
     batches = [Batch(inputs_of(model), "fit"), Batch({k: v.flip(0) for k, v in inputs_of(model).items()}, "fit")]
     order = order_of(model, layout.blocks, batches[0])
-    sweep = Backward(model, layout, batches, order, 3, offload)
+    sweep = Backward(model, layout, Portion.of(batches), order, 3, offload)
     found = {group.name: slopes for group, slopes in sweep.run()}
-    whole = Backward(model, layout, batches, replace(order, free=(), fed=order.free), 3)
+    whole = Backward(model, layout, Portion.of(batches), replace(order, free=(), fed=order.free), 3)
     object.__setattr__(whole, "_tail", sweep._tail)
     assert set(found) == {group.name for group in layout.groups}
     for group, slopes in whole.run():
@@ -68,7 +69,7 @@ def test_no_graph_is_larger_than_a_block(monkeypatch: pytest.MonkeyPatch) -> Non
         return real(*args, **kwargs)
 
     monkeypatch.setattr(torch.autograd, "grad", grad)
-    for _ in Backward(model, layout, [batch], order_of(model, layout.blocks, batch), 0).run():
+    for _ in Backward(model, layout, Portion.of([batch]), order_of(model, layout.blocks, batch), 0).run():
         pass
     assert max(at_grad) == 1, "every backward pass goes through one block"
 

@@ -22,6 +22,7 @@ from optimum_grail.data.batches import Batch
 from optimum_grail.errors import StatisticsError
 from optimum_grail.models.matrix import feature_axis
 from optimum_grail.models.resolve import resolve
+from optimum_grail.processes.ranks import ALONE
 from optimum_grail.streams.calls import Call
 from optimum_grail.streams.capture import capture
 from optimum_grail.streams.collect import Collector, drift_of
@@ -143,7 +144,7 @@ def test_statistics_are_sums_over_the_rows_of_the_consumer(name: str) -> None:
         dense = probe.records
         probe.run(call, student)
         for group in groups:
-            collector = collector_for(model, group, held_out=False)
+            collector = collector_for(model, group, held_out=False, ranks=ALONE)
             record = probe.records[group.name]
             collector.add(record, dense[group.name], None, 0)
             problem = problem_of(model, group, collector.statistics(), 0)
@@ -216,7 +217,7 @@ def test_the_drift_is_divided_by_a_factor_behind_the_consumer() -> None:
         probe.run(Call((), {}), student)
     assert dense.stream is not None
     torch.testing.assert_close(probe.records["0.mlp"].stream, dense.stream, rtol=1e-4, atol=1e-4)
-    sums = collector_for(model, group, held_out=False)
+    sums = collector_for(model, group, held_out=False, ranks=ALONE)
     sums.add(probe.records["0.mlp"], dense, None, 0)
     assert sums.statistics().moments.count == 2 * 3 * 5
 

@@ -17,7 +17,7 @@ PYTEST_ARGS ?=
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean install
+.PHONY: help demo test check format bench docs journeys clean install
 
 help:
 	@echo "make demo    compress an embedded real model by half and show what is lost and regained"
@@ -25,6 +25,8 @@ help:
 	@echo "make check   lint, format, types, import layers, the numbers of the house: seconds"
 	@echo "make format  rewrite the code in the house format"
 	@echo "make bench   run the benchmarks; results go to benchmarks/results"
+	@echo "make docs    build these pages as a site in build/site; broken links fail"
+	@echo "make journeys  run the commands of the README and of the guides on a real model; seconds per step as JSON"
 	@echo "make clean   remove .venv, caches and build products"
 	@echo
 	@echo "Variables: PYTHON=python3.12 picks the interpreter (3.11 or newer); TORCH_INDEX=URL another index for torch,"
@@ -51,6 +53,14 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+docs: $(VENV)/.docs
+	$(BIN)/python tools/site/assemble.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file build/docs/mkdocs.yml --site-dir $(CURDIR)/build/site
+	@echo "The site: build/site/index.html"
+
+journeys: $(STAMP)
+	$(BIN)/python benchmarks/journeys.py
 
 install: $(STAMP)
 
@@ -79,6 +89,10 @@ $(STAMP): $(PACKAGE) tests/optimum-onnx.txt
 	$(PIP) --no-deps --upgrade --target $(VENV)/optimum-quanto optimum-quanto
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(VENV)/optimum-onnx --requirement tests/optimum-onnx.txt
 	@touch $(STAMP)
+
+$(VENV)/.docs: $(PACKAGE)
+	$(PIP) --editable ".[docs]"
+	@touch $(VENV)/.docs
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

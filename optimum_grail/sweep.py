@@ -35,6 +35,7 @@ from optimum_grail.pipeline.setup import Setup, Unwatched
 from optimum_grail.report.curve import knees
 from optimum_grail.report.environment import hardware, versions
 from optimum_grail.report.progress import Progress, Silent
+from optimum_grail.report.sweep_view import SWEEP_FILE
 from optimum_grail.survey.cache import StatisticsCache
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ Measure = Callable[[nn.Module], Mapping[str, Any]]
 """``model -> results``; the figure to compare is under the sweep's ``headline``."""
 Corpora = Callable[[CalibrationData | None], Mapping[str, str | None]]
 """Calibration data to a mark per evaluation set, see :func:`optimum_grail.evaluation.corpus.relation`."""
-FILE = "sweep.json"
+FILE = SWEEP_FILE
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from optimum_grail.commands.inspect_model import InspectCommand
 from optimum_grail.commands.list_methods import ListCommand
 from optimum_grail.commands.push import PushCommand
 from optimum_grail.commands.recover import RecoverCommand
+from optimum_grail.commands.report import ReportCommand
 from optimum_grail.commands.sweep import SweepCommand
 from optimum_grail.commands.trim_vocabulary import TrimVocabularyCommand
 
@@ -27,6 +28,7 @@ EXAMPLES = """\
   optimum-cli grail evaluate -m small --dataset text.txt --metric perplexity
   optimum-cli grail benchmark -m MODEL -m small                how much faster it is
   optimum-cli grail sweep -m MODEL -o sweep --eval-dataset text.txt    several sizes, a table and a plot
+  optimum-cli grail report small -o report.html                all of it as a page for a browser
   optimum-cli grail inspect -m MODEL                           what can shrink, and how far
   optimum-cli grail list presets                               the methods"""
 
@@ -46,6 +48,7 @@ class GrailCommand(BaseOptimumCLICommand):
         CommandInfo("trim-vocabulary", "Leave out the tokens that a text never needs.", TrimVocabularyCommand),
         CommandInfo("export", "Write a model for another engine, such as llama.cpp.", ExportCommand),
         CommandInfo("convert-adapter", "Carry a LoRA adapter over to a compressed model.", ConvertAdapterCommand),
+        CommandInfo("report", "Write a page for a browser from what a folder holds.", ReportCommand),
         CommandInfo("card", "Write the card of a compressed model again.", CardCommand),
         CommandInfo("push", "Publish a compressed model on the Hub.", PushCommand),
         CommandInfo("inspect", "Show what of a model can shrink, and how far.", InspectCommand),

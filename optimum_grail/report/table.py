@@ -74,7 +74,7 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
     results = [
         (result_name(row), row.get("dense"), row.get("plain"), row.get("compressed")) for row in report.evaluation
     ]
-    agreements = [cells for row in report.evaluation for cells in _agreements(row)]
+    agreements = [cells for row in report.evaluation for cells in agreement_rows(row)]
     measured = [
         (f"{name}, batch of {row['batch']}", *cells)
         for name, cells_of in (("latency", _times), ("memory", _memory))
@@ -120,7 +120,7 @@ def marked(dataset: str, corpus: str | None) -> str:
     return f"{dataset} ({'corpus ' if corpus == 'not known' else ''}{corpus})" if corpus else dataset
 
 
-def _agreements(row: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+def agreement_rows(row: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
     """How far the compressed model answers as the dense one; what a later version adds is shown by its name."""
     found = dict(row.get("agreement") or {})
     found.pop("positions", None)
@@ -175,12 +175,13 @@ def groups_table(report: Report) -> Table:
     for heading in ("kept", "plain", "fitted", "held", "ridge", "tau", "chosen"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.groups:
-        table.add_row(Text(row.name), *_group_cells(row))
+        table.add_row(Text(row.name), *group_cells(row))
     table.caption = "plain, fitted: relative squared error on the calibration rows; held: of the choice on unseen rows"
     return table
 
 
-def _group_cells(row: GroupRow) -> list[str]:
+def group_cells(row: GroupRow) -> list[str]:
+    """Units kept, the errors, ridge, tau and what was chosen, for people."""
     errors = (number(value, 3) for value in (row.plain_error, row.fit_error, row.held_error))
     ridge = MISSING if row.ridge is None else f"{row.ridge:.0e}"
     scale = max(row.per_unit.values(), default=1)

@@ -16,12 +16,11 @@ from optimum_grail.checkpoints.output import staged_folder
 from optimum_grail.checkpoints.plan_file import write_json
 from optimum_grail.checkpoints.writing import write_weights
 from optimum_grail.errors import CheckpointError
+from optimum_grail.pages.vocabulary import VOCABULARY_FILE
 from optimum_grail.vocabulary.plan import VocabularyPlan
 from optimum_grail.vocabulary.renumbering import renumbered, settings_values
 from optimum_grail.vocabulary.rows import TokenRows, gather_
 
-NOTE_FILE = "grail_vocabulary.json"
-"""Which tokens stayed, by their old ids, and why."""
 CARD = "README.md"
 TOKENIZER = "tokenizer.json"
 STALE = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "*.model")
@@ -83,7 +82,7 @@ class Smaller:
                 stale.unlink()
             self._renumber_(folder)
             values, paragraph = note(_loaded(folder))
-            write_json(folder / NOTE_FILE, {**values, "kept": list(self.plan.kept)})
+            write_json(folder / VOCABULARY_FILE, {**values, "kept": list(self.plan.kept)})
             carry_over(self.source, folder)
             self._write_card(folder, paragraph)
 

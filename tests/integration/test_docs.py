@@ -27,11 +27,17 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS = {"quantize.md": ("torchao", "bitsandbytes"), "export.md": ("onnxruntime", "onnxscript", "gguf")}
 QUICK = {
     "compress": ("--num-samples", "16", "--seqlen", "64"),
+    "sweep": ("--num-samples", "16", "--seqlen", "64"),
     "recover": ("--num-samples", "20", "--steps", "10"),
     "evaluate": ("--seqlen", "64"),
     "benchmark": ("--prompt-tokens", "16", "--new-tokens", "4", "--repeats", "2"),
 }
-"""What is added to the commands of the guides."""
+"""What is added to the commands of the pages."""
+SHORTER = {
+    "GrailConfig(sparsity=0.3)": "GrailConfig(sparsity=0.3, num_samples=16, seqlen=64)",
+    '"num_samples": 32': '"num_samples": 16, "seqlen": 64',
+}
+"""What stands in their Python for less."""
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
@@ -74,19 +80,15 @@ def _pairs(sentences: list[str]) -> list[tuple[str, str]]:
     return list(zip(plain[::2], plain[1::2], strict=True))
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
-def test_guide(page: Path, place: Path, cli: Callable[..., int], request: pytest.FixtureRequest) -> None:
-    for module in NEEDS.get(page.name, ()):
-        pytest.importorskip(module)
-    if page.name == "quantize.md":
-        request.getfixturevalue("quanto")
-    if "all-MiniLM" in page.read_text(encoding="utf-8"):
-        shortened(request.getfixturevalue("minilm"), place / "sentence-transformers" / "all-MiniLM-L6-v2")
+def run(page: Path, place: Path, cli: Callable[..., int]) -> dict[str, Any]:
+    """Execute the blocks of a page, one after the other; returns what names its Python leaves."""
     names: dict[str, Any] = {"__name__": page.stem}
     found = blocks(page)
     assert {language for language, _ in found} <= {"python", "bash", "yaml", "text"}
     for language, code in found:
         if language == "python":
+            for long, short in SHORTER.items():
+                code = code.replace(long, short)
             exec(compile(code, str(page), "exec", dont_inherit=True), names)
         elif language == "yaml":
             (place / "run.yaml").write_text(code, encoding="utf-8")
@@ -96,6 +98,18 @@ def test_guide(page: Path, place: Path, cli: Callable[..., int], request: pytest
                 program, grail, command, *words = shlex.split(line, comments=True)
                 assert (program, grail) == ("optimum-cli", "grail")
                 assert cli(grail, command, *words, *QUICK.get(command, ())) == 0, line
+    return names
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_guide(page: Path, place: Path, cli: Callable[..., int], request: pytest.FixtureRequest) -> None:
+    for module in NEEDS.get(page.name, ()):
+        pytest.importorskip(module)
+    if page.name == "quantize.md":
+        request.getfixturevalue("quanto")
+    if "all-MiniLM" in page.read_text(encoding="utf-8"):
+        shortened(request.getfixturevalue("minilm"), place / "sentence-transformers" / "all-MiniLM-L6-v2")
+    run(page, place, cli)
 
 
 def test_blocks_that_do_not_run_are_few() -> None:
@@ -106,14 +120,19 @@ def test_blocks_that_do_not_run_are_few() -> None:
 
 def test_the_index_names_every_guide() -> None:
     index = (REPOSITORY / "docs" / "guides" / "README.md").read_text(encoding="utf-8")
-    assert sorted(re.findall(r"\((\w+\.md)\)", index)) == [page.name for page in GUIDES]
+    assert sorted(re.findall(r"\(([\w-]+\.md)\)", index)) == [page.name for page in GUIDES]
 
 
-def test_python_of_the_readme(place: Path) -> None:
-    names: dict[str, Any] = {"__name__": "readme"}
-    code = [text for language, text in blocks(REPOSITORY / "README.md") if language == "python"]
-    for text in code:
-        text = text.replace("sparsity=0.3", "sparsity=0.3, num_samples=16, seqlen=64")
-        text = text.replace('"num_samples": 32', '"num_samples": 16, "seqlen": 64')
-        exec(compile(text, "README.md", "exec", dont_inherit=True), names)
+def test_the_journey_of_the_readme(place: Path, embedded_llama: Path, cli: Callable[..., int]) -> None:
+    for module in ("gguf", "xllamacpp"):
+        pytest.importorskip(module)
+    shortened(embedded_llama, place / "HuggingFaceTB" / "SmolLM2-135M-Instruct")
+    names = run(REPOSITORY / "README.md", place, cli)
+    assert len(names["answer"]["choices"][0]["text"]) > 0
+    assert "What they write" in (place / "report.html").read_text(encoding="utf-8")
     assert len(names["model"].state_dict()) > 0
+
+
+def test_the_readme_installs_and_nothing_else_of_it_is_idle() -> None:
+    idle = [code for language, code in blocks(REPOSITORY / "README.md") if language not in ("python", "bash")]
+    assert len(idle) == 1 and idle[0].startswith("git clone")

@@ -74,7 +74,16 @@ def test_custom_module_says_what_data_it_lacks(repository: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "script",
-    ["tables.py", "methods_tables.py", "methods_plot.py", "cost_tables.py", "corpora_tables.py", "families_tables.py"],
+    [
+        "tables.py",
+        "methods_tables.py",
+        "methods_plot.py",
+        "cost_tables.py",
+        "corpora_tables.py",
+        "families_tables.py",
+        "choose_tables.py",
+        "llama_cpp_tables.py",
+    ],
 )
 def test_the_benchmark_pages_are_those_of_the_results(script: str, repository: Path) -> None:
     command = [sys.executable, f"benchmarks/{script}", "--check"]

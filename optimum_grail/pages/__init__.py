@@ -1,0 +1,1 @@
+"""A folder that this package wrote, as one page for a browser."""

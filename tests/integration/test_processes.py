@@ -1,4 +1,4 @@
-"""One compression shared by real processes: the result is that of one, whatever the number, the split and the method."""
+"""One compression shared by real processes: the result is that of one, whatever the number, split and method."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from optimum_grail.fit.fit import FitRun
 from optimum_grail.report.report import Report
 from optimum_grail.signals.gradient_curves import GradientCurves
 from optimum_grail.streams.collect import Collector
-from optimum_grail.streams.passage import Passage
 
 Run = Callable[[int, Callable[[], Any]], list[Any]]
 Data = Sequence[Mapping[str, Tensor]]
@@ -40,11 +39,12 @@ def images(count: int) -> Data:
 
 @dataclass(frozen=True)
 class Done:
-    """What one process made: its weights, the units it kept, and the rows that it saw itself."""
+    """What one process made: its weights, the units it kept, the rows it saw itself, and how many groups it refitted."""
 
     weights: dict[str, Tensor]
     kept: dict[str, Tensor]
     rows: int
+    refitted: int
 
 
 def compressing(build: Callable[[], nn.Module], config: dict[str, Any], data: Data | None) -> Callable[[], Done]:
@@ -64,7 +64,8 @@ def compressing(build: Callable[[], nn.Module], config: dict[str, Any], data: Da
             compressor.compress(data)
         weights = {name: value.clone() for name, value in compressor.model.state_dict().items()}
         kept = {name: item.reduction.assignment for name, item in (compressor.plan or {}).items()}
-        return Done(weights, kept, seen)
+        refitted = sum(item.refitted for item in (compressor.plan or {}).values())
+        return Done(weights, kept, seen, refitted)
 
     return work
 
@@ -111,7 +112,9 @@ def test_fewer_rows_than_processes(in_processes: Run) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_what_looks_at_rows(case: str, in_processes: Run) -> None:
     work = compressing(*CASES[case])
-    check_alike(work(), in_processes(2, work))
+    alone = work()
+    check_alike(alone, in_processes(2, work))
+    assert (alone.refitted > 0) == (case == "refit")
 
 
 def test_weights_on_disk(tmp_path: Path, in_processes: Run) -> None:
@@ -182,28 +185,6 @@ def test_a_decision_on_the_rows_of_one_process_is_refused(in_processes: Run, mon
 
 def _own(visit: Any) -> float:
     return float(sum(hidden.abs().sum() for hidden in visit.inputs))
-
-
-def test_rows_of_a_refit_are_those_of_one_process(in_processes: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, ...]] = []
-    look = Passage.look
-
-    def watching(self: Passage, changes: Any) -> Any:
-        rows = look(self, changes)
-        seen.append(tuple(len(part.target) for part in rows))
-        return rows
-
-    monkeypatch.setattr(Passage, "look", watching)
-    inner = compressing(*CASES["refit"])
-
-    def work() -> list[tuple[int, ...]]:
-        seen.clear()
-        inner()
-        return list(seen)
-
-    alone = work()
-    assert alone
-    assert in_processes(2, work) == [alone, alone]
 
 
 @pytest.mark.parametrize(

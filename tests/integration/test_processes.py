@@ -39,7 +39,7 @@ def images(count: int) -> Data:
 
 @dataclass(frozen=True)
 class Done:
-    """What one process made: its weights, the units it kept, the rows it saw itself, and how many groups it refitted."""
+    """What one process made: its weights, the units it kept, the rows it saw itself, how many groups it refitted."""
 
     weights: dict[str, Tensor]
     kept: dict[str, Tensor]

@@ -32,6 +32,8 @@ QUICK = {
     "benchmark": ("--prompt-tokens", "16", "--new-tokens", "4", "--repeats", "2"),
 }
 """What is added to the commands of the guides."""
+LAUNCHER = "torchrun --nproc-per-node 2 --no-python "
+"""Before a command that two processes share; here forks of this one stand in for what it starts."""
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
@@ -74,7 +76,13 @@ def _pairs(sentences: list[str]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
-def test_guide(page: Path, place: Path, cli: Callable[..., int], request: pytest.FixtureRequest) -> None:
+def test_guide(
+    page: Path,
+    place: Path,
+    cli: Callable[..., int],
+    in_processes: Callable[..., list[Any]],
+    request: pytest.FixtureRequest,
+) -> None:
     for module in NEEDS.get(page.name, ()):
         pytest.importorskip(module)
     if page.name == "quantize.md":
@@ -92,9 +100,15 @@ def test_guide(page: Path, place: Path, cli: Callable[..., int], request: pytest
             GrailConfig.from_file(place / "run.yaml").methods()
         elif language == "bash":
             for line in code.strip().splitlines():
-                program, grail, command, *words = shlex.split(line, comments=True)
-                assert (program, grail) == ("optimum-cli", "grail")
-                assert cli(grail, command, *words, *QUICK.get(command, ())) == 0, line
+                launcher, program, rest = line.rpartition("optimum-cli ")
+                grail, command, *words = shlex.split(rest, comments=True)
+                assert (program, grail) == ("optimum-cli ", "grail")
+                assert launcher in ("", LAUNCHER)
+                arguments = (grail, command, *words, *QUICK.get(command, ()))
+                if launcher:
+                    assert in_processes(2, lambda arguments=arguments: cli(*arguments)) == [0, 0], line
+                else:
+                    assert cli(*arguments) == 0, line
 
 
 def test_blocks_that_do_not_run_are_few() -> None:
@@ -105,7 +119,7 @@ def test_blocks_that_do_not_run_are_few() -> None:
 
 def test_the_index_names_every_guide() -> None:
     index = (REPOSITORY / "docs" / "guides" / "README.md").read_text(encoding="utf-8")
-    assert sorted(re.findall(r"\((\w+\.md)\)", index)) == [page.name for page in GUIDES]
+    assert sorted(re.findall(r"\(([\w-]+\.md)\)", index)) == [page.name for page in GUIDES]
 
 
 def test_python_of_the_readme(place: Path) -> None:

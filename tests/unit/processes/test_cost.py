@@ -66,6 +66,5 @@ def test_a_small_run_hands_over_what_was_told(
     job = Job(sizes, 1, 1, 1, 1, 1, surveyed=allocation != "uniform")
     for sent in in_processes(2, work):
         assert isinstance(sent, int), sent
-        # Names and shapes go along, which is much on a model as tiny as this; where nothing is compressed yet there is no
-        # drift.
+        # Names and shapes go along, which is much on a tiny model; where nothing is compressed yet there is no drift.
         assert 0.85 * handed_over(job) <= sent <= 1.15 * handed_over(job)

@@ -14,13 +14,14 @@ from _common import environment, write_results
 
 from optimum_grail import check_map
 from optimum_grail.architectures import ARCHITECTURES
-from optimum_grail.core.spec import ArchitectureSpec, Conv, GroupSpec, Heads
+from optimum_grail.core.spec import ArchitectureSpec, Conv, Experts, GroupSpec, Heads
 from optimum_grail.models.hook import install
 
 
 def kind_of(group: GroupSpec) -> str:
-    """``"heads"``, ``"mlp"`` or ``"conv"``."""
-    return "heads" if isinstance(group, Heads) else "conv" if isinstance(group, Conv) else "mlp"
+    """``"heads"``, ``"mlp"``, ``"conv"`` or ``"experts"``."""
+    kinds: dict[type, str] = {Heads: "heads", Conv: "conv", Experts: "experts"}
+    return kinds.get(type(group), "mlp")
 
 
 def tried(spec: ArchitectureSpec) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from optimum_grail.core.groups import AT_OUTPUT
-from optimum_grail.core.spec import ArchitectureSpec, Conv, GroupSpec, Heads, Strip
+from optimum_grail.core.spec import ArchitectureSpec, Conv, Experts, GroupSpec, Heads, Strip
 
 
 def seeded(build: Callable[[], Any]) -> nn.Module:
@@ -64,6 +64,8 @@ def one_per_kind(specs: Iterable[ArchitectureSpec]) -> list[ArchitectureSpec]:
 
 
 def _layer(group: GroupSpec) -> Hashable:
+    if isinstance(group, Experts):
+        return "Experts", group.stream, bool(group.factor)
     sources = (group.query,) if isinstance(group, Heads) else group.produce
     strips = {source.interleaved for source in sources if isinstance(source, Strip)}
     seen = group.stream if group.stream in (None, AT_OUTPUT) else "inside"

@@ -1,4 +1,4 @@
-"""Mixtures of experts on LLaMA's attention: heads can go, and an expert that all tokens pass; the routed ones stay."""
+"""Mixtures of experts: whole routed experts can go, heads, layers without experts, an expert that all tokens pass."""
 
 from __future__ import annotations
 
@@ -6,22 +6,37 @@ from dataclasses import replace
 
 from optimum_grail.architectures._tiny import GROUPED, WIDE_HEADS, tiny
 from optimum_grail.architectures.llama import HEADS, LLAMA
-from optimum_grail.core.spec import Mlp, always, never
+from optimum_grail.core.spec import Experts, Mlp, always, never
 
-EXPERTS = "The routed experts of a layer hold their weights in one tensor, whose parts a map cannot name."
+CHANNELS = "Channels inside routed experts stay; whole experts can go (--experts, --expert-sparsity)."
+LATENT = "Keys and values of all heads come from one latent vector, and the map knows no such heads."
 FEW = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
 FREE_HEADS = replace(HEADS, accepts=always)
+EXPERTS = Experts(
+    router="mlp.gate",
+    bank="mlp.experts",
+    chosen="mlp.gate.top_k",
+    attributes=("mlp.gate.num_experts", "mlp.experts.num_experts"),
+)
+DENSE_MLP = Mlp(
+    produce=("mlp.gate_proj", "mlp.up_proj"),
+    consume="mlp.down_proj",
+    stream="@block",
+    attributes=("mlp.intermediate_size",),
+    holds="mlp.gate_proj",
+)
+SOME_EXPERTS = replace(EXPERTS, holds="mlp.experts")
 QWEN3_MOE = replace(
     LLAMA,
     model_types=("qwen3_moe",),
-    groups=(FREE_HEADS,),
+    groups=(FREE_HEADS, DENSE_MLP, SOME_EXPERTS),
     example=tiny("Qwen3MoeForCausalLM", **WIDE_HEADS, **FEW),
-    impossible={"mlp": EXPERTS},
+    impossible={"mlp": CHANNELS},
 )
 MIXTRAL = replace(
     QWEN3_MOE,
     model_types=("mixtral",),
-    groups=(replace(FREE_HEADS, bias_flag=None),),
+    groups=(replace(FREE_HEADS, bias_flag=None), replace(EXPERTS, field="num_local_experts")),
     example=tiny("MixtralForCausalLM", **{**WIDE_HEADS, "intermediate_size": 12}, num_local_experts=4),
 )
 QWEN2_MOE = replace(
@@ -29,20 +44,33 @@ QWEN2_MOE = replace(
     model_types=("qwen2_moe",),
     groups=(
         replace(FREE_HEADS, bias_flag=None),
+        DENSE_MLP,
         Mlp(
             produce=("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj"),
             consume="mlp.shared_expert.down_proj",
             stream=None,  # each token weighs it on its own
             field="shared_expert_intermediate_size",
             attributes=("mlp.shared_expert.intermediate_size",),
+            holds="mlp.experts",
         ),
+        SOME_EXPERTS,
     ),
     example=tiny("Qwen2MoeForCausalLM", **WIDE_HEADS, **FEW, shared_expert_intermediate_size=24),
 )
 GRANITEMOE = replace(
     QWEN3_MOE,
     model_types=("granitemoe",),
-    groups=(replace(FREE_HEADS, factor="residual_multiplier"),),
+    groups=(
+        replace(FREE_HEADS, factor="residual_multiplier"),
+        Experts(
+            router="block_sparse_moe.router",
+            bank="block_sparse_moe.experts",
+            chosen="block_sparse_moe.router.top_k",
+            field="num_local_experts",
+            attributes=("block_sparse_moe.router.num_experts", "block_sparse_moe.experts.num_experts"),
+            factor="residual_multiplier",
+        ),
+    ),
     example=tiny(
         "GraniteMoeForCausalLM",
         **{**WIDE_HEADS, "intermediate_size": 12},
@@ -51,17 +79,147 @@ GRANITEMOE = replace(
         attention_multiplier=0.3,
     ),
 )
+NORMED_HEADS = replace(HEADS, channelwise=("self_attn.q_norm", "self_attn.k_norm"), mixes=True, accepts=never)
 OLMOE = replace(
     QWEN3_MOE,
     model_types=("olmoe",),
-    groups=(
-        replace(
-            HEADS,
-            channelwise=("self_attn.q_norm", "self_attn.k_norm"),
-            mixes=True,
-            accepts=never,
-        ),
-    ),
+    groups=(NORMED_HEADS, EXPERTS),
     example=tiny("OlmoeForCausalLM", **{**GROUPED, "intermediate_size": 12}, num_experts=4, num_experts_per_tok=2),
 )
-SPECS = (QWEN3_MOE, MIXTRAL, QWEN2_MOE, GRANITEMOE, OLMOE)
+GPT_OSS = replace(
+    QWEN3_MOE,
+    model_types=("gpt_oss",),
+    groups=(
+        replace(FREE_HEADS, tables=(("self_attn.sinks", 0),)),
+        replace(
+            EXPERTS,
+            router="mlp.router",
+            chosen="mlp.router.top_k",
+            field="num_local_experts",
+            attributes=("mlp.router.num_experts", "mlp.experts.num_experts"),
+        ),
+    ),
+    example=tiny(
+        "GptOssForCausalLM", **{**WIDE_HEADS, "intermediate_size": 12}, num_local_experts=4, num_experts_per_tok=2
+    ),
+)
+ROUTED = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 12,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+}
+UNGROUPED = replace(SOME_EXPERTS, field="n_routed_experts", when=(("n_group", 1),))
+GLM4_MOE = replace(
+    QWEN3_MOE,
+    model_types=("glm4_moe",),
+    groups=(replace(FREE_HEADS, bias_flag=None), DENSE_MLP, UNGROUPED),
+    example=tiny("Glm4MoeForCausalLM", **WIDE_HEADS, **ROUTED),
+    depth_field=None,  # the first layers have no experts, and the config counts them
+)
+LATENTS = {
+    **ROUTED,
+    "first_k_dense_replace": 2,
+    "num_key_value_heads": 8,
+    "kv_lora_rank": 8,
+    "q_lora_rank": None,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 4,
+}
+DEEPSEEK_V3 = replace(
+    QWEN3_MOE,
+    model_types=("deepseek_v3",),
+    groups=(DENSE_MLP, UNGROUPED),
+    example=tiny("DeepseekV3ForCausalLM", **GROUPED | LATENTS),
+    impossible={"mlp": CHANNELS, "heads": LATENT},
+    depth_field=None,
+)
+DEEPSEEK_V2 = replace(
+    DEEPSEEK_V3,
+    model_types=("deepseek_v2",),
+    groups=(DENSE_MLP, replace(UNGROUPED, when=(("topk_method", "greedy"),))),
+    example=tiny("DeepseekV2ForCausalLM", **GROUPED | LATENTS),
+)
+DOTS1 = replace(
+    GLM4_MOE,
+    model_types=("dots1",),
+    groups=(FREE_HEADS, DENSE_MLP, UNGROUPED),
+    example=tiny("Dots1ForCausalLM", **WIDE_HEADS, **ROUTED),
+)
+EXAONE_MOE = replace(
+    GLM4_MOE,
+    model_types=("exaone_moe",),
+    groups=(FREE_HEADS, DENSE_MLP, replace(UNGROUPED, field="num_experts")),
+    example=tiny(
+        "ExaoneMoeForCausalLM",
+        **WIDE_HEADS,
+        **FEW,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        num_shared_experts=1,
+    ),
+)
+PHIMOE = replace(
+    MIXTRAL,
+    model_types=("phimoe",),
+    groups=(
+        FREE_HEADS,
+        replace(
+            EXPERTS,
+            router="mlp.router",
+            chosen="mlp.router.top_k",
+            field="num_local_experts",
+            attributes=("mlp.experts.num_experts",),
+        ),
+    ),
+    example=tiny("PhimoeForCausalLM", **{**WIDE_HEADS, "intermediate_size": 12}, num_local_experts=4),
+)
+MINIMAX_M2 = replace(
+    OLMOE,
+    model_types=("minimax_m2",),
+    groups=(
+        replace(NORMED_HEADS, bias_flag=None),
+        replace(EXPERTS, field="num_local_experts", beside=(("mlp.e_score_correction_bias", 0),)),
+    ),
+    example=tiny(
+        "MiniMaxM2ForCausalLM", **{**WIDE_HEADS, "intermediate_size": 12}, num_local_experts=4, num_experts_per_tok=2
+    ),
+)
+ERNIE_MOE = replace(
+    GLM4_MOE,
+    model_types=("ernie4_5_moe",),
+    groups=(
+        replace(FREE_HEADS, bias_flag="use_bias"),
+        DENSE_MLP,
+        replace(SOME_EXPERTS, field="moe_num_experts", beside=(("mlp.gate.moe_statics.e_score_correction_bias", 1),)),
+    ),
+    example=tiny(
+        "Ernie4_5_MoeForCausalLM",
+        **WIDE_HEADS,
+        moe_num_experts=4,
+        moe_k=2,
+        moe_intermediate_size=12,
+        moe_layer_start_index=1,
+    ),
+)
+SPECS = (
+    QWEN3_MOE,
+    MIXTRAL,
+    QWEN2_MOE,
+    GRANITEMOE,
+    OLMOE,
+    GPT_OSS,
+    GLM4_MOE,
+    DEEPSEEK_V3,
+    DEEPSEEK_V2,
+    DOTS1,
+    EXAONE_MOE,
+    PHIMOE,
+    MINIMAX_M2,
+    ERNIE_MOE,
+)

@@ -25,7 +25,7 @@ def inspect_model(model: nn.Module) -> dict[str, Any]:
         UnknownNameError: no map serves the model's type.
         ArchitectureError: the map does not fit the model, or its blocks are empty.
     """
-    layout = resolve(model)
+    layout = resolve(model, experts=True)
     if not layout.block_parameters:
         raise ArchitectureError(f"The blocks of this {type(model).__name__} have no parameters. Check its config.json.")
     rows: dict[tuple[str, str, int, int], dict[str, Any]] = {}

@@ -20,7 +20,7 @@ from optimum_grail.errors import ConfigError
 
 LISTED = 12
 HEADINGS = ("what", "layers", "in each", "parameters", "multiples\nof", "plain\ntransformers")
-KINDS = {"heads": "heads", "mlp": "FFN channels", "conv": "conv channels"}
+KINDS = {"heads": "heads", "mlp": "FFN channels", "conv": "conv channels", "experts": "experts"}
 EXAMPLES = """\
   optimum-cli grail inspect -m meta-llama/Llama-3.2-1B
   optimum-cli grail inspect -m my-model --json        every group with its modules

@@ -72,6 +72,22 @@ def build_method(part: str, spelling: str | Mapping[str, Any], overrides: Mappin
     return method
 
 
+def build_expert_selector(spelling: str | Mapping[str, Any]) -> Selector:
+    """Build the selector of experts that ``spelling`` names.
+
+    Raises:
+        UnknownNameError, ConfigError: as :func:`build_method`; or the selector reads what is measured of channels.
+    """
+    method: Selector = build_method("selector", spelling, {})
+    if method.needs <= {"routing"} and not method.tuning_rounds:
+        return method
+    able = [name for name in SELECTORS.names() if build_method("selector", name, {}).needs <= {"routing"}]
+    raise ConfigError(
+        f"The selector {parse_method(spelling)[0]!r} judges channels by their second moments or gradients, and cannot "
+        f"choose experts. Selectors that can: {', '.join(able)}."
+    )
+
+
 def build_allocation(spelling: str | Mapping[str, Any], asked: Mapping[str, Any], given: bool) -> Allocation:
     """Build the allocation that ``spelling`` names, with the configuration's fields that set options of it.
 

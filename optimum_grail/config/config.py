@@ -13,11 +13,12 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from optimum_grail.config.building import build_allocation, build_method
-from optimum_grail.config.options import BUDGETS, BY_NAME, DEFAULT_SPARSITY, OPTIONS, OVERRIDES, TARGETS, UNIT_BUDGETS
+from optimum_grail.config.building import build_allocation, build_expert_selector, build_method
+from optimum_grail.config.options import BUDGETS, BY_NAME, DEFAULT_SPARSITY, OPTIONS, OVERRIDES, TARGETS
 from optimum_grail.config.presets import get_preset
 from optimum_grail.config.recipe import CONFIG_FILE, METHOD, read_recipe, split_keys, stamped
-from optimum_grail.config.spelling import describe_data, format_method, parse_method
+from optimum_grail.config.sizes import check_sizes
+from optimum_grail.config.spelling import format_method, parse_method, plain
 from optimum_grail.core.contracts import Allocation, Compensator, Refit, Selector
 from optimum_grail.errors import ConfigError, GrailError
 
@@ -41,6 +42,7 @@ class GrailConfig(QuantizationConfigMixin):
         head_sparsity: instead of ``sparsity``: fraction of the attention heads that goes.
         head_dim_sparsity: instead of ``sparsity``: fraction of the dimensions inside every head that goes.
         channel_sparsity: instead of ``sparsity``: fraction of the convolutions' inner channels that goes.
+        expert_sparsity, experts: likewise: fraction of a mixture's experts that goes, or how many stay.
         target_parameters: instead of a fraction: parameters of the whole model afterwards; a whole number or words such
             as ``"100M"``.
         target_bytes: instead of a fraction: bytes of all weights of the saved model, such as ``"60MB"``.
@@ -50,6 +52,7 @@ class GrailConfig(QuantizationConfigMixin):
             names of layers or of what shrinks in them (``"heads"``, ``"layers.*.mlp"``); one or a list.
         drop_layers: whether whole layers may go too, where that does less damage.
         selector: which units stay: ``"NAME"``, ``"NAME:key=value,..."`` or ``{"name": NAME, key: value}``.
+        expert_selector: which experts of a mixture stay, where some go; same forms.
         compensator, refit: how consumers make up for it, what becomes of the producers that stay; same forms.
         allocation: how the budget is shared out; same forms.
         target: what a consumer is fitted to: ``"self"``, ``"dense"`` or ``"residual"``.
@@ -93,12 +96,15 @@ class GrailConfig(QuantizationConfigMixin):
         head_sparsity: float | None = None,
         head_dim_sparsity: float | None = None,
         channel_sparsity: float | None = None,
+        expert_sparsity: float | None = None,
+        experts: int | None = None,
         target_parameters: int | str | None = None,
         target_bytes: int | str | None = None,
         budget: Literal["parameters", "flops", "kv-cache", "latency", "bytes"] | None = None,
         protect: str | int | Sequence[str | int] | None = None,
         drop_layers: bool | None = None,
         selector: str | Mapping[str, Any] | None = None,
+        expert_selector: str | Mapping[str, Any] | None = None,
         compensator: str | Mapping[str, Any] | None = None,
         refit: str | Mapping[str, Any] | None = None,
         allocation: str | Mapping[str, Any] | None = None,
@@ -134,31 +140,13 @@ class GrailConfig(QuantizationConfigMixin):
             setattr(self, option.name, option.check(given[option.name]))
         self.tokenizer, self.processor = tokenizer, processor
         self.extra: dict[str, Any] = {}
-        self._check_budget()
-
-    def _check_budget(self) -> None:
-        """One size only; fractions of several kinds of units are one."""
-        given = {name: getattr(self, name) for name in BUDGETS if getattr(self, name) is not None}
-        alone = [name for name in given if name in ("sparsity", *TARGETS)]
-        if alone and len(given) > 1:
-            other = next(name for name in given if name != alone[0])
-            raise ConfigError(
-                f"{alone[0]}={given[alone[0]]} and {other}={given[other]} contradict each other: sparsity is a "
-                "fraction of the blocks, target_parameters and target_bytes are sizes of the whole model, and "
-                f"{', '.join(UNIT_BUDGETS)} are fractions of one kind. Give one or the other."
-            )
-        for target, budget in TARGETS.items():
-            if target in given and self.budget not in (None, budget):
-                raise ConfigError(
-                    f"{target}={given[target]} and budget={self.budget} contradict each other: a size is counted in "
-                    f"{budget}. Leave budget out, or give sparsity, which is a fraction of it."
-                )
+        check_sizes(vars(self))
 
     # -- dictionaries and files -------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """Flat JSON values of every field, ``quant_method`` and the unknown keys; a live data set is described."""
-        fields = {option.name: _plain(getattr(self, option.name)) for option in OPTIONS}
+        fields = {option.name: plain(getattr(self, option.name)) for option in OPTIONS}
         return {"quant_method": METHOD, **fields, **self.extra}
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -277,6 +265,11 @@ class GrailConfig(QuantizationConfigMixin):
                 asked["budget"] = budget
         return build_allocation(self._value(part), asked, given=self.allocation is not None)
 
+    def expert_method(self) -> Selector | None:
+        """What chooses experts, where some are asked to go; errors as of :meth:`methods`."""
+        none = self.experts is self.expert_sparsity is None
+        return None if none else build_expert_selector(self._value("expert_selector"))
+
     def resolved(self) -> GrailConfig:
         """A new configuration with nothing left to a preset or a method's default, for reports and for repeating a run.
 
@@ -284,6 +277,8 @@ class GrailConfig(QuantizationConfigMixin):
             UnknownNameError, ConfigError: as :meth:`methods`.
         """
         changes: dict[str, Any] = {"within_block": self._value("within_block")}
+        if self.expert_method() is not None:
+            changes["expert_selector"] = self._value("expert_selector")
         if all(getattr(self, name) is None for name in BUDGETS):
             changes["sparsity"] = DEFAULT_SPARSITY
         for part, overrides in OVERRIDES.items():
@@ -291,10 +286,3 @@ class GrailConfig(QuantizationConfigMixin):
             changes |= {name: values.pop(option) for name, option in overrides.items() if option in values}
             changes[part] = format_method(parse_method(self._value(part))[0], values)
         return self._with(**changes)
-
-
-def _plain(value: object) -> Any:
-    """A JSON value: live data sets are described, tuples and mappings copied."""
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    return json.loads(json.dumps(value)) if type(value) is dict else describe_data(value)

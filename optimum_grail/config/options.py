@@ -52,6 +52,22 @@ OPTIONS: tuple[Option, ...] = (
         _BUDGET,
     ),
     Option(
+        "expert_sparsity",
+        "fraction",
+        None,
+        "Fraction of a mixture's experts that goes, equally many in every layer.",
+        "a number in (0, 1)",
+        _BUDGET,
+    ),
+    Option(
+        "experts",
+        "count",
+        None,
+        "Experts that every layer of a mixture keeps, at least as many as a token goes through.",
+        "a whole number >= 1",
+        _BUDGET,
+    ),
+    Option(
         "target_parameters",
         "parameters",
         None,
@@ -98,7 +114,7 @@ OPTIONS: tuple[Option, ...] = (
         "round_to",
         "count",
         None,
-        "Widths of feed-forward and convolution layers are multiples of this.",
+        "Widths of feed-forward and convolution layers, and numbers of experts, are multiples of this.",
         "a whole number >= 1",
         _BUDGET,
     ),
@@ -111,6 +127,14 @@ OPTIONS: tuple[Option, ...] = (
         _METHODS,
     ),
     Option("selector", "method", None, "Which heads and channels stay (`grail list selectors`).", _METHOD, _METHODS),
+    Option(
+        "expert_selector",
+        "method",
+        None,
+        "Which experts of a mixture stay, where some go: reap, frequency, random or magnitude; reap when not given.",
+        _METHOD,
+        _METHODS,
+    ),
     Option(
         "compensator",
         "method",
@@ -255,7 +279,7 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 BY_NAME: Mapping[str, Option] = MappingProxyType({option.name: option for option in OPTIONS})
-UNIT_BUDGETS: tuple[str, ...] = ("ffn_sparsity", "head_sparsity", "head_dim_sparsity", "channel_sparsity")
+UNIT_BUDGETS = ("ffn_sparsity", "head_sparsity", "head_dim_sparsity", "channel_sparsity", "expert_sparsity", "experts")
 TARGETS: Mapping[str, str] = MappingProxyType({"target_parameters": "parameters", "target_bytes": "bytes"})
 """Sizes of the whole model, and the budget that counts them."""
 BUDGETS: tuple[str, ...] = ("sparsity", *UNIT_BUDGETS, *TARGETS)

@@ -5,6 +5,7 @@ Nothing heavy is imported, because every ``optimum-cli`` call reads this file.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sized
 from numbers import Integral, Real
@@ -145,3 +146,10 @@ def describe_data(value: object) -> str:
         rows = ""
     columns = getattr(value, "column_names", None)
     return f"{kind}{rows}" + (f" with columns {', '.join(map(str, columns))}" if columns else "")
+
+
+def plain(value: object) -> Any:
+    """A JSON value: live data sets are described, tuples and mappings copied."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return json.loads(json.dumps(value)) if type(value) is dict else describe_data(value)

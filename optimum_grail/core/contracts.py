@@ -133,7 +133,7 @@ class Allocation(Method):
     """Shares a budget out; the fields here belong to every allocation.
 
     Args:
-        round_to: FFN and convolution widths are multiples of this.
+        round_to: FFN and convolution widths, and numbers of experts, are multiples of this.
         min_heads: fewest key-value heads that a layer keeps: a count, or a fraction of what it has, such as ``0.25``;
             with 0 its attention may go altogether (the checkpoint then needs the per-layer table).
         min_ffn: the same for FFN channels.
@@ -208,7 +208,7 @@ class Allocation(Method):
 
     def least(self, kind: str, units: int) -> int:
         """Fewest units that a group of ``kind`` with ``units`` units may keep."""
-        floor = {"heads": self.min_heads, "mlp": self.min_ffn}.get(kind, self.min_channels)
+        floor = {"heads": self.min_heads, "mlp": self.min_ffn, "experts": 1}.get(kind, self.min_channels)
         return min(math.ceil(floor * units) if isinstance(floor, float) else floor, units)
 
     def protected(self, layers: int) -> frozenset[int]:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-GroupKind = Literal["mlp", "heads", "conv", "classifier"]
+GroupKind = Literal["mlp", "heads", "conv", "experts", "classifier"]
 Side = Literal["out", "in"]
 
 
@@ -119,8 +119,9 @@ class ChannelGroup:
 
     Args:
         name: unique within the model, for example ``"model.layers.0.mlp"``.
-        kind: ``"mlp"``, ``"heads"`` or ``"conv"``; ``"classifier"``: a layer after the blocks, which only a fit has.
-        units: how many units there are (channels, KV groups, filters).
+        kind: ``"mlp"``, ``"heads"``, ``"conv"`` or ``"experts"``; ``"classifier"``: a layer after the blocks, which
+            only a fit has.
+        units: how many units there are (channels, KV groups, filters, experts).
         producers: the strips whose rows go (channelwise modules included).
         consumer: the strip whose columns go.
         block: path of the repeated block that owns the group.
@@ -142,6 +143,7 @@ class ChannelGroup:
         inside: how the heads can shrink inside; ``None``: they cannot.
         fields: config field (or, for tables only, local name) and its elements per unit.
         attributes: path of an integer module attribute that follows the width, and its elements per unit.
+        chosen: of experts, how many the router chooses for a token.
     """
 
     name: str
@@ -165,6 +167,7 @@ class ChannelGroup:
     cached: int = 0
     tables: tuple[HeadTable, ...] = ()
     arguments: tuple[HeadArgument, ...] = ()
+    chosen: int = 0
     inside: RotaryHeads | None = None
 
     def resized(self, size: int) -> ChannelGroup:
@@ -200,5 +203,7 @@ class ChannelGroup:
     @property
     def fewest(self) -> int:
         """Fewest units that can be kept: none where the sub-block can go altogether."""
+        if self.kind == "experts":
+            return self.chosen
         lasting = bool(self.uniform) or any(argument.returned is not None for argument in self.arguments)
         return 0 if not lasting and (self.kind == "mlp" or self.attention is not None) else 1

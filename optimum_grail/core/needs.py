@@ -12,11 +12,11 @@ Need = str
 """What a method asks for: a selector or a compensator the fit (one of :data:`FIT_NEEDS`), an allocation the survey of
 the dense model (the name of a signal)."""
 FIT_NEEDS: frozenset[Need] = frozenset(
-    {"gram", "held-out", "sources", "drift", "dense", "mask-gradients", "block-gradients"}
+    {"gram", "held-out", "sources", "drift", "dense", "mask-gradients", "block-gradients", "routing"}
 )
 """Second moments, their held-out part, the sources apart instead of it where there are several, the residual stream's
 drift, the dense consumer output, gradients of the dense model's loss by a mask on the units, gradients of the block's
-own output by the consumer's weight."""
+own output by the consumer's weight, and, of experts, how often the router chose them and how much they put out."""
 SIGNALS: Registry[Any] = Registry(
     "signal", "optimum_grail.signals", "A new one is a file of its own: see ARCHITECTURE.md, 'How to add'."
 )

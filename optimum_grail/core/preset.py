@@ -21,7 +21,8 @@ class Preset:
         name: what the user writes.
         summary: what it does, in a sentence or two.
         paper: where it was published.
-        selector, compensator, allocation, refit: the methods, each with its options: ``NAME:key=value,...``.
+        selector, compensator, allocation, refit, expert_selector: the methods, each with its options:
+            ``NAME:key=value,...``.
         within_block: ``"joint"`` or ``"sequential"``.
         needs: what has to be at hand.
         cost: what it costs beyond loading and saving.
@@ -36,6 +37,7 @@ class Preset:
     allocation: str = "uniform"
     refit: str = "none"
     within_block: str = "joint"
+    expert_selector: str = "reap"
     needs: str = "calibration data"
     cost: str = FORWARD
     works: str = "everywhere"
@@ -50,5 +52,6 @@ class Preset:
                 "allocation": self.allocation,
                 "refit": self.refit,
                 "within_block": self.within_block,
+                "expert_selector": self.expert_selector,
             }
         )

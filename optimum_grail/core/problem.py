@@ -12,6 +12,7 @@ from optimum_grail.core.moments import Statistics
 from optimum_grail.core.needs import Need as Need
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
+from optimum_grail.core.routing import Routing
 from optimum_grail.errors import StatisticsError
 
 
@@ -33,6 +34,7 @@ class GroupProblem:
         block_gradients: ``[O, F]``, float64: Euclidean norm over samples of the gradient of the Euclidean norm of the
             block's output by the consumer's weight (a sum, like the moments: no mean); or ``None``.
         seed: seed of this group's random choices.
+        routing: of a mixture's experts, what was measured of each as a whole, or ``None`` if nobody asked for it.
     """
 
     name: str
@@ -45,6 +47,7 @@ class GroupProblem:
     mask_gradients: Tensor | None = None
     block_gradients: Tensor | None = None
     seed: int = 0
+    routing: Routing | None = None
 
     @property
     def span(self) -> int:
@@ -61,6 +64,19 @@ class GroupProblem:
         if self.statistics is None:
             raise StatisticsError(f"Group {self.name!r} has no calibration statistics, but the method reads them.")
         return self.statistics
+
+    @property
+    def routed(self) -> Routing:
+        """What was measured of experts as wholes.
+
+        Raises:
+            StatisticsError: nothing was; the method should declare that it needs it, or the units are no experts.
+        """
+        if self.routing is None:
+            raise StatisticsError(
+                f"Group {self.name!r} has no routing, but the method reads it: its units must be experts."
+            )
+        return self.routing
 
     def per_unit(self, features: Tensor) -> Tensor:
         """Sum a per-feature vector ``[F]`` over the features of each unit; ``[units]``."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from optimum_grail.core.groups import HeadArgument, Stream
+from optimum_grail.core.groups import AT_OUTPUT, HeadArgument, Stream
 
 StockAccepts = Callable[[Any, Mapping[str, int]], bool]
 """``(config, new field values) -> bool``: whether the stock config class takes these values."""
@@ -85,6 +85,8 @@ class Mlp:
         within: only in blocks of this pattern of :attr:`ArchitectureSpec.blocks`; ``None``: of every pattern.
         when: only in models whose config has these values, for families whose forward depends on them. Of declarations
             of one ``name`` at most one may hold in a block.
+        holds: only in blocks that have a module at this path, for families some of whose layers are mixtures of
+            experts; ``None``: in every block.
     """
 
     produce: tuple[Rows, ...]
@@ -104,6 +106,7 @@ class Mlp:
     uniform: bool = False
     within: str | None = None
     when: Conditions = ()
+    holds: str | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ class Heads:
     arguments: tuple[HeadArgument, ...] = ()
     rotary: str | None = None
     rigid: str = ""
+    holds: str | None = None
 
 
 @dataclass(frozen=True)
@@ -195,9 +199,57 @@ class Conv:
     factor: str | None = None
     within: str | None = None
     when: Conditions = ()
+    holds: str | None = None
 
 
-GroupSpec = Mlp | Heads | Conv
+@dataclass(frozen=True)
+class Experts:
+    """Experts among which a router chooses for every token; the unit is a whole expert, with its row of the router.
+
+    What is not told here is told at :class:`Mlp`. All layers keep equally many, so that the stock config can say it.
+
+    Args:
+        router: path of the module that scores experts; whatever it holds has one row or element per expert.
+        bank: path of the module that holds all experts, one behind the other along the first axis of each of its
+            parameters, as transformers does: ``gate_up_proj`` or ``up_proj``, and ``down_proj``.
+        chosen: path of the integer attribute that says how many experts a token goes through.
+        attributes: paths of integer attributes equal to the number of experts.
+        beside: path of a parameter or buffer outside the router, and its axis that has one element per expert: what
+            corrects its choice.
+        mixes: always ``True``: where some go, tokens are routed anew and others feel it.
+    """
+
+    router: str
+    bank: str
+    chosen: str
+    stream: Stream = AT_OUTPUT
+    field: str = "num_experts"
+    attributes: tuple[str, ...] = ()
+    accepts: StockAccepts = always
+    factor: str | None = None
+    name: str = "experts"
+    stage: int = 2
+    block_class: str | None = None
+    within: str | None = None
+    when: Conditions = ()
+    holds: str | None = None
+    beside: tuple[tuple[str, int], ...] = ()
+    channelwise: tuple[str, ...] = ()
+    mixes: bool = True
+    uniform: bool = True
+
+    @property
+    def produce(self) -> tuple[Rows, ...]:
+        """What has a row per expert."""
+        return (self.router,)
+
+    @property
+    def consume(self) -> str:
+        """What puts out the sum over experts."""
+        return self.bank
+
+
+GroupSpec = Mlp | Heads | Conv | Experts
 
 
 @dataclass(frozen=True)
@@ -225,8 +277,9 @@ class ArchitectureSpec:
         depth_when: blocks can go only in models whose config has these values.
         classifiers: paths from the root of linear layers that read what leaves the blocks (classifiers, projections);
             those that the model has are refitted last.
-        impossible: what of the family cannot shrink, and why: kind of group (``"heads"``, ``"mlp"``, ``"conv"``) to one
-            sentence for users. Where a model of the family has groups of that kind all the same, nothing is said.
+        impossible: what of the family cannot shrink, and why: kind of group (``"heads"``, ``"mlp"``, ``"conv"``,
+            ``"experts"``) to one sentence for users. Where a model of the family has groups of that kind
+            all the same, nothing is said.
     """
 
     model_types: tuple[str, ...]

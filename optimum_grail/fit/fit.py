@@ -21,6 +21,7 @@ from optimum_grail.data.portion import Portion
 from optimum_grail.fit.agreement import agreed
 from optimum_grail.fit.ahead import features_alone, narrow_ahead_, select, shrink_ahead_, shrinks
 from optimum_grail.fit.classifier import classifiers_of, refit_classifiers_
+from optimum_grail.fit.experts import ExpertFit
 from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.record import Record, Unrecorded
 from optimum_grail.fit.refitting import refit_, refittable
@@ -29,7 +30,7 @@ from optimum_grail.models.depth import kept_runs
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.surgery import apply_
 from optimum_grail.report.progress import Progress
-from optimum_grail.streams.blocks import Batches, BlockRun, Calls, Streams, Targets, advance
+from optimum_grail.streams.blocks import Batches, BlockRun, Calls, Streams, Targets, advance, pass_through
 from optimum_grail.streams.capture import Captured, Order, capture, order_of
 from optimum_grail.streams.gradients import block_gradients
 from optimum_grail.streams.masking import capture_fed
@@ -168,6 +169,7 @@ class FitRun:
             behind = drifted or (not joint and any(other.stage < group.stage for other in touched))
             behind = behind or (cut and group.stream == AT_OUTPUT)
             goes = self.widths[group.name] < group.units or shrinks(group, self.pairs)
+            behind = behind and group.kind != "experts"  # refitted only where some went
             if group.units and (goes or (self.methods.refits and behind)):  # 0: an earlier run left nothing of it
                 touched.append(group)
             else:
@@ -185,7 +187,8 @@ class FitRun:
     ) -> list[GroupPlan]:
         block = self.model.get_submodule(path)
         if not groups:
-            return self._pass_through(block, calls, streams, last)
+            pass_through(block, calls, streams, last)
+            return []
         wanted = self.methods.wanted if streams.dense is not None else Wanted()
         targets = None
         if streams.dense is not None:
@@ -206,7 +209,11 @@ class FitRun:
         with self.around(path):
             if path in self.record.done_(stack, None):
                 return self._restored_(path, groups)
-            plans = agreed(self._rows.ranks, self.model, path, [self._group_(g, g, None) for g in groups])
+            made = [
+                self._experts_(group, None) if group.kind == "experts" else self._group_(group, group, None)
+                for group in groups
+            ]
+            plans = agreed(self._rows.ranks, self.model, path, made)
             self.record.keep(self.model, stack, path, plans, None, False)
             return plans
 
@@ -216,31 +223,16 @@ class FitRun:
             self.progress.update(1, group.name)
         return plans
 
-    def _pass_through(self, block: nn.Module, calls: Calls, streams: Streams, last: bool) -> list[GroupPlan]:
-        """Nothing to do in this block: only move the streams on, both at once while they are still equal."""
-        if not last:
-            equal = streams.equal
-            advance(block, calls.student, streams.student)
-            if streams.dense is not None:
-                if equal:
-                    streams.dense = streams.student.copy()
-                else:
-                    advance(block, calls.dense, streams.dense)
-                for other, other_calls in calls.beyond:
-                    advance(other, other_calls, streams.dense)
-        return []
-
     def _stage_(self, run: BlockRun, stage: Sequence[ChannelGroup], wanted: Wanted) -> list[GroupPlan]:
         """Measure the groups of one stage, compress and refit them.
 
         Folded features are no function of the unfolded ones, nor are those that a norm over all units has mixed. These
         groups are narrowed before anything is measured.
         """
-        wants, apart, ranks = (
-            "block-gradients" in self.methods.needs,
-            "held-out" in self.methods.needs,
-            run.batches.ranks,
-        )
+        if stage[0].kind == "experts":
+            return [self._experts_(group, (run, wanted)) for group in stage]
+        wants, apart = "block-gradients" in self.methods.needs, "held-out" in self.methods.needs
+        ranks = run.batches.ranks
         gradients: Mapping[str, Tensor] = block_gradients(run, stage, self.model) if wants else {}
         stage, inside, whole = shrink_ahead_(run, self.model, stage, self.widths, self.pairs, self.methods)
         blind = not self.methods.selector.needs
@@ -266,6 +258,12 @@ class FitRun:
             if group.name not in again:
                 run.settle(shape, plans[-1].reduction if shape is group else None)
         return refit_(self.model, run, plans, again, self.methods, self.seed)
+
+    def _experts_(self, group: ChannelGroup, at: tuple[BlockRun, Wanted] | None) -> GroupPlan:
+        fit, keep = ExpertFit(self.model, self.methods, self.seed), self.widths[group.name]
+        plan = fit.data_free_(group, keep) if at is None else fit.compress_(at[0], group, keep, at[1])
+        self.progress.update(1, group.name)
+        return plan
 
     def _mixes(self, group: ChannelGroup) -> bool:
         return self.layout.specs[group.name].mixes and 0 < self.widths[group.name] < group.units

@@ -30,6 +30,7 @@ class Methods:
             over the uncompressed block, as the GRAIL authors do.
         refit: changes the producers that are left.
         inside: whether heads lose dimensions inside, which asks for data whatever the others do.
+        expert_selector: chooses experts of a mixture; ``None``: all of them stay.
     """
 
     selector: Selector
@@ -38,8 +39,14 @@ class Methods:
     within_block: WithinBlock = "sequential"
     refit: Refit = field(default_factory=NoRefit)
     inside: bool = False
+    expert_selector: Selector | None = None
 
     def __post_init__(self) -> None:
+        if "routing" in self.selector.needs:
+            raise ConfigError(
+                "The selector judges whole experts of a mixture, by how the router chooses among them; heads and "
+                "channels need another. Name it in expert_selector (--expert-selector)."
+            )
         if self.refit.changes_producers and not self.two_streams:
             raise ConfigError(
                 "A refit moves producers towards the dense model's stream, but the compensator does not look at it. "
@@ -52,21 +59,21 @@ class Methods:
 
         Raises:
             UnknownNameError: no method of that name.
-            ConfigError: the method has no such option, or refuses its value.
+            ConfigError: the method has no such option, or refuses its value; or it chooses experts only.
         """
         selector, compensator, allocation, refit = config.methods()
         inside = config.head_dim_sparsity is not None
-        return cls(selector, compensator, allocation, config.within_block, refit, inside)
+        return cls(selector, compensator, allocation, config.within_block, refit, inside, config.expert_method())
 
     def rehearsed(self) -> Methods:
         """Cheaper ones that compare ways to share a budget: what refits gain hardly depends on that."""
         return replace(self, compensator=self.compensator.rehearsed(), refit=NoRefit())
 
     def stages(self, groups: Sequence[ChannelGroup]) -> list[list[ChannelGroup]]:
-        """The groups of a block, those together that are measured in one pass."""
-        if self.within_block == "joint":
-            return [list(groups)] if groups else []
-        return [[g for g in groups if g.stage == stage] for stage in sorted({g.stage for g in groups})]
+        """The groups of a block, those together that are measured in one pass; experts come last, by themselves."""
+        joint = self.within_block == "joint"
+        stages = [(g.kind == "experts", 0 if joint else g.stage) for g in groups]
+        return [[g for g, own in zip(groups, stages, strict=True) if own == stage] for stage in sorted(set(stages))]
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -75,9 +82,10 @@ class Methods:
 
     @property
     def fitted_needs(self) -> frozenset[Need]:
-        """What selector, compensator, refit and heads that shrink inside ask for."""
+        """What selectors, compensator, refit and heads that shrink inside ask for."""
         inside = frozenset({"gram"}) if self.inside else frozenset()
-        return self.selector.needs | self.compensator.needs | self.refit.needs | inside
+        experts = frozenset[Need]() if self.expert_selector is None else self.expert_selector.needs
+        return self.selector.needs | self.compensator.needs | self.refit.needs | experts | inside
 
     @property
     def survey_needs(self) -> frozenset[Need]:

@@ -18,8 +18,11 @@ def citations(config: Mapping[str, Any]) -> tuple[str, ...]:
     names = {part: _name(config.get(part)) for part in REGISTRIES}
     if names["compensator"] == "grail-plus" and config.get("affine") is False:
         del names["compensator"]
+    if config.get("experts") or config.get("expert_sparsity"):
+        names["expert_selector"] = _name(config.get("expert_selector"))
     known = {part: set(registry.names()) for part, registry in REGISTRIES.items()}
-    papers = [REGISTRIES[part].get(name).paper for part, name in names.items() if name in known[part]]
+    homes = {part: "selector" if part == "expert_selector" else part for part in names}
+    papers = [REGISTRIES[homes[part]].get(name).paper for part, name in names.items() if name in known[homes[part]]]
     return tuple(dict.fromkeys([GRAIL, *(paper for paper in papers if paper is not None)]))
 
 

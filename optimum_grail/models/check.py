@@ -20,7 +20,7 @@ from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import ArchitectureError
-from optimum_grail.models.laws import check_depth, check_inside, check_streams
+from optimum_grail.models.laws import check_depth, check_inside, check_routing, check_streams
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.made_up import inputs_for
 from optimum_grail.models.matrix import features_per_unit, to_matrix
@@ -39,7 +39,7 @@ class MapReport:
     Args:
         groups: number of groups in the example, by the name of their declaration.
         standalone: declarations whose width the stock config can say where all layers have the same.
-        inexact: declarations with ``mixes=True``, on which the mask law was not tried.
+        inexact: declarations with ``mixes=True``, on which the mask law was not tried (of experts: another was).
     """
 
     groups: Mapping[str, int]
@@ -51,9 +51,9 @@ def check_map(spec: ArchitectureSpec, inputs: Mapping[str, Tensor] | None = None
     """Try every law of a map on ``spec.example``.
 
     The laws: every block of the example resolves; the parameters said to go are those that go; a plan that keeps
-    everything changes no bit; dropped units set to zero give the same output as the narrowed model; a consumer's output
-    joins the stream; free widths, fewer blocks, and heads that have lost dimensions survive saving and loading; widths
-    that the map calls expressible make a model that the stock class builds.
+    everything changes no bit; dropped units set to zero (experts: never chosen) give the same output as the narrowed
+    model; a consumer's output joins the stream; free widths, fewer blocks, and heads that have lost dimensions survive
+    saving and loading; widths that the map calls expressible make a model that the stock class builds.
 
     Args:
         spec: the map; it need not be registered.
@@ -72,14 +72,20 @@ def check_map(spec: ArchitectureSpec, inputs: Mapping[str, Tensor] | None = None
         )
     model = spec.example().eval()
     with ARCHITECTURES.serving(spec), torch.no_grad():
-        layout = resolve(model, spec)
+        layout = resolve(model, spec, experts=True)
         given = dict(inputs) if inputs is not None else inputs_for(model, spec)
         _check_blocks(layout)
         _check_costs(model, layout)
         _check_keeping_all(model, layout)
         inexact = [group.name for group in one_per_declaration(layout) if layout.specs[group.name].mixes]
         for group in one_per_declaration(layout):
-            _check_mask(model, group, given, exact=group.name not in inexact)
+            if group.kind == "experts":
+                keep = torch.arange(group.units - group.chosen, group.units)
+                narrow = copy.deepcopy(model)
+                apply_(narrow, _plan(narrow, [group], {group.name: keep}))
+                check_routing(model, narrow, group, keep, partial(outputs_of, inputs=given))
+            else:
+                _check_mask(model, group, given, exact=group.name not in inexact)
         check_streams(model, layout, given)
         _check_loading(model, layout, given)
         for law in (check_depth, check_inside):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from optimum_grail.core.groups import AT_OUTPUT, ChannelGroup
 from optimum_grail.core.head_size import HeadReduction, dimensions_of
@@ -22,7 +23,7 @@ from optimum_grail.models.matrix import rows
 from optimum_grail.models.rotary import settle_head_size_
 from optimum_grail.models.stock import config_of
 from optimum_grail.models.surgery import apply_
-from optimum_grail.models.trial import FAILURES, failing_module, one_per_declaration
+from optimum_grail.models.trial import FAILURES, cannot_run, failing_module, one_per_declaration
 
 
 def check_streams(model: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -> None:
@@ -94,6 +95,75 @@ def _stream(
     if not seen:
         return None
     return seen[0].movedim(1, -1) if seen[0].dim() == 4 else seen[0]
+
+
+class _NeverChosen(TorchFunctionMode):
+    """Inside, a router scores some experts so low that no token is sent to them."""
+
+    def __init__(self, router: nn.Module, experts: Tensor) -> None:
+        super().__init__()
+        self.weight, self.experts = router.get_parameter("weight").data_ptr(), experts
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run ``func``; lower what the router's product gives."""
+        found = func(*args, **(kwargs or {}))
+        if func is nn.functional.linear and args[1].data_ptr() == self.weight:
+            return found.index_fill(-1, self.experts, -1e9)
+        return found
+
+
+def check_routing(
+    model: nn.Module,
+    narrow: nn.Module,
+    group: ChannelGroup,
+    keep: Tensor,
+    outputs: Callable[[nn.Module], Sequence[Tensor]],
+) -> None:
+    """A model without some experts is the same as one whose router never chooses them.
+
+    Args:
+        model: the example.
+        narrow: the same without all experts of ``group`` but those to ``keep`` (int64).
+        group: experts of one block.
+        keep: which stay in ``narrow``.
+        outputs: what a model puts out on the example's inputs.
+
+    Raises:
+        ArchitectureError: it is not, or the narrow model does not run.
+    """
+    try:
+        found = outputs(narrow)
+    except FAILURES as error:
+        raise cannot_run(group, len(keep), error, narrow) from error
+    dropped = torch.tensor([unit for unit in range(group.units) if unit not in keep.tolist()])
+    masked = copy.deepcopy(model)
+    router = masked.get_submodule(group.producers[0].module)
+    for tensor in (*router.parameters(recurse=False), *router.buffers(recurse=False)):
+        if tensor.dim() == 1:  # what corrects the choice
+            tensor[dropped] = -1e9
+    for table in group.tables:
+        read(masked, table.path).index_fill_(table.axis, dropped, -1e9)
+    with _NeverChosen(router, dropped):
+        expected = outputs(masked)
+    dense = outputs(model)
+    if all(map(_close, expected, dense)):
+        raise ArchitectureError(
+            f"No output of the example changes when the router of {group.name!r} never chooses some experts. Name the "
+            "router, and give the example more tokens."
+        )
+    if not all(map(_close, found, expected)):
+        raise ArchitectureError(
+            f"Without some experts of {group.name!r} the model is not the same as with a router that never chooses "
+            "them. Name the module that scores experts in router, what holds them in bank, and in attributes all "
+            "numbers that tell how many there are."
+        )
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    scale = 1 + float(other.abs().max())
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-5 * scale)
 
 
 def check_depth(

@@ -98,6 +98,11 @@ class Layout:
         blocks = set(stack.blocks)
         return tuple(group for group in self.groups if group.block in blocks)
 
+    @property
+    def without_experts(self) -> Layout:
+        """The same but for groups of experts, of which nothing is measured before the fit."""
+        return replace(self, groups=tuple(group for group in self.groups if group.kind != "experts"))
+
     @cached_property
     def owners(self) -> tuple[Stack, ...]:
         """One stack per config: the chains of one (sub-)model put together."""

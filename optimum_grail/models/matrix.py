@@ -1,8 +1,8 @@
 """What the algebra sees of a module: two-dimensional weights, widths, and whether it can take a bias.
 
-Linear layers, transformers' ``Conv1D`` (a linear layer stored transposed) and convolutions are understood, and modules
-that hold something per channel (BatchNorm, depthwise convolutions, norms with a weight per channel); anything else is
-an :class:`ArchitectureError`.
+Linear layers, transformers' ``Conv1D`` (a linear layer stored transposed), convolutions, banks of experts and their
+routers are understood, and modules that hold something per channel (BatchNorm, depthwise convolutions, norms with a
+weight per channel); anything else is an :class:`ArchitectureError`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.errors import ArchitectureError
+from optimum_grail.models.banks import DOWN, is_bank, is_router, is_turned, parameters_per_expert, width_of
 from optimum_grail.models.layout import Weights
 
 View = Literal["patch", "shared"]
@@ -57,7 +58,7 @@ def channel_axis(module: nn.Module, tensor: Tensor) -> int:
 
 
 def axes(module: nn.Module, path: str = "") -> tuple[int, int]:
-    """Axes of ``module.weight`` that hold output and input features.
+    """Axes of :func:`main_weight` that hold output and input features (experts, in a bank of them).
 
     Raises:
         ArchitectureError: the module is no linear layer, ungrouped 2-D convolution or transformers Conv1D.
@@ -70,8 +71,10 @@ def axes(module: nn.Module, path: str = "") -> tuple[int, int]:
                 "if it is depthwise and between them; otherwise leave out of the map every group that names it."
             )
         return 0, 1
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) or is_router(module):
         return 0, 1
+    if is_bank(module):
+        return (2 if is_turned(module) else 1), 0
     transformers = sys.modules.get("transformers.pytorch_utils")  # loaded if the model has such a layer
     if transformers is not None and isinstance(module, transformers.Conv1D):
         return 1, 0
@@ -89,13 +92,18 @@ def rows(module: nn.Module, path: str = "") -> int:
         first = next(iter(module.parameters(recurse=False)))
         return first.shape[channel_axis(module, first)]
     axis, _ = axes(module, path)
-    return int(module.get_parameter("weight").shape[axis])
+    return int(main_weight(module).shape[axis])
 
 
 def columns(module: nn.Module, path: str = "") -> int:
-    """Input features, or input channels of a convolution."""
+    """Input features, input channels of a convolution, or experts of a bank."""
     _, axis = axes(module, path)
-    return int(module.get_parameter("weight").shape[axis])
+    return int(main_weight(module).shape[axis])
+
+
+def main_weight(module: nn.Module) -> nn.Parameter:
+    """The parameter that consumes: the weight, or ``down_proj`` of a bank of experts."""
+    return module.get_parameter(DOWN if is_bank(module) else "weight")
 
 
 def feature_axis(module: nn.Module) -> int:
@@ -105,7 +113,10 @@ def feature_axis(module: nn.Module) -> int:
 
 
 def taps(module: nn.Module) -> int:
-    """Weights per pair of output and input feature: the kernel's area for a convolution, else 1."""
+    """Weights per pair of output and input feature: the kernel's area for a convolution, channels per expert for a bank
+    of experts, else 1."""
+    if is_bank(module):
+        return width_of(module)
     return module.kernel_size[0] * module.kernel_size[1] if isinstance(module, nn.Conv2d) else 1
 
 
@@ -122,6 +133,8 @@ def weights_of(model: nn.Module, path: str) -> Weights:
     if is_channelwise(module):
         vectors = sum(parameter.numel() for parameter in parameters) // max(height, 1)
         return Weights(height, 0, 1, vectors, itemsize)
+    if is_bank(module):  # a unit takes all of its expert along
+        return Weights(parameters_per_expert(module), columns(module, path), 1, 0, itemsize)
     vectors = sum(parameter.dim() == 1 for parameter in parameters)
     return Weights(height, columns(module, path), taps(module), vectors, itemsize)
 
@@ -146,7 +159,9 @@ def to_matrix(module: nn.Module, view: View = "patch", dtype: torch.dtype = torc
         ArchitectureError: the module is of another kind.
     """
     out, _ = axes(module)
-    weight = module.get_parameter("weight").detach().to(dtype, copy=True)
+    weight = main_weight(module).detach().to(dtype, copy=True)
+    if is_bank(module):
+        return weight.movedim(out, 0).flatten(1)
     if not isinstance(module, nn.Conv2d):
         return weight if out == 0 else weight.T.contiguous()
     return weight.flatten(1) if view == "patch" else weight.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
@@ -161,6 +176,8 @@ def from_matrix(matrix: Tensor, module: nn.Module, view: View = "patch") -> Tens
         ArchitectureError: the module is no linear layer or convolution.
     """
     out, _ = axes(module)
+    if is_bank(module):
+        return matrix.unflatten(1, (-1, width_of(module))).movedim(0, out).contiguous()
     if not isinstance(module, nn.Conv2d):
         return matrix if out == 0 else matrix.T.contiguous()
     kernel = (module.kernel_size[0], module.kernel_size[1])

@@ -12,21 +12,23 @@ from torch import nn
 
 from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.core.groups import ChannelGroup, Port
-from optimum_grail.core.spec import ArchitectureSpec, GroupSpec
+from optimum_grail.core.spec import ArchitectureSpec, Experts, GroupSpec
 from optimum_grail.errors import ArchitectureError, BlocksMissingError, UnknownNameError
-from optimum_grail.models.attributes import meets
+from optimum_grail.models.attributes import meets, read
 from optimum_grail.models.grouping import GroupBuilder
 from optimum_grail.models.layout import Layout, Stack, Weights
 from optimum_grail.models.matrix import weights_of
 from optimum_grail.models.residence import parameters_of
 
 
-def resolve(model: nn.Module, spec: ArchitectureSpec | None = None) -> Layout:
+def resolve(model: nn.Module, spec: ArchitectureSpec | None = None, experts: bool = False) -> Layout:
     """Apply the architecture maps to ``model``; works on the meta device too.
 
     Args:
         model: a transformers model, or any module if ``spec`` describes it.
         spec: the map to use; by default the registered maps of the model's (sub-)configs.
+        experts: whether the experts of mixtures are among the groups. What looks at every group as it comes, such as
+            the survey, would have to hold the features of all experts at once.
 
     Returns:
         the layout; every sub-model with blocks of its own is one stack.
@@ -42,6 +44,8 @@ def resolve(model: nn.Module, spec: ArchitectureSpec | None = None) -> Layout:
     for stack in stacks:
         for block, layer in zip(stack.blocks, stack.layers, strict=True):
             for declared in _declared(model, stack, block):
+                if isinstance(declared, Experts) and not experts:
+                    continue
                 group = GroupBuilder(model, stack.owner, block, layer).build(declared)
                 if group.name in specs:
                     raise ArchitectureError(f"The map has two groups called {group.name!r}. Give each its own name.")
@@ -204,6 +208,7 @@ def _declared(model: nn.Module, stack: Stack, path: str) -> list[GroupSpec]:
     config = getattr(model.get_submodule(stack.owner), "config", None)
     found = [spec for spec in found if spec.within is None or matches(below, spec.within)]
     found = [spec for spec in found if meets(config, spec.when)]
+    found = [spec for spec in found if spec.holds is None or read(block, spec.holds) is not None]
     return sorted(found, key=lambda spec: spec.stage)
 
 

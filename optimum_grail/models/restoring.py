@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from optimum_grail.core.plan import GroupPlan
 from optimum_grail.errors import ArchitectureError, CheckpointError
-from optimum_grail.models.matrix import axes
+from optimum_grail.models.matrix import axes, main_weight
 from optimum_grail.models.surgery import rewrite_, shrink_inside_
 
 Tensors = Mapping[str, Tensor]
@@ -57,7 +57,7 @@ def restore_(model: nn.Module, plans: Sequence[GroupPlan], values: Callable[[Ten
         consumer = model.get_submodule(group.consumer.module)
         _, axis = axes(consumer, group.consumer.module)
         width = reduction.slots * group.consumer.span
-        left = consumer.get_parameter("weight").detach().narrow(axis, group.consumer.offset, width)
+        left = main_weight(consumer).detach().narrow(axis, group.consumer.offset, width)
         rewrite_(model, group, reduction.slots, reduction.encode_rows, left.clone())
     places = fitted_tensors(model, plans)
     found = values(places)

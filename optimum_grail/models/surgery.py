@@ -3,25 +3,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
 from optimum_grail.core.groups import ChannelGroup, Port
 from optimum_grail.core.head_size import HeadReduction
 from optimum_grail.core.plan import GroupPlan
-from optimum_grail.core.readout import Readout
 from optimum_grail.errors import ArchitectureError, StatisticsError
 from optimum_grail.models.attributes import read, write_
-from optimum_grail.models.changing import changed_values, check_changes
+from optimum_grail.models.banks import DOWN, companions, is_bank
+from optimum_grail.models.changing import changed_values
 from optimum_grail.models.head_size import check_inside, resize_attention_, shrunk_values
 from optimum_grail.models.headless import take_features_, take_heads_
-from optimum_grail.models.matrix import axes, channel_axis, columns, from_matrix, is_channelwise, owns_bias, rows, taps
+from optimum_grail.models.matrix import (
+    axes,
+    channel_axis,
+    from_matrix,
+    is_channelwise,
+    main_weight,
+)
 from optimum_grail.models.picking import pick_heads_
 from optimum_grail.models.residence import refuse_empty, values_of
+from optimum_grail.models.sync import sync_sizes_
+from optimum_grail.models.validity import check_kind, from_the_end, readout_of, validate
 
 Encode = Callable[[Tensor, int], Tensor]
 """``(rows of all units, span) -> rows of the kept slots``."""
@@ -48,7 +54,7 @@ def apply_(model: nn.Module, plan: Mapping[str, GroupPlan]) -> None:
         if item.inside is not None:
             check_inside(model, item)
         else:
-            _validate(model, item, sizes)
+            validate(model, item, sizes)
     for item in ordered:
         if item.inside is not None:
             shrink_inside_(model, item.group, item.inside)
@@ -68,7 +74,7 @@ def narrow_(model: nn.Module, group: ChannelGroup, units: int) -> None:
         raise ArchitectureError(f"Group {group.name!r} has {group.units} units; cannot keep {units}.")
     port, consumer = group.consumer, model.get_submodule(group.consumer.module)
     _, axis = axes(consumer, port.module)
-    left = consumer.get_parameter("weight").detach().narrow(axis, port.offset, units * port.span)
+    left = main_weight(consumer).detach().narrow(axis, port.offset, units * port.span)
     rewrite_(model, group, units, lambda strip, span: strip[: units * span].clone(), left.clone())
 
 
@@ -82,7 +88,7 @@ def check_weights(model: nn.Module, groups: Iterable[ChannelGroup]) -> None:
     paths = {port.module for group in groups for port in (*group.producers, group.consumer)}
     refuse_empty(model, paths)
     for path in sorted(paths):
-        _check_kind(model.get_submodule(path), path)
+        check_kind(model.get_submodule(path), path)
     for name, tensor in values_of(model):
         if not bool(torch.isfinite(tensor).all()) and not _is_mask(tensor):
             raise StatisticsError(f"{name} holds NaN or infinite values. Repair the checkpoint before compressing.")
@@ -102,101 +108,10 @@ def _in_order(items: Iterable[GroupPlan]) -> list[GroupPlan]:
     return [item for block in blocks.values() for item in sorted(block, key=lambda item: item.group.stage)]
 
 
-def _module(model: nn.Module, path: str) -> nn.Module:
-    try:
-        return model.get_submodule(path)
-    except AttributeError as error:
-        raise ArchitectureError(f"The plan names {path}, which the model lacks. Apply it to its own model.") from error
-
-
-def _check_values(module: nn.Module, path: str) -> None:
-    _check_kind(module, path)
-    for name, parameter in module.named_parameters(recurse=False):
-        if parameter.device.type == "meta":
-            raise ArchitectureError(
-                f"{path}.{name} is on the meta device or offloaded, so it has no values to change. Hold the module in "
-                "memory while its weights change (optimum_grail.models.residence.resident)."
-            )
-
-
-def _check_kind(module: nn.Module, path: str) -> None:
-    for name, parameter in module.named_parameters(recurse=False):
-        if not parameter.is_floating_point() or type(parameter) is not nn.Parameter:
-            raise ArchitectureError(
-                f"{path}.{name} is quantized ({type(parameter).__name__}, {parameter.dtype}). Compress the unquantized "
-                "model, then quantize the result."
-            )
-
-
-def _validate(model: nn.Module, item: GroupPlan, sizes: dict[tuple[str, str], int]) -> None:
-    """Check one group against the sizes of the modules after the groups before it, and update these sizes."""
-    group, reduction = item.group, item.reduction
-    if len(reduction.assignment) != group.units or not group.fewest <= reduction.slots <= group.units:
-        raise ArchitectureError(
-            f"The plan of {group.name!r} reduces {len(reduction.assignment)} units to {reduction.slots}; the group has "
-            f"{group.units}. Make the plan for this model."
-        )
-    for port in (*_from_the_end(group.producers), group.consumer):
-        module = _module(model, port.module)
-        width = rows(module, port.module) if port.side == "out" else columns(module, port.module)
-        left = sizes.setdefault((port.module, port.side), width)
-        if left < port.offset + group.units * port.span:
-            raise ArchitectureError(
-                f"{port.module} has width {left}, but {group.name!r} needs {port.offset + group.units * port.span}. "
-                "The plan belongs to another model, or was applied already."
-            )
-        _check_values(module, port.module)
-        sizes[port.module, port.side] = left - (group.units - reduction.slots) * port.span
-    for table in group.tables:
-        found = read(model, table.path)
-        if not isinstance(found, Tensor) or found.shape[table.axis] != group.units * table.span:
-            raise ArchitectureError(f"{table.path} does not have {group.units * table.span} heads along {table.axis}.")
-    for path, per_unit in group.attributes:
-        if read(model, path) != group.units * per_unit:
-            raise ArchitectureError(f"{path} is not {group.units * per_unit}, as {group.name!r} expects.")
-    _validate_readout(model, item, sizes)
-    check_changes(model, item)
-
-
-def _validate_readout(model: nn.Module, item: GroupPlan, sizes: dict[tuple[str, str], int]) -> None:
-    group, readout, path = item.group, _readout(item), item.group.consumer.module
-    consumer = model.get_submodule(path)
-    out = sizes.get((path, "out"), rows(consumer, path))
-    expected = (out, item.reduction.slots * group.consumer.span * taps(consumer))
-    if tuple(readout.weight.shape) != expected:
-        raise ArchitectureError(
-            f"The readout of {group.name!r} has shape {tuple(readout.weight.shape)}, expected {expected}."
-        )
-    dtype = consumer.get_parameter("weight").dtype
-    if not bool(torch.isfinite(readout.weight.to(dtype)).all()):
-        raise StatisticsError(
-            f"The readout of {group.name!r} is not finite in {dtype}. Raise the ridge, or compress in a wider dtype."
-        )
-    bias = readout.bias
-    if bias is None:
-        return
-    if not owns_bias(model, group):
-        raise ArchitectureError(
-            f"The readout of {group.name!r} has a bias, but {path} has none and no BatchNorm follows. Use "
-            "affine=False, or add biases first where the stock config can express them."
-        )
-    if tuple(bias.shape) != (out,) or not bool(torch.isfinite(bias.to(dtype)).all()):
-        raise StatisticsError(f"The readout bias of {group.name!r} must be {out} finite numbers in {dtype}.")
-
-
-def _readout(item: GroupPlan) -> Readout:
-    if item.readout is None:
-        raise ArchitectureError(
-            f"The plan of {item.group.name!r} has no readout: it was applied already. Apply a plan to the dense model "
-            "before its readouts are let go."
-        )
-    return item.readout
-
-
 def _apply_one_(model: nn.Module, item: GroupPlan) -> None:
-    group, reduction, readout = item.group, item.reduction, _readout(item)
+    group, reduction, readout = item.group, item.reduction, readout_of(item)
     consumer = model.get_submodule(group.consumer.module)
-    weight = consumer.get_parameter("weight")
+    weight = main_weight(consumer)
     columns_left = from_matrix(readout.weight.to(weight.device, weight.dtype), consumer)
     rewrite_(model, group, reduction.slots, reduction.encode_rows, columns_left)
     for module, name, value in changed_values(model, item):
@@ -216,14 +131,14 @@ def shrink_inside_(model: nn.Module, group: ChannelGroup, found: HeadReduction) 
     """Give the heads of ``group`` the dimensions that ``found`` leaves. Nothing is checked: callers have."""
     for path, name, value in list(shrunk_values(model, group, found)):
         _set_(model.get_submodule(path), name, value)
-        _sync_sizes_(model.get_submodule(path))
+        sync_sizes_(model.get_submodule(path))
     resize_attention_(model, group, found)
 
 
 def rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, consumer_strip: Tensor) -> None:
     """Give the modules of ``group`` the shapes of ``slots`` units: producers by ``encode``, the consumer's columns as
     given. Nothing is checked: callers have."""
-    for port in _from_the_end(group.producers):
+    for port in from_the_end(group.producers):
         module = model.get_submodule(port.module)
         axis = None if is_channelwise(module) else axes(module, port.module)[0]
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -232,15 +147,19 @@ def rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, 
             along = channel_axis(module, tensor) if axis is None else axis if tensor.dim() > 1 else 0
             strip = tensor.detach().narrow(along, port.offset, group.units * port.span).movedim(along, 0)
             _set_(module, name, _splice(tensor, port, group.units, along, encode(strip, port.span).movedim(0, along)))
-        _sync_sizes_(module)
+        sync_sizes_(module)
     consumer = model.get_submodule(group.consumer.module)
-    weight = consumer.get_parameter("weight")
+    weight = main_weight(consumer)
     _, axis = axes(consumer, group.consumer.module)
-    _set_(consumer, "weight", _splice(weight, group.consumer, group.units, axis, consumer_strip))
-    _sync_sizes_(consumer)
+    if is_bank(consumer):
+        for name, tensor in list(companions(consumer)):
+            _set_(consumer, name, encode(tensor.detach(), 1))
+    name = DOWN if is_bank(consumer) else "weight"
+    _set_(consumer, name, _splice(weight, group.consumer, group.units, axis, consumer_strip))
+    sync_sizes_(consumer)
     for table in group.tables:
         owner, _, name = table.path.rpartition(".")
-        values = model.get_submodule(owner).get_parameter(name).detach().movedim(table.axis, 0)
+        values = read(model, table.path).detach().movedim(table.axis, 0)
         _set_(model.get_submodule(owner), name, encode(values, table.span).movedim(0, table.axis))
     for path, per_unit in group.attributes:
         write_(model, path, slots * per_unit)
@@ -250,11 +169,6 @@ def rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, 
         take_features_(consumer)
         if group.attention is not None:
             take_heads_(model, group)
-
-
-def _from_the_end(ports: Sequence[Port]) -> list[Port]:
-    """Ports of one fused module last strip first, so that the offsets of the others stay true."""
-    return sorted(ports, key=lambda port: -port.offset)
 
 
 def _splice(tensor: Tensor, port: Port, units: int, axis: int, strip: Tensor) -> Tensor:
@@ -277,21 +191,3 @@ def _set_(module: nn.Module, name: str, value: Tensor) -> None:
     new = nn.Parameter(value, requires_grad=old.requires_grad)
     vars(new).update(vars(old))
     setattr(module, name, new)
-
-
-def _sync_sizes_(module: nn.Module) -> None:
-    """Make the size attributes of ``module`` say what its tensors are."""
-    if isinstance(module, _BatchNorm):
-        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        module.num_features = next((tensor.shape[0] for _, tensor in tensors if tensor.dim()), module.num_features)
-    elif isinstance(module, _ConvNd) and is_channelwise(module):
-        module.groups = module.out_channels = module.in_channels = len(module.weight)
-    elif isinstance(module, nn.Conv2d):
-        module.out_channels, module.in_channels = rows(module), columns(module)
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = rows(module), columns(module)
-    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-        module.normalized_shape = (rows(module),)
-    elif not is_channelwise(module):  # transformers' Conv1D
-        sizes = {"nf": rows(module), "nx": columns(module)}
-        vars(module).update(sizes)

@@ -13,12 +13,13 @@ from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.refitting import REFITTABLE
 from optimum_grail.fit.rehearsal import REHEARSED_FRACTION
 from optimum_grail.models.layout import Layout
+from optimum_grail.models.matrix import rows as rows_of
 from optimum_grail.models.residence import is_offloaded
+from optimum_grail.pipeline.footprint import bytes_of, features_of, statistics_of, visiting
 from optimum_grail.signals import Signal, Work
 from optimum_grail.streams.calls import on_device
 from optimum_grail.streams.language_head import COPIES, LOGITS_BYTES, run_blocks
 from optimum_grail.streams.pace import Counted, Pace, counting, pace_of
-from optimum_grail.streams.problems import view_of
 from optimum_grail.survey.survey import cost_of, memory_of, signals_of
 
 STUDENT_PASSES = 1.5
@@ -180,7 +181,7 @@ def estimate(
         seconds=_fit_seconds(load, methods, pace, samples) + survey,
         sample=pace.blocks + pace.rest,
         logits=int(logits),
-        memory=int(inside + logits + moving + offloaded * _visiting(model, layout)),
+        memory=int(inside + logits + moving + offloaded * visiting(model, layout)),
         forward_flops=counted.flops * samples,
         gram_flops=load.gram,
         disk=offloaded * layout.block_bytes,
@@ -237,12 +238,14 @@ class _Load:
     @classmethod
     def of(cls, model: nn.Module, layout: Layout, counted: Counted, samples: int) -> _Load:
         """Of a model's groups on so many samples."""
-        widths = {group.name: _features(model, layout, group.name) for group in layout.groups}
-        outputs = {group.name: layout.weights[group.consumer.module].rows for group in layout.groups}
+        widths = {group.name: features_of(model, layout, group.name) for group in layout.groups}
+        outputs = {group.name: rows_of(model.get_submodule(group.consumer.module)) for group in layout.groups}
         rows = {name: counted.rows.get(name, 0) * samples for name in widths}
         paths = [path for stack in layout.stacks for path in stack.blocks]
-        statistics = [sum(32 * widths[group.name] ** 2 for group in layout.of_block(path)) for path in paths]
-        block = max((_bytes(model.get_submodule(path)) for path in paths), default=0)
+        statistics = [
+            sum(statistics_of(model, group, widths[group.name]) for group in layout.of_block(path)) for path in paths
+        ]
+        block = max((bytes_of(model.get_submodule(path)) for path in paths), default=0)
         widest = max(widths, key=lambda name: widths[name])
         able = [group for group in layout.groups if group.kind in REFITTABLE]
         return cls(
@@ -277,23 +280,3 @@ def _fit_seconds(load: _Load, methods: Methods, pace: Pace, samples: float) -> f
         products += share * (load.gram + seen * methods.refit.products * load.passage) / pace.products
         contest *= 2
     return passes + products + (contest + ELIMINATION) * load.solve / pace.solves + load.steps * pace.call
-
-
-def _features(model: nn.Module, layout: Layout, name: str) -> int:
-    group = layout.group(name)
-    weights = layout.weights[group.consumer.module]
-    taps = weights.taps if view_of(model, group) == "patch" else 1
-    return group.units * group.consumer.span * taps
-
-
-def _visiting(model: nn.Module, layout: Layout) -> int:
-    """Bytes of weights that are in memory for a while: of a block, and of the largest module that belongs to none."""
-    inside = [model.get_submodule(path) for stack in layout.stacks for path in stack.blocks]
-    parts = {id(module) for block in inside for module in block.modules()}
-    others = (module for module in model.modules() if id(module) not in parts)
-    alone = (sum(4 * item.numel() for item in module.parameters(recurse=False)) for module in others)
-    return max(map(_bytes, inside), default=0) + max(alone, default=0)
-
-
-def _bytes(module: nn.Module) -> int:
-    return sum(parameter.numel() * 4 for parameter in module.parameters())

@@ -34,13 +34,13 @@ def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
     """
     check_shareable(setup.methods, setup.ranks)
     agreement.check_request(setup.ranks, setup.config, sum(item.numel() for item in model.parameters()))
-    precision = Precision.of(model)
-    layout = resolve(model, setup.spec)
+    precision, experts = Precision.of(model), setup.methods.expert_selector is not None
+    layout = resolve(model, setup.spec, experts)
     check_weights(model, layout.groups)
     before = Size.of(model, layout)
     if setup.methods.compensator.wants_bias and not all(owns_bias(model, group) for group in layout.groups):
         undo.callback(add_biases_(model, layout).remove_)
-        layout = resolve(model, setup.spec)
+        layout = resolve(model, setup.spec, experts)
     if setup.methods.inside:
         check_head_size(model, layout)
     journal = Journal() if setup.state is None else Journal(dict(setup.state.header.seconds))

@@ -191,14 +191,15 @@ class Prepared:
     def survey(self, data: CalibrationData | None) -> Findings:
         """What the allocation has to know, measured on the dense model; empty if it asks for nothing."""
         needs = self.setup.methods.survey_needs
-        if not needs or data is None:
+        request, layout = self.request[0], self.layout.without_experts
+        if not needs or data is None or (set(request.kinds) == {"experts"} and not self.setup.methods.inside):
             return Findings()
         progress = self.setup.progress
-        survey = Survey(self.model, self.layout, self._rows(data), progress, needs, offload=self.offload)
+        survey = Survey(self.model, layout, self._rows(data), progress, needs, offload=self.offload)
 
         def measure() -> Mapping[str, Tensor]:
             """Run the survey."""
-            progress.start(len(self.layout.groups), "measuring what each layer can lose")
+            progress.start(len(layout.groups), "measuring what each layer can lose")
             findings = survey.run()
             progress.finish()
             return findings.to_tensors()
@@ -206,7 +207,7 @@ class Prepared:
         with self.journal.timed("survey"):
             found = self._once("survey", data, survey.depends, measure)
             if self.setup.state is not None:
-                check_measured(found, self.layout)
+                check_measured(found, layout)
             return Findings.from_tensors(found)
 
     def _once(
@@ -237,41 +238,29 @@ class Prepared:
         gradients = self._gradients(data)
         with self.journal.timed("fit"):
             self.setup.progress.start(len(self.layout.groups), "compressing")
-            run = FitRun(
-                self.model,
-                self.layout,
-                self.setup.methods,
-                widths.kept,
-                self._rows(data),
-                self.setup.config.seed,
-                self.setup.progress,
-                widths.dropped,
-                gradients,
-                self.offload,
-                self._resident,
-                self.setup.state or Unrecorded(),
-                widths.pairs,
-            )
-            plan = run.run_()
+            what = (self.model, self.layout, self.setup.methods, widths.kept)
+            kept = (self.offload, self._resident, self.setup.state or Unrecorded(), widths.pairs)
+            rows, seed, progress = self._rows(data), self.setup.config.seed, self.setup.progress
+            plan = FitRun(*what, rows, seed, progress, widths.dropped, gradients, *kept).run_()
             self.setup.progress.finish()
         return plan
 
     def _gradients(self, data: CalibrationData | None) -> Mapping[str, Tensor]:
         if "mask-gradients" not in self.setup.methods.needs or data is None:
             return {}
-        seed, progress = self.setup.config.seed, self.setup.progress
+        seed, progress, layout = self.setup.config.seed, self.setup.progress, self.layout.without_experts
 
         def measure() -> Mapping[str, Tensor]:
             """Run the backward passes."""
             progress.start(len(data.batches), "measuring gradients")
-            found = mask_gradients(self.model, self.layout, self._rows(data), seed, progress)
+            found = mask_gradients(self.model, layout, self._rows(data), seed, progress)
             progress.finish()
             return found
 
         with self.journal.timed("gradients"):
             found = self._once("gradients", data, {"seed": seed}, measure)
             if self.setup.state is not None:
-                check_gradients(found, self.layout)
+                check_gradients(found, layout)
             return found
 
     def finish_(self, widths: Widths) -> tuple[Layout, bool]:

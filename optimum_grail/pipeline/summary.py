@@ -93,6 +93,8 @@ class Outcome:
             "head_sparsity": config.head_sparsity,
             "head_dim_sparsity": config.head_dim_sparsity,
             "channel_sparsity": config.channel_sparsity,
+            "expert_sparsity": config.expert_sparsity,
+            "experts": config.experts,
         }
         return {key: value for key, value in sizes.items() if value is not None}
 

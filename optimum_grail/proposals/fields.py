@@ -44,7 +44,7 @@ def with_attributes(bench: Bench, spec: GroupSpec, heads: Attention | None) -> I
         if held:
             yield replace(plain, attributes=tuple(held))
         yield plain
-    elif heads is not None:
+    elif heads is not None and isinstance(spec, Heads):
         plain_heads = replace(spec, accepts=never)
         module = bench.block.get_submodule(heads.module)
         held_by = [
@@ -101,7 +101,7 @@ def with_fields(spec: GroupSpec, config: Any, heads: Attention | None, units: in
         named.sort(key=lambda name: not any(word in name for word in ("intermediate", "ffn", "inner", "mlp", "ff")))
         for name in named[:MOST]:
             yield replace(spec, field=name, accepts=Mlp.accepts)
-    elif heads is not None:
+    elif heads is not None and isinstance(spec, Heads):
         queries, keys = _head_fields(config, heads)
         size = spec.head_dim
         pinned = (("head_dim", size),) if "head_dim" in vars(config) else ()

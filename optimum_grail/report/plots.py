@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PLOT_FILE = "grail_errors.png"
-KIND_NAMES = {"mlp": "feed-forward", "heads": "attention heads", "conv": "convolutions"}
+KIND_NAMES = {"mlp": "feed-forward", "heads": "attention heads", "conv": "convolutions", "experts": "experts"}
 
 
 def can_plot(report: Report) -> bool:

@@ -30,16 +30,15 @@ ASKED_NAMES: Mapping[str, str] = {
     "ffn_sparsity": "of the FFN channels",
     "head_sparsity": "of the heads",
     "channel_sparsity": "of the inner channels",
+    "expert_sparsity": "of the experts",
 }
 
 
 def number(value: object, digits: int = 4) -> str:
     """A measured value for people: whole numbers with thousands separators, others with ``digits`` digits."""
-    if value is None:
-        return MISSING
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+    return MISSING if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def percent(fraction: float | None) -> str:
@@ -137,14 +136,14 @@ def _as_told(name: str, value: float) -> str:
 
 def asked_lines(report: Report) -> list[str]:
     """One line per request, with what was achieved, and one for the whole model."""
-    kinds = {"ffn_sparsity": "mlp", "head_sparsity": "heads", "channel_sparsity": "conv"}
+    kinds = {"ffn_sparsity": "mlp", "head_sparsity": "heads", "channel_sparsity": "conv", "expert_sparsity": "experts"}
     lines = []
-    sizes = {"target_parameters": report.parameters_after, "target_bytes": report.bytes_after}
+    left = max((row.units_after for row in report.groups if row.kind == "experts"), default=0)
+    sizes = {"target_parameters": report.parameters_after, "target_bytes": report.bytes_after, "experts": left}
     for name, asked in report.asked.items():
         if name in sizes:
             lines.append(f"asked for {asked:,} {name.removeprefix('target_')}, got {sizes[name]:,}")
-            continue
-        if name == "head_dim_sparsity":
+        if name in sizes or name == "head_dim_sparsity":
             continue  # the line of the heads says it
         achieved = report.achieved_budget if name == "sparsity" else report.achieved_units.get(kinds.get(name, ""))
         what = f"of the blocks' {report.budget}" if name == "sparsity" else ASKED_NAMES.get(name, name)

@@ -16,7 +16,7 @@ from optimum_grail.data.batches import Batch, subset_of
 from optimum_grail.data.portion import Portion
 from optimum_grail.processes.ranks import Ranks
 from optimum_grail.streams.calls import Call
-from optimum_grail.streams.collect import Collector
+from optimum_grail.streams.collect import Gathering
 from optimum_grail.streams.probe import Probe, Record, Wanted
 from optimum_grail.streams.shortcut import Shortcuts
 from optimum_grail.streams.states import States, is_same
@@ -142,7 +142,9 @@ class Targets:
             output = self.probe.run(self.calls[index], self.hidden[index])
             self.records[index] = self.probe.records
             for name in self.records[index].keys() - set(names):
-                self.records[index][name].features = None  # a later stage has its own, after what is compressed here
+                self.records[index][name].features = self.records[index][name].routed = (
+                    None  # a later stage has its own, after what is compressed here
+                )
             for name in self._at_output:
                 self.records[index][name].stream = None  # the stream holds it
             if output is not None:
@@ -151,7 +153,7 @@ class Targets:
         for name in self._at_output & found.keys():
             found[name].stream = self.hidden[index]
         for name in self.recalled.keys() & found.keys():
-            self.recalled[name][index] = replace(found[name], features=None)
+            self.recalled[name][index] = replace(found[name], features=None, routed=None)
         return found
 
     @cached_property
@@ -188,7 +190,7 @@ class BlockRun:
     shortcuts: Shortcuts | None = None
 
     @torch.no_grad()
-    def measure(self, collectors: Sequence[Collector], wanted: Wanted, unfolded: nn.Module | None = None) -> None:
+    def measure(self, collectors: Sequence[Gathering], wanted: Wanted, unfolded: nn.Module | None = None) -> None:
         """Run the block over the student's stream and add every batch to the collectors of one stage.
 
         Args:
@@ -253,7 +255,7 @@ class BlockRun:
         return Record() if self.targets is None else self.targets.recalled[name][index]
 
     @torch.no_grad()
-    def remeasure(self, collector: Collector, wanted: Wanted) -> None:
+    def remeasure(self, collector: Gathering, wanted: Wanted) -> None:
         """Run the block over the student's stream once more for one group whose records are kept."""
         group = collector.group
         probe = Probe(self.block, self.path, [group], replace(wanted, features=True), stop_early=True)
@@ -276,3 +278,20 @@ def advance(block: nn.Module, calls: Sequence[Call], hidden: States) -> None:
     """Replace every hidden state by the block's output."""
     for index, call in enumerate(calls):
         hidden[index] = call.run(block, hidden[index].clone())
+
+
+def pass_through(block: nn.Module, calls: Calls, streams: Streams, last: bool) -> None:
+    """Move the streams past a block in which nothing is to be done, both at once while they are still equal; not at all
+    past the ``last``."""
+    if last:
+        return
+    equal = streams.equal
+    advance(block, calls.student, streams.student)
+    if streams.dense is None:
+        return
+    if equal:
+        streams.dense = streams.student.copy()
+    else:
+        advance(block, calls.dense, streams.dense)
+    for other, other_calls in calls.beyond:
+        advance(other, other_calls, streams.dense)

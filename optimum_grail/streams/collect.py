@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,22 @@ def drift_of(dense: Record, student: Record, scale: Tensor | None, axis: int = 1
         return gap
     usable = scale.abs() > TINY_SCALE * scale.abs().median()
     return torch.where(usable, gap / torch.where(usable, scale, torch.ones_like(scale)), torch.zeros_like(gap))
+
+
+class Gathering(Protocol):
+    """What passes over the batches fill: sums of one group."""
+
+    group: ChannelGroup
+
+    def add(
+        self,
+        student: Record,
+        dense: Record | None,
+        mask: Tensor | None,
+        subset: int | None,
+        unfolded: Record | None = None,
+    ) -> None:
+        """Add one batch, see :meth:`Collector.add`."""
 
 
 @dataclass
@@ -83,9 +100,13 @@ class Collector:
             subset: where the rows belong; ``None``: the first halves of the samples to 0, the second ones to 1.
             unfolded: what the student's block showed before its producers were folded; ``None`` without folding.
         """
-        if student.features is None:
+        if student.routed is not None:
+            features = student.routed.features(self.consumer)
+        elif student.features is not None:
+            features = features_of(student.features, self.consumer, self.view)
+        else:
             return
-        features, axis = features_of(student.features, self.consumer, self.view), feature_axis(self.consumer)
+        axis = feature_axis(self.consumer)
         drift = offset = None
         if self.view != "shared":  # where taps share one map, a row of the matrix is no output
             drift = None if dense is None else drift_of(dense, student, self.scale, axis)

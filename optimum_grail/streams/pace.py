@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.data.batches import Batch
+from optimum_grail.models.banks import is_bank, parameters_per_expert
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.matrix import feature_axis
 from optimum_grail.models.residence import device_of
@@ -162,6 +163,10 @@ def counting(model: nn.Module, layout: Layout) -> Iterator[Counted]:
         weight = module.get_parameter("weight")
         counted.flops += 2.0 * output.numel() * weight.shape[1:].numel()
 
+    def bank(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Count the operations of experts: each row goes through those that were chosen for it."""
+        counted.flops += 2.0 * sum(item.numel() for item in args[1:2]) * parameters_per_expert(module)
+
     def consumer(name: str) -> Callable[..., None]:
         """A hook that counts the rows of a group's consumer."""
 
@@ -177,7 +182,9 @@ def counting(model: nn.Module, layout: Layout) -> Iterator[Counted]:
 
     blocks = [model.get_submodule(path) for stack in layout.stacks for path in stack.blocks]
     linears = [module for each in blocks for module in each.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    banks = [module for each in blocks for module in each.modules() if is_bank(module)]
     hooks = [*((each, block) for each in blocks), *((module, layer) for module in linears)]
+    hooks += [(module, bank) for module in banks]
     hooks += [(model.get_submodule(group.consumer.module), consumer(group.name)) for group in layout.groups]
     with hooked(after=hooks):
         yield counted

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.core.groups import AT_OUTPUT, ChannelGroup, StreamFunction
+from optimum_grail.models.banks import Routed, is_bank
 from optimum_grail.models.matrix import feature_axis
 from optimum_grail.streams.calls import Call
 from optimum_grail.streams.hooks import Reached, first, given, hooked
@@ -24,11 +25,13 @@ class Record:
         features: input of the consumer.
         output: output of the consumer.
         stream: residual sum after the consumer.
+        routed: what the consumer was called with, instead of its input, where it is a bank of experts.
     """
 
     features: Tensor | None = None
     output: Tensor | None = None
     stream: Tensor | None = None
+    routed: Routed | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Probe:
         record = self.records[group.name]
         consumer = self._local(group.consumer.module)
         if self.wanted.features:
-            before.append((consumer, self._input(record, "features")))
+            before.append((consumer, self._routed(record) if is_bank(consumer) else self._input(record, "features")))
         if self.wanted.output or (self.wanted.stream and group.stream is None):
             after.append((consumer, self._output(record, "output")))
         if self.wanted.stream and isinstance(group.stream, StreamFunction):
@@ -121,6 +124,17 @@ class Probe:
         self._missing += 1
         return lambda module, args, kwargs: self._keep(record, name, given(args, kwargs))
 
+    def _routed(self, record: Record) -> Callable[..., None]:
+        """A hook that keeps what a bank of experts is called with."""
+        self._missing += 1
+
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            """Its features follow from that, and take far more memory."""
+            record.routed = Routed.of(args, kwargs, self._tokens)
+            self._seen()
+
+        return keep
+
     def _output(self, record: Record, name: str) -> Callable[..., None]:
         """A hook that keeps a clone of a module's output."""
         self._missing += 1
@@ -128,6 +142,9 @@ class Probe:
 
     def _keep(self, record: Record, name: str, tensor: Tensor) -> None:
         setattr(record, name, unrolled(tensor, self._tokens).clone())
+        self._seen()
+
+    def _seen(self) -> None:
         self._missing -= 1
         if self._missing == 0 and self.stop_early:
             raise Reached

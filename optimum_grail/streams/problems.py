@@ -14,6 +14,7 @@ from optimum_grail.core.moments import Statistics
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout
 from optimum_grail.models.attributes import read
+from optimum_grail.models.banks import is_bank
 from optimum_grail.models.matrix import (
     View,
     is_channelwise,
@@ -36,6 +37,8 @@ def view_of(model: nn.Module, group: ChannelGroup) -> View:
     """``"patch"`` (exact) if the consumer's Gram fits the memory set aside, else ``"shared"``."""
     consumer = model.get_submodule(group.consumer.module)
     features = group.units * group.consumer.span * taps(consumer)
+    if is_bank(consumer):
+        return "patch"
     return "shared" if taps(consumer) > 1 and 8 * features**2 > PATCH_BYTES else "patch"
 
 

@@ -139,7 +139,7 @@ class Sharing:
 
     def _damage(self, groups: Sequence[ChannelGroup], widths: Sequence[int]) -> Tensor | None:
         curves = self.findings.curves
-        if not curves:
+        if not curves or groups[0].kind == "experts":
             return None
         chosen = torch.tensor(widths)
         return torch.stack([curves[group.name].damages(chosen) for group in groups]).sum(0)
@@ -250,6 +250,12 @@ def _unit_budget(classes: Sequence[WidthClass], fraction: float) -> Budget:
             raise BudgetError(
                 f"{flag} {fraction:g} leaves none of {item.units} in {item.groups[0]!r}; expected at most "
                 f"{1 - 1 / item.units:.4g}."
+            )
+        if item.kind == "experts" and share < item.widths[0] - 0.5:
+            raise BudgetError(
+                f"{flag} {fraction:g} leaves {share:g} of {item.units} in {item.groups[0]!r}, fewer than the "
+                f"{item.widths[0]} that must stay: those that a token goes through, rounded up to --round-to. Expected "
+                f"at most {1 - item.widths[0] / item.units:.4g}."
             )
         kept += item.price(item.nearest(share))
     whole = sum(item.whole for item in classes)

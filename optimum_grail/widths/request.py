@@ -10,8 +10,18 @@ from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.errors import BudgetError
 from optimum_grail.models.layout import Layout
 
-FLAGS = {"mlp": "--ffn-sparsity", "heads": "--head-sparsity", "conv": "--channel-sparsity"}
-NOUNS = {"mlp": "feed-forward channels", "heads": "attention heads", "conv": "convolution channels"}
+FLAGS = {
+    "mlp": "--ffn-sparsity",
+    "heads": "--head-sparsity",
+    "conv": "--channel-sparsity",
+    "experts": "--expert-sparsity",
+}
+NOUNS = {
+    "mlp": "feed-forward channels",
+    "heads": "attention heads",
+    "conv": "convolution channels",
+    "experts": "experts",
+}
 """What the units of a kind are called in sentences."""
 Expressible = Callable[[Sequence[ChannelGroup], int], bool]
 """``(groups of one width, units kept) -> whether the stock config can say it``."""
@@ -46,7 +56,12 @@ class Request:
         Raises:
             BudgetError: a size that the model has already, or that is less than what lies outside its blocks.
         """
-        kinds = {"mlp": config.ffn_sparsity, "heads": config.head_sparsity, "conv": config.channel_sparsity}
+        kinds = {
+            "mlp": config.ffn_sparsity,
+            "heads": config.head_sparsity,
+            "conv": config.channel_sparsity,
+            "experts": config.expert_sparsity if config.experts is None else _share_gone(config.experts, layout),
+        }
         named = {kind: value for kind, value in kinds.items() if value is not None}
         sparsity, size = config.sparsity, None
         if config.target_parameters is not None:
@@ -76,6 +91,24 @@ class Request:
         """Parameters of the blocks of ``layout`` that have to go."""
         dense = layout.block_parameters if self.dense is None else self.dense
         return layout.block_parameters - (1 - (self.sparsity or 0.0)) * dense
+
+
+def _share_gone(experts: int, layout: Layout) -> float:
+    """Which fraction of the experts goes when every layer keeps so many.
+
+    Raises:
+        BudgetError: the model has no experts, or no more than that; or the router chooses more for a token.
+    """
+    groups = [group for group in layout.groups if group.kind == "experts"]
+    if not groups:
+        raise BudgetError(f"--experts {experts}: this model has no experts that its map could take away.")
+    units, chosen = groups[0].units, groups[0].chosen
+    if not chosen <= experts < units:
+        raise BudgetError(
+            f"--experts {experts}: every layer has {units} experts, of which a token goes through {chosen}. Ask for "
+            f"{chosen} to {units - 1}."
+        )
+    return 1 - experts / units
 
 
 def _gone(name: str, target: int, total: int, blocks: int) -> int:

@@ -15,6 +15,7 @@ from optimum_grail.core.moments import Moments, Statistics, Subset, TargetMoment
 from optimum_grail.core.problem import GroupProblem
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
+from optimum_grail.core.routing import Routing
 from optimum_grail.core.solve import NormalEquations
 
 settings.register_profile("laws", deadline=None, max_examples=25, print_blob=True)
@@ -77,6 +78,7 @@ class Case:
             owns_bias,
             mask_gradients=torch.randn(9, self.units, generator=generator, dtype=torch.float64),
             block_gradients=torch.rand(self.weight.shape, generator=generator, dtype=torch.float64),
+            routing=Routing(*torch.rand(3, self.units, generator=generator, dtype=torch.float64), len(self.rows)),
         )
 
     def part(self, mask: Tensor) -> Case:

@@ -112,3 +112,11 @@ def test_config_without_a_class(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ArchitectureError, match="names no class"):
         load_skeleton(str(tmp_path))
+
+
+def test_dimensions_inside_heads(llama):
+    folder, _ = llama
+    found = inspect_model(load_skeleton(str(folder)))
+    assert set(found["head_sizes"].values()) == {8} and found["rigid_heads"] == []
+    other = inspect_model(BERT[0].example())
+    assert other["head_sizes"] == {} and "no rotary positions" in other["rigid_heads"][0]

@@ -9,7 +9,7 @@ from optimum_grail.core.papers import FLAP, GRAIL
 from optimum_grail.hub.citations import citations
 
 OURS = {
-    "selector": {"random", "schur"},
+    "selector": {"random", "schur", "frequency"},
     "compensator": {"none", "grail"},
     "allocation": {"uniform", "balanced"},
     "refit": {"none", "producers"},

@@ -53,7 +53,7 @@ EXAMPLES = """\
   optimum-cli grail compress -m MODEL -o small --map map.py --dataset corpus.txt
       a family without a map of its own: `grail inspect -m MODEL --propose -o map.py` has written one, and you read it
   torchrun --nproc-per-node 2 --no-python optimum-cli grail compress -m MODEL -o small --dataset corpus.txt
-      two processes share the calibration rows; the result is that of one (docs/guides/many-processes.md)
+      two processes share the calibration rows; the result is that of one (docs/guides/processes.md)
   optimum-cli grail compress -m MODEL -o again --config small --seed 7
       repeat a run, with one change; flags win over the file, the file wins over the preset"""
 

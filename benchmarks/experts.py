@@ -86,7 +86,7 @@ def main() -> None:
         dense: Any = GrailCompressor.from_pretrained(MODEL, dtype="float32")
         results["dense"] = {
             "perplexity": perplexities(dense.model, dense.tokenizer),
-            "parameters": dense.model.num_parameters(),
+            "parameters": sum(parameter.numel() for parameter in dense.model.parameters()),
         }
     for asked in planned():
         key = {**asked, "samples": options.samples}

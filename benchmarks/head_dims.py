@@ -33,6 +33,8 @@ from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.evaluation.evaluate import make_metric
 
 BOOKS, WIKITEXT = "classic-books", "wikitext-2"
+TOKENS = 16_384
+"""Tokens of a text that a model is measured on."""
 COMMON: Mapping[str, Any] = {"preset": "grail-plus", "allocation": "uniform", "seed": 42}
 
 
@@ -68,10 +70,10 @@ MODELS = (
         "llama-books-3m",
         EMBEDDED,
         Source(f"{BOOKS}/valid.parquet"),
-        128,
+        64,
         256,
         110_592 / (110_592 + 294_912),
-        (0.125, 0.25, 0.375, 0.5),
+        (0.25, 0.125, 0.5),
         (0.2,),
         (1 / 6, 1 / 3),
     ),
@@ -79,8 +81,8 @@ MODELS = (
         "SmolLM2-135M-Instruct",
         shared("SmolLM2-135M-Instruct"),
         Source(f"{WIKITEXT}/train.parquet"),
-        64,
-        512,
+        32,
+        256,
         884_736 / (884_736 + 2_654_208),
         (0.25,),
         (0.2,),
@@ -107,8 +109,7 @@ class Cell:
 def cells(model: Model) -> Iterator[Cell]:
     """What is measured of a model; the sizes of ``ffn`` and ``ffn + dims`` are equal."""
     yield Cell("dense", 0.0, {})
-    for fraction in model.fractions:
-        yield Cell("dims", fraction, {"head_dim_sparsity": fraction})
+    yield Cell("dims", model.fractions[0], {"head_dim_sparsity": model.fractions[0]})
     for size in model.sizes:
         yield Cell("ffn", size, {"ffn_sparsity": size / (1 - model.attention)})
         rest = size - model.attention / 4
@@ -116,11 +117,13 @@ def cells(model: Model) -> Iterator[Cell]:
         yield Cell("ffn + dims", size, mixed)
     for fraction in model.heads:
         yield Cell("heads", fraction, {"head_sparsity": fraction})
+    for fraction in model.fractions[1:]:
+        yield Cell("dims", fraction, {"head_dim_sparsity": fraction})
 
 
 def measured(model: Model, cell: Cell) -> dict[str, Any]:
     """The row of one cell."""
-    found: Any = load_model(str(model.folder), device="cpu", trust_remote_code=False)
+    found: Any = load_model(str(model.folder), dtype="float32", device="cpu", trust_remote_code=False)
     tokenizer, _ = load_processors(str(model.folder), False)
     row: dict[str, Any] = {"model": model.name, "what": cell.what, "size": cell.size, "config": dict(cell.config)}
     if cell.config:
@@ -132,9 +135,15 @@ def measured(model: Model, cell: Cell) -> dict[str, Any]:
         row |= {"seconds": time.perf_counter() - start, "removed": report.achieved, "standalone": report.standalone}
         row |= {"cache_bytes": list(report.cache_bytes), "head_size": list(report.head_size)}
         row["rope_parameters"] = dict(found.config.rope_parameters)
-    row |= {"calibration": model.data.name, "windows": model.windows, "seqlen": model.seqlen, "seed": COMMON["seed"]}
+    row |= {
+        "dtype": "float32",
+        "calibration": model.data.name,
+        "windows": model.windows,
+        "seqlen": model.seqlen,
+        "seed": COMMON["seed"],
+    }
     for text in (BOOKS, WIKITEXT):
-        metric = make_metric("perplexity", {"seqlen": model.seqlen, "max_tokens": 40_960})
+        metric = make_metric("perplexity", {"seqlen": model.seqlen, "max_tokens": TOKENS})
         rows = metric.read(Source(f"{text}/test.parquet").read())
         row[text] = metric(found, tokenizer, None, rows)[metric.headline]
     return row

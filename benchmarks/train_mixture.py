@@ -18,11 +18,12 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pandas
 import torch
 from _common import data_folder, environment
 from torch import Tensor
 from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
+
+from optimum_grail.data.rows import read_rows
 
 BOOKS = data_folder() / "classic-books"
 WINDOW = 256
@@ -52,7 +53,7 @@ def windows(tokenizer: object, split: str) -> Tensor:
     """All windows of the books whose file begins with ``split``; int64, ``[n, WINDOW]``."""
     ids: list[int] = []
     for file in sorted(BOOKS.glob(f"{split}*.parquet")):
-        for text in pandas.read_parquet(file, columns=["text"])["text"]:
+        for text in read_rows(str(file)).data["text"]:
             ids.extend(tokenizer(text, verbose=False)["input_ids"])  # type: ignore[operator]
     count = len(ids) // WINDOW
     return torch.tensor(ids[: count * WINDOW], dtype=torch.int32).view(count, WINDOW)

@@ -79,18 +79,11 @@ GRANITEMOE = replace(
         attention_multiplier=0.3,
     ),
 )
+NORMED_HEADS = replace(HEADS, channelwise=("self_attn.q_norm", "self_attn.k_norm"), mixes=True, accepts=never)
 OLMOE = replace(
     QWEN3_MOE,
     model_types=("olmoe",),
-    groups=(
-        replace(
-            HEADS,
-            channelwise=("self_attn.q_norm", "self_attn.k_norm"),
-            mixes=True,
-            accepts=never,
-        ),
-        EXPERTS,
-    ),
+    groups=(NORMED_HEADS, EXPERTS),
     example=tiny("OlmoeForCausalLM", **{**GROUPED, "intermediate_size": 12}, num_experts=4, num_experts_per_tok=2),
 )
 GPT_OSS = replace(
@@ -151,4 +144,82 @@ DEEPSEEK_V2 = replace(
     groups=(DENSE_MLP, replace(UNGROUPED, when=(("topk_method", "greedy"),))),
     example=tiny("DeepseekV2ForCausalLM", **GROUPED | LATENTS),
 )
-SPECS = (QWEN3_MOE, MIXTRAL, QWEN2_MOE, GRANITEMOE, OLMOE, GPT_OSS, GLM4_MOE, DEEPSEEK_V3, DEEPSEEK_V2)
+DOTS1 = replace(
+    GLM4_MOE,
+    model_types=("dots1",),
+    groups=(FREE_HEADS, DENSE_MLP, UNGROUPED),
+    example=tiny("Dots1ForCausalLM", **WIDE_HEADS, **ROUTED),
+)
+EXAONE_MOE = replace(
+    GLM4_MOE,
+    model_types=("exaone_moe",),
+    groups=(FREE_HEADS, DENSE_MLP, replace(UNGROUPED, field="num_experts")),
+    example=tiny(
+        "ExaoneMoeForCausalLM",
+        **WIDE_HEADS,
+        **FEW,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        num_shared_experts=1,
+    ),
+)
+PHIMOE = replace(
+    MIXTRAL,
+    model_types=("phimoe",),
+    groups=(
+        FREE_HEADS,
+        replace(
+            EXPERTS,
+            router="mlp.router",
+            chosen="mlp.router.top_k",
+            field="num_local_experts",
+            attributes=("mlp.experts.num_experts",),
+        ),
+    ),
+    example=tiny("PhimoeForCausalLM", **{**WIDE_HEADS, "intermediate_size": 12}, num_local_experts=4),
+)
+MINIMAX_M2 = replace(
+    OLMOE,
+    model_types=("minimax_m2",),
+    groups=(
+        replace(NORMED_HEADS, bias_flag=None),
+        replace(EXPERTS, field="num_local_experts", beside=(("mlp.e_score_correction_bias", 0),)),
+    ),
+    example=tiny(
+        "MiniMaxM2ForCausalLM", **{**WIDE_HEADS, "intermediate_size": 12}, num_local_experts=4, num_experts_per_tok=2
+    ),
+)
+ERNIE_MOE = replace(
+    GLM4_MOE,
+    model_types=("ernie4_5_moe",),
+    groups=(
+        replace(FREE_HEADS, bias_flag="use_bias"),
+        DENSE_MLP,
+        replace(SOME_EXPERTS, field="moe_num_experts", beside=(("mlp.gate.moe_statics.e_score_correction_bias", 1),)),
+    ),
+    example=tiny(
+        "Ernie4_5_MoeForCausalLM",
+        **WIDE_HEADS,
+        moe_num_experts=4,
+        moe_k=2,
+        moe_intermediate_size=12,
+        moe_layer_start_index=1,
+    ),
+)
+SPECS = (
+    QWEN3_MOE,
+    MIXTRAL,
+    QWEN2_MOE,
+    GRANITEMOE,
+    OLMOE,
+    GPT_OSS,
+    GLM4_MOE,
+    DEEPSEEK_V3,
+    DEEPSEEK_V2,
+    DOTS1,
+    EXAONE_MOE,
+    PHIMOE,
+    MINIMAX_M2,
+    ERNIE_MOE,
+)

@@ -36,6 +36,9 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
             "kept": item.reduction.slots,
             "diagnostics": dict(item.diagnostics),
         }
+        if item.inside is not None:
+            groups[name]["head_size"] = [item.inside.whole, item.inside.size]
+            groups[name]["pairs"] = item.inside.pairs.tolist()
     save_file(tensors, str(Path(folder) / PLAN_TENSORS))
     write_json(Path(folder) / PLAN_FILE, {"groups": groups})
 

@@ -66,50 +66,17 @@ def fewer_dimensions(whole: int, fraction: float) -> int:
     return max(2, 2 * round(whole * (1 - fraction) / 2))
 
 
-def pair_errors(queries: Tensor, keys: Tensor, allowed: Tensor, scaling: float) -> Tensor:
-    """What each two rotation pairs do to attention together: the sum over the queries of the covariances, under each
-    query's attention, of what the pairs add to the logits.
-
-    To second order, attention without a set of pairs diverges by half the sum of their entries (nats, summed over the
-    queries). Adding the same to all logits of a query changes nothing, so means do not count.
+def choose_pairs(damages: Tensor, keep: int) -> Tensor:
+    """The pairs that stay: those without which most is lost.
 
     Args:
-        queries: of one head, positions applied, float, shape ``[Q, D]``.
-        keys: the same of its key-value head, ``[T, D]``.
-        allowed: which keys each query sees, bool, ``[Q, T]``; queries that see none are left out.
-        scaling: what logits are multiplied by.
-
-    Returns:
-        float64, shape ``[D / 2, D / 2]``.
-    """
-    halves = queries.shape[1] // 2
-    products = queries[:, None] * keys[None]  # [Q, T, D]
-    logits = (products[..., :halves] + products[..., halves:]) * scaling
-    seen = allowed.any(1)
-    whole = logits.sum(-1).masked_fill(~allowed, float("-inf"))[seen]
-    weight, logits = whole.softmax(-1), logits[seen]
-    centred = logits - (weight[..., None] * logits).sum(1, keepdim=True)
-    spread = (centred * weight.sqrt()[..., None]).flatten(0, 1)
-    return (spread.T @ spread).double()
-
-
-def choose_pairs(errors: Tensor, keep: int) -> Tensor:
-    """The pairs that stay: one after the other goes, each time the one that adds least to the error of all that went.
-
-    Args:
-        errors: float64, shape ``[P, P]``, as :func:`pair_errors` makes them, summed over whatever shares the pairs.
+        damages: what is lost without each pair, float64, shape ``[P]``.
         keep: how many stay, at least 1.
 
     Returns:
         int64, shape ``[keep]``, ascending.
     """
-    left = torch.ones(len(errors), dtype=torch.bool)
-    added = errors.diagonal().clone()
-    for _ in range(len(errors) - keep):
-        worst = int(torch.where(left, added, torch.inf).argmin())
-        left[worst] = False
-        added += 2 * errors[worst]
-    return torch.nonzero(left).flatten()
+    return damages.argsort(descending=True, stable=True)[:keep].sort().values
 
 
 def turn_values(

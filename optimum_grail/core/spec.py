@@ -214,6 +214,8 @@ class Experts:
             parameters, as transformers does: ``gate_up_proj`` or ``up_proj``, and ``down_proj``.
         chosen: path of the integer attribute that says how many experts a token goes through.
         attributes: paths of integer attributes equal to the number of experts.
+        beside: path of a parameter or buffer outside the router, and its axis that has one element per expert: what
+            corrects its choice.
         mixes: always ``True``: where some go, tokens are routed anew and others feel it.
     """
 
@@ -231,6 +233,7 @@ class Experts:
     within: str | None = None
     when: Conditions = ()
     holds: str | None = None
+    beside: tuple[tuple[str, int], ...] = ()
     channelwise: tuple[str, ...] = ()
     mixes: bool = True
     uniform: bool = True

@@ -84,7 +84,7 @@ class ExpertFit:
         shape = narrow_ahead_(self.model, group, selection.reduction, problem)
         refit_ = self._together_ if together(self.model, shape) else self._one_by_one_
         told = refit_(run, shape, replace(wanted, features=True), unfolded)
-        return self._plan(group, selection, {**told, **_told(routing, selection)})
+        return self._plan(group, selection, {**_told(routing, selection, problem.span), **told})
 
     def _together_(self, run: BlockRun, shape: ChannelGroup, wanted: Wanted, unfolded: nn.Module) -> Mapping[str, Any]:
         """Refit all experts at once, as one consumer of all their features."""
@@ -161,7 +161,7 @@ class ExpertFit:
         problem = problem_of(self.model, group, None, self.seed)
         compensation = self.methods.compensator(problem, selection.reduction)
         apply_(self.model, Plan([GroupPlan(group, selection.reduction, compensation.readout)]))
-        return self._plan(group, selection, {**compensation.diagnostics, **_told(routing, selection)})
+        return self._plan(group, selection, {**compensation.diagnostics, **_told(routing, selection, problem.span)})
 
     def _plan(self, group: ChannelGroup, selection: Selection, told: Mapping[str, Any]) -> GroupPlan:
         return GroupPlan(group, selection.reduction, None, selection.order, selection.curve, told)
@@ -179,10 +179,25 @@ def experts_at_once(model: nn.Module, group: ChannelGroup) -> int:
     return min(group.units, max(1, SHARE_BYTES // (2 * 8 * width * (width + 2 * rows(bank)))))
 
 
-def _told(routing: Routing | None, selection: Selection) -> dict[str, Any]:
-    """What is worth telling of the experts that went: the share of all choices that had been theirs."""
+def _told(routing: Routing | None, selection: Selection, width: int) -> dict[str, Any]:
+    """What is worth telling: the share of all choices that had been of experts that went, and which of those that stay
+    had few rows even before others' were added."""
     if routing is None:
         return {}
+    kept = selection.reduction.kept
     gone = torch.ones(len(routing.tokens), dtype=torch.bool)
-    gone[selection.reduction.kept] = False
-    return {"rerouted": float(routing.tokens[gone].sum() / routing.tokens.sum().clamp(min=1))}
+    gone[kept] = False
+    few = [str(place) for place, tokens in enumerate(routing.tokens[kept].tolist()) if tokens < ROWS * width]
+    rerouted = float(routing.tokens[gone].sum() / routing.tokens.sum().clamp(min=1))
+    return {"rerouted": rerouted, "few_rows": " ".join(few)}
+
+
+def experts_with_few_rows(plan: Plan) -> list[str]:
+    """A line for users that names experts that were refitted on few rows; none if there are none."""
+    named = [f"{name} ({few})" for name, item in plan.items() if (few := item.diagnostics.get("few_rows"))]
+    if not named:
+        return []
+    return [
+        f"Few calibration tokens were sent to experts of {', '.join(named)}, fewer than {ROWS} per channel: what is "
+        "fitted there stays close to what it was. Take more samples (--num-samples)."
+    ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
-from optimum_grail.core.groups import ChannelGroup, Port
+from optimum_grail.core.groups import ChannelGroup, HeadTable, Port
 from optimum_grail.core.spec import Experts
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.attributes import read
@@ -43,6 +43,7 @@ def experts_group(model: nn.Module, owner: str, block: str, layer: str, spec: Ex
     units, chosen = columns(model.get_submodule(bank.module)), read(model, path(spec.chosen))
     _check(model, spec, path, units, chosen)
     size = weights_of(model, router.module)
+    tables = tuple(_beside(model, path(local), axis, units) for local, axis in spec.beside)
     factor = None if spec.factor is None or read(model, path(spec.factor)) is None else path(spec.factor)
     return ChannelGroup(
         name=path(spec.name),
@@ -56,13 +57,21 @@ def experts_group(model: nn.Module, owner: str, block: str, layer: str, spec: Ex
         stage=spec.stage,
         stream=spec.stream,
         tie=f"{block.rpartition('.')[0]}/experts/{units}",
-        cost=size.columns + size.vectors + weights_of(model, bank.module).rows,
+        cost=size.columns + size.vectors + weights_of(model, bank.module).rows + sum(table.cost for table in tables),
+        tables=tables,
         fields=((spec.field, 1),),
         attributes=tuple((path(local), 1) for local in spec.attributes),
         factor=factor,
         uniform=f"{owner}/{spec.name}",
         chosen=chosen,
     )
+
+
+def _beside(model: nn.Module, path: str, axis: int, units: int) -> HeadTable:
+    found = read(model, path)
+    if not isinstance(found, Tensor) or found.dim() <= axis or found.numel() != units or found.shape[axis] != units:
+        raise ArchitectureError(f"{path} is no tensor with one element for each of {units} experts. Correct the map.")
+    return HeadTable(path, axis, 1, int(isinstance(found, nn.Parameter)))
 
 
 def _is_row_per_expert(module: nn.Module) -> bool:

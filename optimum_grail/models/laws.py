@@ -143,6 +143,8 @@ def check_routing(
     for tensor in (*router.parameters(recurse=False), *router.buffers(recurse=False)):
         if tensor.dim() == 1:  # what corrects the choice
             tensor[dropped] = -1e9
+    for table in group.tables:
+        read(masked, table.path).index_fill_(table.axis, dropped, -1e9)
     with _NeverChosen(router, dropped):
         expected = outputs(masked)
     dense = outputs(model)

@@ -7,29 +7,26 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
 from optimum_grail.core.groups import ChannelGroup, Port
 from optimum_grail.core.head_size import HeadReduction
 from optimum_grail.core.plan import GroupPlan
 from optimum_grail.errors import ArchitectureError, StatisticsError
-from optimum_grail.models.attributes import write_
-from optimum_grail.models.banks import DOWN, companions, is_bank, is_router
+from optimum_grail.models.attributes import read, write_
+from optimum_grail.models.banks import DOWN, companions, is_bank
 from optimum_grail.models.changing import changed_values
 from optimum_grail.models.head_size import check_inside, resize_attention_, shrunk_values
 from optimum_grail.models.headless import take_features_, take_heads_
 from optimum_grail.models.matrix import (
     axes,
     channel_axis,
-    columns,
     from_matrix,
     is_channelwise,
     main_weight,
-    rows,
 )
 from optimum_grail.models.picking import pick_heads_
 from optimum_grail.models.residence import refuse_empty, values_of
+from optimum_grail.models.sync import sync_sizes_
 from optimum_grail.models.validity import check_kind, from_the_end, readout_of, validate
 
 Encode = Callable[[Tensor, int], Tensor]
@@ -134,7 +131,7 @@ def shrink_inside_(model: nn.Module, group: ChannelGroup, found: HeadReduction) 
     """Give the heads of ``group`` the dimensions that ``found`` leaves. Nothing is checked: callers have."""
     for path, name, value in list(shrunk_values(model, group, found)):
         _set_(model.get_submodule(path), name, value)
-        _sync_sizes_(model.get_submodule(path))
+        sync_sizes_(model.get_submodule(path))
     resize_attention_(model, group, found)
 
 
@@ -150,7 +147,7 @@ def rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, 
             along = channel_axis(module, tensor) if axis is None else axis if tensor.dim() > 1 else 0
             strip = tensor.detach().narrow(along, port.offset, group.units * port.span).movedim(along, 0)
             _set_(module, name, _splice(tensor, port, group.units, along, encode(strip, port.span).movedim(0, along)))
-        _sync_sizes_(module)
+        sync_sizes_(module)
     consumer = model.get_submodule(group.consumer.module)
     weight = main_weight(consumer)
     _, axis = axes(consumer, group.consumer.module)
@@ -159,10 +156,10 @@ def rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, 
             _set_(consumer, name, encode(tensor.detach(), 1))
     name = DOWN if is_bank(consumer) else "weight"
     _set_(consumer, name, _splice(weight, group.consumer, group.units, axis, consumer_strip))
-    _sync_sizes_(consumer)
+    sync_sizes_(consumer)
     for table in group.tables:
         owner, _, name = table.path.rpartition(".")
-        values = model.get_submodule(owner).get_parameter(name).detach().movedim(table.axis, 0)
+        values = read(model, table.path).detach().movedim(table.axis, 0)
         _set_(model.get_submodule(owner), name, encode(values, table.span).movedim(0, table.axis))
     for path, per_unit in group.attributes:
         write_(model, path, slots * per_unit)
@@ -194,21 +191,3 @@ def _set_(module: nn.Module, name: str, value: Tensor) -> None:
     new = nn.Parameter(value, requires_grad=old.requires_grad)
     vars(new).update(vars(old))
     setattr(module, name, new)
-
-
-def _sync_sizes_(module: nn.Module) -> None:
-    """Make the size attributes of ``module`` say what its tensors are."""
-    if isinstance(module, _BatchNorm):
-        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        module.num_features = next((tensor.shape[0] for _, tensor in tensors if tensor.dim()), module.num_features)
-    elif isinstance(module, _ConvNd) and is_channelwise(module):
-        module.groups = module.out_channels = module.in_channels = len(module.weight)
-    elif isinstance(module, nn.Conv2d):
-        module.out_channels, module.in_channels = rows(module), columns(module)
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = rows(module), columns(module)
-    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-        module.normalized_shape = (rows(module),)
-    elif not (is_bank(module) or is_router(module) or is_channelwise(module)):  # transformers' Conv1D
-        sizes = {"nf": rows(module), "nx": columns(module)}
-        vars(module).update(sizes)

@@ -154,8 +154,7 @@ def estimate(
     samples = -(-sum(batch.size for batch in batches) // processes)
     with counting(model, layout) as counted:
         run_blocks(model, on_device(model, batches[0].head()))
-    pace = pace_of(model, layout, batches[0])
-    load = _Load.of(model, layout, counted, samples)
+    pace, load = pace_of(model, layout, batches[0]), _Load.of(model, layout, counted, samples)
     signals = signals_of(methods.survey_needs).values()
     work = Work(
         forward=pace.blocks * samples,
@@ -168,6 +167,7 @@ def estimate(
         stream=4.0 * counted.stream * samples,
         put_out=load.outputs,
         rows=load.rows,
+        pairs=max((group.inside.size // 2 for group in layout.groups if group.inside is not None), default=0),
     )
     rehearses = any(signal.finds == "curves" for signal in signals) and bool(methods.allocation.rivals())
     survey = cost_of(signals, work) + (_rehearsals(load, methods, pace, work) if rehearses else 0.0)

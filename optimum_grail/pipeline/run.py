@@ -10,6 +10,7 @@ from torch import nn
 
 from optimum_grail.core.plan import Plan
 from optimum_grail.data.batches import CalibrationData
+from optimum_grail.fit.experts import experts_with_few_rows
 from optimum_grail.models.intact import kept_intact_
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import float32_on_cpu
@@ -90,6 +91,6 @@ def compress_(model: nn.Module, setup: Setup, dataset: DataSource | None = None,
             widths=widths,
             data=data,
             standalone=standalone,
-            notes=(*ready.journal.notes, *widths.notes),
+            notes=(*ready.journal.notes, *experts_with_few_rows(plan), *widths.notes),
             seconds=ready.journal.seconds,
         )

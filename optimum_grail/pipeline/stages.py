@@ -192,7 +192,7 @@ class Prepared:
         """What the allocation has to know, measured on the dense model; empty if it asks for nothing."""
         needs = self.setup.methods.survey_needs
         request, layout = self.request[0], self.layout.without_experts
-        if not needs or data is None or set(request.kinds) == {"experts"}:
+        if not needs or data is None or (set(request.kinds) == {"experts"} and not self.setup.methods.inside):
             return Findings()
         progress = self.setup.progress
         survey = Survey(self.model, layout, self._rows(data), progress, needs, offload=self.offload)

@@ -32,6 +32,7 @@ class GroupRow:
         tau: the share of the stream's drift that was corrected.
         producers: share of the held-out error that refitting the producers took away, where that was done.
         per_unit: for heads: what the config counts, by its fields, and how many of it one unit is.
+        rerouted: share of the router's choices that had been of experts that went.
         chosen: which candidate won: ``"fit"``, ``"batch-norm"`` (fitted, BatchNorm re-estimated) or ``"plain"``.
     """
 
@@ -47,6 +48,7 @@ class GroupRow:
     tau: fields.Measured | None = None
     chosen: fields.Word | None = None
     producers: fields.Measured | None = None
+    rerouted: fields.Measured | None = None
     per_unit: Mapping[fields.Word, int] = field(default_factory=dict)
 
     @classmethod
@@ -290,9 +292,8 @@ class Report:
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(
-                f"Cannot read the report {str(path)!r}: {error}. Name the folder of a compressed checkpoint."
-            ) from error
+            told = f"Cannot read the report {str(path)!r}: {error}. Name the folder of a compressed checkpoint."
+            raise CheckpointError(told) from error
 
 
 def _gone(before: int, after: int) -> float:

@@ -143,8 +143,7 @@ def asked_lines(report: Report) -> list[str]:
     for name, asked in report.asked.items():
         if name in sizes:
             lines.append(f"asked for {asked:,} {name.removeprefix('target_')}, got {sizes[name]:,}")
-            continue
-        if name == "head_dim_sparsity":
+        if name in sizes or name == "head_dim_sparsity":
             continue  # the line of the heads says it
         achieved = report.achieved_budget if name == "sparsity" else report.achieved_units.get(kinds.get(name, ""))
         what = f"of the blocks' {report.budget}" if name == "sparsity" else ASKED_NAMES.get(name, name)

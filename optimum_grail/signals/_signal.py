@@ -138,6 +138,7 @@ class Work:
         stream: bytes of the hidden states of all calibration data between two blocks.
         put_out: features that all consumers together put out for a row.
         rows: calibration rows of the widest group.
+        pairs: rotation pairs of a head, where heads can shrink inside.
     """
 
     forward: float
@@ -150,6 +151,7 @@ class Work:
     stream: float = 0.0
     put_out: int = 0
     rows: int = 0
+    pairs: int = 0
 
     @property
     def probe(self) -> float:

@@ -68,12 +68,9 @@ def why_rigid(layout: Layout, name: str) -> str:
 def pairs_left(layout: Layout, request: Request, findings: Findings) -> dict[str, Tensor]:
     """The rotation pairs that stay, int64, by owner: one set for all heads and layers of an owner, because one config
     says how fast pairs turn. Empty where nothing was asked for, or nothing measured yet."""
-    errors = findings.of("rotation-pairs")
-    found: dict[str, Tensor] = {}
-    for owner, size in new_head_sizes(layout, request).items() if errors else ():
-        own = [errors[group.name] for group in layout.groups if group.owner == owner and group.name in errors]
-        found[owner] = choose_pairs(sum(own[1:], own[0]), size // 2)
-    return found
+    damages = findings.of("rotation-pairs")
+    sizes = new_head_sizes(layout, request).items() if damages else ()
+    return {owner: choose_pairs(damages[owner], size // 2) for owner, size in sizes}
 
 
 def head_notes(layout: Layout, request: Request) -> list[str]:

@@ -53,6 +53,7 @@ def place(tmp_path: Path, embedded_llama: Path, prose: Any, monkeypatch: pytest.
         monkeypatch.setattr(registry, "_entries", dict(registry))
     shortened(embedded_llama, tmp_path / "meta-llama" / "Llama-3.2-1B")
     shortened(embedded_llama, tmp_path / "examples" / embedded_llama.name)
+    shortened(REPOSITORY / "examples" / "mixtral-books-5m", tmp_path / "mistralai" / "Mixtral-8x7B-v0.1")
     (tmp_path / "corpus.txt").write_text(prose.calibration.read_text(encoding="utf-8")[:40000], encoding="utf-8")
     (tmp_path / "test.txt").write_text(prose.held.read_text(encoding="utf-8")[:5000], encoding="utf-8")
     (tmp_path / "sentences.txt").write_text("\n".join(prose.sentences[:64]), encoding="utf-8")

@@ -49,6 +49,8 @@ def test_a_smaller_mixture_is_a_stock_model(tmp_path: Path) -> None:
     assert report.standalone and model.config.num_local_experts == 3
     assert "asked for 3 experts, got 3" in asked_lines(report)
     assert "experts: 4 -> 3 in 3 layers" in width_lines(report)
+    assert all(0 < row.rerouted < 1 for row in report.groups if row.kind == "experts")
+    assert not any("Few calibration tokens" in note for note in report.warnings)
     assert PAPER in citations(report.config) and json.loads((tmp_path / "small" / REPORT_FILE).read_text())
     expected = model(input_ids=rows(1)[0]["input_ids"][None]).logits
     script = (
@@ -61,6 +63,13 @@ def test_a_smaller_mixture_is_a_stock_model(tmp_path: Path) -> None:
     call = [sys.executable, "-c", script, str(tmp_path / "small"), str(tmp_path / "tokens.pt")]
     subprocess.run(call, check=True, timeout=120, cwd=tmp_path)
     assert torch.equal(torch.load(tmp_path / "tokens.pt"), expected)
+
+
+def test_experts_with_few_tokens_are_named() -> None:
+    compressor = GrailCompressor(mixtral(), {**FAST, "experts": 3, "num_samples": 2})
+    compressor.compress(rows(2))
+    (note,) = [note for note in compressor.report.warnings if "Few calibration tokens" in note]
+    assert "model.layers.0.experts (" in note and "--num-samples" in note
 
 
 def test_presets_and_kinds_combine() -> None:

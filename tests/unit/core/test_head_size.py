@@ -11,7 +11,6 @@ from optimum_grail.core.head_size import (
     choose_pairs,
     dimensions_of,
     fewer_dimensions,
-    pair_errors,
     turn_values,
 )
 from optimum_grail.core.moments import Moments
@@ -82,38 +81,12 @@ def test_means_are_left_to_the_bias_where_there_is_one() -> None:
     assert torch.allclose(centred.mT @ centred, shifted.mT @ shifted, atol=1e-3)
 
 
-def test_pair_errors_are_the_divergence_of_attention_to_second_order() -> None:
-    queries, keys = drawn(5, 6, seed=1), drawn(7, 6, seed=2)
-    keys[:, 1] *= 1e-3
-    keys[:, 4] *= 1e-3
-    allowed = torch.ones(5, 7, dtype=torch.bool).tril(2)
-    errors = pair_errors(queries, keys, allowed, 0.4)
-    logits = (queries @ keys.T * 0.4).masked_fill(~allowed, -torch.inf)
-    left = torch.tensor([0, 2, 3, 5])
-    fewer = (queries[:, left] @ keys[:, left].T * 0.4).masked_fill(~allowed, -torch.inf)
-    gap = (logits.log_softmax(-1) - fewer.log_softmax(-1)).masked_fill(~allowed, 0)
-    assert float(errors[1, 1]) / 2 == pytest.approx(float((logits.softmax(-1) * gap).sum()), rel=0.02)
-    assert torch.allclose(errors, errors.T) and errors.shape == (3, 3)
-
-
-def test_the_same_for_all_keys_is_no_error() -> None:
-    errors = pair_errors(drawn(4, 4), torch.ones(6, 4, dtype=torch.float64), torch.ones(4, 6, dtype=torch.bool), 1.0)
-    assert float(errors.abs().max()) < 1e-12
-
-
-def test_a_query_that_sees_nothing_counts_nothing() -> None:
-    allowed = torch.ones(4, 6, dtype=torch.bool)
-    allowed[0] = False
-    queries, keys = drawn(4, 4), drawn(6, 4, seed=1)
-    assert torch.allclose(pair_errors(queries, keys, allowed, 1.0), pair_errors(queries[1:], keys, allowed[1:], 1.0))
-
-
-def test_pairs_that_make_up_for_each_other_go_together() -> None:
-    errors = torch.tensor([[1.0, -0.95, 0.0], [-0.95, 1.0, 0.0], [0.0, 0.0, 0.9]], dtype=torch.float64)
-    assert choose_pairs(errors, 2).tolist() == [0, 1]
-    assert choose_pairs(errors, 3).tolist() == [0, 1, 2]
-    errors[2, 2] = 1.1
-    assert choose_pairs(errors, 1).tolist() == [2]
+def test_pairs_that_are_missed_least_go() -> None:
+    damages = torch.tensor([0.3, 0.1, 0.5, 0.1], dtype=torch.float64)
+    assert choose_pairs(damages, 3).tolist() == [0, 1, 2], "of equals the slowest"
+    assert choose_pairs(damages, 2).tolist() == [0, 2]
+    assert choose_pairs(damages, 4).tolist() == [0, 1, 2, 3]
+    assert choose_pairs(damages, 1).tolist() == [2]
 
 
 @pytest.mark.parametrize(("whole", "fraction", "kept"), [(64, 0.25, 48), (16, 0.3, 12), (8, 0.99, 2), (64, 0.01, 64)])

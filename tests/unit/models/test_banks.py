@@ -84,11 +84,12 @@ def test_without_an_expert_the_state_is_sliced(spec: ArchitectureSpec) -> None:
     bank = model.get_submodule(group.consumer.module)
     weight = reduction.lift_columns(to_matrix(bank), width_of(bank))
     apply_(model, Plan([GroupPlan(group, reduction, Readout(weight))]))
-    touched = 0
+    touched, beside = 0, {table.path: table.axis for table in group.tables}
     for name, tensor in model.state_dict().items():
-        sliced = name.rpartition(".")[0] in (group.consumer.module, group.producers[0].module)
+        sliced = name in beside or name.rpartition(".")[0] in (group.consumer.module, group.producers[0].module)
         touched += sliced
-        assert torch.equal(tensor, before[name][keep] if sliced else before[name]), name
+        expected = before[name].index_select(beside.get(name, 0), keep) if sliced else before[name]
+        assert torch.equal(tensor, expected), name
     assert touched >= 3
     assert {name for name, _ in companions(bank)} == {name for name, _ in bank.named_parameters()} - {"down_proj"}
     again = experts_of(model)[0]
@@ -159,9 +160,20 @@ def wrong(change: Callable[[Experts], Experts]) -> ArchitectureSpec:
         (lambda item: replace(item, router="mlp.experts"), "a router; found MixtralExperts"),
         (lambda item: replace(item, chosen="mlp.gate.weight"), "expected how many of the 4 experts"),
         (lambda item: replace(item, attributes=("mlp.gate.top_k",)), "tells of 2 experts, but"),
+        (lambda item: replace(item, beside=(("mlp.gate.weight", 0),)), "one element for each of 4 experts"),
+        (lambda item: replace(item, beside=(("mlp.nothing", 0),)), "one element for each of 4 experts"),
         (lambda item: replace(item, field="num_hidden_layers"), "cannot be saved, loaded and run"),
     ],
-    ids=["not a bank", "no bank", "not a router", "no number", "another number", "another field"],
+    ids=[
+        "not a bank",
+        "no bank",
+        "not a router",
+        "no number",
+        "another number",
+        "a matrix beside",
+        "nothing beside",
+        "another field",
+    ],
 )
 def test_a_wrong_map_is_refused(change: Callable[[Experts], Experts], message: str) -> None:
     with pytest.raises(ArchitectureError, match=message):

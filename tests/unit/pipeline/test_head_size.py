@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_pairs_without_energy_go_without_a_trace(
     assert (kind == "longrope") == (kept != list(range(len(kept))))
 
 
-@pytest.mark.parametrize("build", FAMILIES)
+@pytest.mark.parametrize("build", [tiny_qwen2, tiny_one_key])
 def test_a_run_makes_a_stock_model(build: Callable[[], nn.Module], tmp_path: Path) -> None:
     model: Any = shaken(build)
     dense = copy.deepcopy(model)
@@ -112,6 +113,8 @@ def test_a_run_makes_a_stock_model(build: Callable[[], nn.Module], tmp_path: Pat
     per_token = 3 * 2 * (model.config.num_key_value_heads) * 4
     assert report.cache_bytes == (8 * per_token, 6 * per_token)
     assert head_lines(report)[0] == "inside heads: 8 -> 6 dimensions" and "bytes" in head_lines(report)[1]
+    plan = json.loads((tmp_path / "out" / "grail_plan.json").read_text())["groups"]["model.layers.1.heads"]
+    assert plan["head_size"] == [8, 6] and len(plan["pairs"]) == 3
     inside = sum(parameter.numel() for parameter in model.model.layers.parameters())
     assert report.block_parameters_after == inside < report.block_parameters_before
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -163,10 +166,8 @@ def test_compensation_gives_back_what_dimensions_take() -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {"head_sparsity": 0.5},
         {"head_sparsity": 0.25, "compensator": "grail", "selector": "magnitude"},
-        {"ffn_sparsity": 0.4, "within_block": "joint"},
-        {"ffn_sparsity": 0.4, "refit": "producers"},
+        {"ffn_sparsity": 0.4, "within_block": "joint", "refit": "producers"},
         {"selector": "folding", "head_sparsity": 0.25},
     ],
 )
@@ -199,7 +200,7 @@ class _Stop(Silent):
             raise _Stopped
 
 
-@pytest.mark.parametrize("after", [1, 3, 5])
+@pytest.mark.parametrize("after", [3])
 def test_an_interrupted_run_goes_on_to_the_same_bits(
     after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,10 +26,9 @@ def request_of(layout: Any, **asked: Any) -> Request:
     return Request.of(GrailConfig(**asked), layout, layout.block_parameters)
 
 
-def findings(*errors: list[float]) -> Findings:
-    """Pairs that do so much, alone, in the attention of each layer."""
-    found = {f"model.layers.{index}.heads": torch.diag(torch.tensor(e).double()) for index, e in enumerate(errors)}
-    return Findings(signals={"rotation-pairs": found})
+def findings(*damages: float) -> Findings:
+    """What is lost without each pair."""
+    return Findings(signals={"rotation-pairs": {"model": torch.tensor(damages).double()}})
 
 
 def test_sizes_are_even_and_asked_for() -> None:
@@ -37,13 +36,13 @@ def test_sizes_are_even_and_asked_for() -> None:
     for fraction, size in ((0.25, 6), (0.3, 6), (0.5, 4), (0.9, 2), (0.99, 2)):
         assert new_head_sizes(layout, request_of(layout, head_dim_sparsity=fraction)) == {"model": size}
     assert new_head_sizes(layout, request_of(layout, ffn_sparsity=0.5)) == {}
-    assert pairs_left(layout, request_of(layout, ffn_sparsity=0.5), findings([1, 2, 3, 4])) == {}
+    assert pairs_left(layout, request_of(layout, ffn_sparsity=0.5), findings(1, 2, 3, 4)) == {}
 
 
 def test_one_set_of_pairs_for_all_layers() -> None:
     layout = resolve(tiny_llama())
     request = request_of(layout, head_dim_sparsity=0.5)
-    found = pairs_left(layout, request, findings([1, 0, 5, 0], [0, 3, 0, 0], [1, 0, 0, 2.5]))
+    found = pairs_left(layout, request, findings(2, 3, 5, 2.5))
     assert found["model"].tolist() == [1, 2]
     assert pairs_left(layout, request, Findings()) == {}
 
@@ -51,7 +50,7 @@ def test_one_set_of_pairs_for_all_layers() -> None:
 def test_the_allocation_hands_them_on() -> None:
     layout = resolve(tiny_llama())
     request = request_of(layout, head_dim_sparsity=0.5, ffn_sparsity=0.5)
-    widths = allocate(layout, request, Uniform(), lambda groups, width: True, findings(*[[4, 1, 3, 2]] * 3))
+    widths = allocate(layout, request, Uniform(), lambda groups, width: True, findings(4, 1, 3, 2))
     assert widths.pairs["model"].tolist() == [0, 2] and widths.kept["model.layers.0.mlp"] == 24
     assert widths.kept["model.layers.0.heads"] == 4 and any("Heads keep 4" in note for note in widths.notes)
 

@@ -42,6 +42,8 @@ EXAMPLES = """\
       several sources share the calibration samples by weight
   optimum-cli grail compress -m google/vit-base-patch16-224 -o small --dataset photos/ --ffn-sparsity 0.7
       drop 70 % of the feed-forward channels and leave the heads whole
+  optimum-cli grail compress -m MODEL -o small --head-dim-sparsity 0.25 --ffn-sparsity 0.2
+      heads of 96 dimensions instead of 128, a smaller key-value cache; plain transformers loads it
   optimum-cli grail compress -m MODEL -o small --preset grail --compensator grail:ridge=0.01
       the published method with another ridge
   optimum-cli grail compress -m MODEL -o small --target-bytes 200MB --protect 0 -1 --drop-layers

@@ -54,9 +54,10 @@ format: $(STAMP)
 bench: $(STAMP)
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
+# Not --quiet: mkdocs would not count the warnings that --strict turns into errors.
 docs: $(VENV)/.docs
 	$(BIN)/python tools/site/assemble.py build/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file build/docs/mkdocs.yml --site-dir $(CURDIR)/build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file build/docs/mkdocs.yml --site-dir $(CURDIR)/build/site
 	@echo "The site: build/site/index.html"
 
 journeys: $(STAMP)

@@ -42,6 +42,11 @@ def test_every_page_of_the_documentation_is_there(pages: dict[str, str], reposit
     assert found - set(pages) == set()
 
 
+def test_pages_that_are_linked_are_offered(assemble: Any, pages: dict[str, str]) -> None:
+    """What is put beside the pages without being one, mkdocs would find and nobody else."""
+    assert [name for name in assemble.attachments(pages) if name.endswith(".md")] == []
+
+
 def test_every_page_has_a_heading(assemble: Any, pages: dict[str, str]) -> None:
     assert [name for name, text in pages.items() if not assemble.title_of(text)] == []
 

@@ -56,6 +56,7 @@ def sections() -> dict[str, list[str]]:
     """The pages that lie in the repository, by section, in the order of a user's journey."""
     results = ("benchmarks", "methods", "corpora", "cost", "families")
     cards = sorted(path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("model_cards/*/README.md"))
+    models = sorted(path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("examples/*/README.md"))
     decisions = sorted(path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("docs/adr/[0-9]*.md"))
     chosen = [page for page in ("docs/choose.md",) if (REPOSITORY / page).is_file()]
     return {
@@ -65,7 +66,7 @@ def sections() -> dict[str, list[str]]:
         "Inside": [
             "ARCHITECTURE.md",
             *("CONTRIBUTING.md", "CHANGELOG.md"),
-            *("examples/README.md", "examples/llama-books-3m/README.md", "optimum_grail/data/corpora/README.md"),
+            *("examples/README.md", *models, "optimum_grail/data/corpora/README.md"),
         ],
         "Decisions": ["docs/adr/README.md", *decisions],
     }

@@ -137,6 +137,7 @@ def test_the_index_names_every_guide() -> None:
     assert sorted(re.findall(r"\(([\w-]+\.md)\)", index)) == [page.name for page in GUIDES]
 
 
+@pytest.mark.timeout(900)  # a dozen commands, some with processes of their own
 def test_the_journey_of_the_readme(
     place: Path, embedded_llama: Path, cli: Callable[..., int], in_processes: Callable[..., list[Any]]
 ) -> None:

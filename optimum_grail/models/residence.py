@@ -218,8 +218,12 @@ def _resident(module: nn.Module, hook: AlignDevicesHook, path: str, keep: Keep |
     whole = vars(module)[_HOOK]  # a chain that the hook is a part of, or the hook itself
     names = offloaded_names(module, hook)
     remove_hook_from_module(module)
-    for name in names:
-        _fetch(module, hook, name)
+    try:
+        for name in names:
+            _fetch(module, hook, name)
+    except CheckpointError:
+        _leave(module, whole)  # so that it works again when the file is back
+        raise
     before = {name: stamp(module, name) for name in names}
     try:
         yield

@@ -87,7 +87,7 @@ def sweep_page(swept: Swept, *, title: str | None = None) -> Page:
     return Page(
         "sweep.html.jinja",
         title or f"{source}, compressed to several sizes",
-        f"{len(swept['rows'])} runs of {len(methods)} method{'s' * (len(methods) > 1)} on one calibration.",
+        f"{_counted(len(swept['rows']), 'run')} of {_counted(len(methods), 'method')} on one calibration.",
         tuple(("", f"{name} {value}") for name, value in swept.get("versions", {}).items()),
         tuple(_cards(swept, sets)),
         {
@@ -99,6 +99,10 @@ def sweep_page(swept: Swept, *, title: str | None = None) -> Page:
             "notes": list(dict.fromkeys(note for row in swept["rows"] for note in row.get("notes", ()))),
         },
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count > 1)}"
 
 
 def _value(item: Measurement, metric: str, name: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Folders:
 
     def has(self, method: str, size: str) -> bool:
         """Whether it is there; a checkpoint is complete or absent."""
-        return (self.place / self.name(method, size) / REPORT_FILE).is_file()
+        return os.path.isfile(self.place / self.name(method, size) / REPORT_FILE)  # false for names that are too long
 
     def check(self, planned: Sequence[tuple[str, str]]) -> None:
         """See that folders of ``planned`` methods and sizes can be written, before any long work.

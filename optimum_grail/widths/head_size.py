@@ -47,7 +47,7 @@ def new_head_sizes(layout: Layout, request: Request, protected: Collection[str] 
         sizes[group.owner] = fewer_dimensions(whole, request.inside)
         if sizes[group.owner] == whole:
             raise BudgetError(
-                f"{asked} leaves all {whole} dimensions of a head: they go in pairs. Ask for at least {1 / whole:.4g}."
+                f"{asked} leaves all {whole} dimensions of a head: they go in pairs. Ask for at least {2 / whole:.4g}."
             )
     if not sizes:
         raise BudgetError(f"{asked}: this model has no attention heads.")

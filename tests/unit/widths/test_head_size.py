@@ -63,7 +63,7 @@ def test_sizes_that_engines_have_are_not_warned_of() -> None:
 
 def test_a_pair_is_the_least() -> None:
     layout = resolve(tiny_llama())
-    with pytest.raises(BudgetError, match=r"all 8 dimensions of a head: they go in pairs\. Ask for at least 0\.125"):
+    with pytest.raises(BudgetError, match=r"all 8 dimensions of a head: they go in pairs\. Ask for at least 0\.25"):
         new_head_sizes(layout, request_of(layout, head_dim_sparsity=0.1))
     assert new_head_sizes(layout, request_of(layout, head_dim_sparsity=0.126)) == {"model": 6}
 

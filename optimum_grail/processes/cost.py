@@ -165,8 +165,8 @@ def llama_70b(tokens: int) -> Job:
 
 def mixture_400b(tokens: int) -> Job:
     """A decoder of 48 layers of 5120 values, every second of them with 128 experts of 8192 channels of which a token
-    meets one and a shared one, the others with 16384 channels: 400 billion parameters, of which 17 are met. What can go
-    are heads, and channels that all tokens pass; routed experts stay (:mod:`optimum_grail.architectures.moe`)."""
+    meets one and a shared one, the others with 16384 channels: 400 billion parameters, of which 17 are met. Heads go,
+    and channels that all tokens pass; routed experts, whose rows processes cannot share, stay."""
     hidden, layers, experts, channels, dense = 5120, 48, 128, 8192, 16384
     attention = 2 * hidden * hidden + 2 * hidden * hidden // 5
     stored = layers * attention + layers // 2 * 3 * hidden * ((experts + 1) * channels + dense)

@@ -15,7 +15,7 @@ from accelerate.utils import OffloadedWeightsLoader, PrefixedDataset
 from torch import Tensor, nn
 
 from optimum_grail.architectures.llama import tiny_llama
-from optimum_grail.errors import ArchitectureError
+from optimum_grail.errors import ArchitectureError, CheckpointError
 from optimum_grail.models.residence import (
     Holdings,
     device_of,
@@ -257,3 +257,33 @@ def test_copies_are_freed_at_once(model: nn.Module) -> None:
         assert blocks() == before
     finally:
         gc.enable()
+
+
+class Disk(dict[str, Tensor]):
+    """Weights in a file that may be gone."""
+
+    gone = False
+
+    def __getitem__(self, name: str) -> Tensor:
+        if self.gone:
+            raise FileNotFoundError(2, "No such file", "model.safetensors")
+        return super().__getitem__(name)
+
+
+def test_a_file_of_weights_that_is_gone_for_a_while(dense: nn.Module, model: nn.Module) -> None:
+    """Told with what to do; when it is back, the model is as it was."""
+    hook, before = hook_of(model.get_submodule(PATH)), Holdings.of(model)
+    assert hook is not None
+    disk = Disk(weight=dense.get_submodule(PATH).get_parameter("weight").detach())
+    hook.weights_map, hook.original_devices = disk, {"weight": torch.device("meta")}
+    disk.gone = True
+    with (
+        pytest.raises(CheckpointError, match=r"'weight' that stays on disk.*Put the file back.*--resume"),
+        resident(model, BLOCK),
+    ):
+        pytest.fail("nothing can be done without it")
+    assert on_meta(model) == {True} and before.unchanged(model)
+    disk.gone = False
+    with resident(model, BLOCK) as block:
+        assert torch.equal(block.get_parameter("mlp.up_proj.weight"), disk["weight"])
+    assert torch.equal(logits(model), logits(dense))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from optimum_grail.report.curve import knee, knees
+from optimum_grail.report.curve import damage, knee, knees
 from optimum_grail.report.sweep_view import sweep_table
 
 SIZES = [0.1, 0.2, 0.3, 0.4, 0.5]
@@ -55,3 +55,37 @@ def test_every_method_has_its_own() -> None:
 def test_without_a_metric_there_is_none() -> None:
     found = result("", early=[0.0, 0.1, 1.0, 2.0, 3.0])
     assert knees(found) == {} and sweep_table({**found, "knees": {}}).caption is None
+
+
+@pytest.mark.parametrize(
+    ("higher", "dense", "value", "lost"),
+    [
+        (False, 20.0, 40.0, math.log(2)),
+        (False, 20.0, 10.0, -math.log(2)),
+        (True, 0.8, 0.6, 0.25),
+        (True, 0.5, 0.0, 1.0),
+        (True, 0.0, 0.5, math.nan),
+        (False, 0.0, 1.0, math.nan),
+        (False, 20.0, 0.0, math.nan),
+        (False, 20.0, math.inf, math.inf),
+        (False, 20.0, None, math.nan),
+    ],
+)
+def test_what_a_row_lost(higher: bool, dense: float, value: float | None, lost: float) -> None:
+    swept = {"metric": "m", "higher_is_better": higher, "dense": {"result": {"m": dense}}}
+    row = {"result": {} if value is None else {"m": value}}
+    assert damage(swept, row) == pytest.approx(lost, nan_ok=True)
+
+
+def test_a_curve_needs_something_gone_and_something_lost() -> None:
+    assert knee([0.0, 0.0, 0.0], [0.1, 0.2, 0.3]) is None
+    assert knee([0.1, 0.2, 0.5], [0.0, 0.0, 0.0]) is None
+    assert knee([0.1, 0.2, math.nan], [0.0, 0.0, 1.0]) is None
+    with pytest.raises(ValueError, match="zip"):
+        knee([0.1, 0.2, 0.5], [0.0, 0.0, 0.5, 1.0])
+
+
+def test_higher_figures_bend_too() -> None:
+    found = result("accuracy", only=[0.99, 0.98, 0.97, 0.6, 0.1]) | {"higher_is_better": True}
+    assert knees(found) == {"only": "0.3"}
+    assert knees(found | {"dense": {"parameters": 1000, "result": {"accuracy": 0.0}}}) == {}

@@ -66,6 +66,7 @@ def test_a_pair_is_the_least() -> None:
     with pytest.raises(BudgetError, match=r"all 8 dimensions of a head: they go in pairs\. Ask for at least 0\.25"):
         new_head_sizes(layout, request_of(layout, head_dim_sparsity=0.1))
     assert new_head_sizes(layout, request_of(layout, head_dim_sparsity=0.126)) == {"model": 6}
+    assert new_head_sizes(layout, request_of(layout, head_dim_sparsity=0.25)) == {"model": 6}, "what the message says"
 
 
 def test_heads_that_are_to_stay_are_missed_before_anything_is_measured() -> None:

@@ -41,9 +41,8 @@ def section() -> str:
         f"`{results['model']}` (perplexity {dense}), calibrated on 128 windows of 256 tokens of other books.\n"
         "Damage: the logarithm of the perplexity over the dense model's, on books like those and on another corpus.\n\n"
     )
-    return (
-        text + markdown(("experts that stay", "chosen by", "the others", *results["sets"]), lines) + machine([results])
-    )
+    table = markdown(("experts that stay", "chosen by", "the others", *results["sets"]), lines)
+    return f"{text}{table}\n{machine([results])}"
 
 
 def page() -> str:

@@ -33,8 +33,6 @@ from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.evaluation.evaluate import make_metric
 
 BOOKS, WIKITEXT = "classic-books", "wikitext-2"
-TOKENS = 16_384
-"""Tokens of a text that a model is measured on."""
 COMMON: Mapping[str, Any] = {"preset": "grail-plus", "allocation": "uniform", "seed": 42}
 
 
@@ -52,6 +50,7 @@ class Model:
         fractions: of the dimensions inside heads.
         sizes: of the blocks' parameters, for ``ffn`` against ``ffn + dims``.
         heads: fractions of the key-value heads, for comparison.
+        tokens: of each text that it is measured on.
     """
 
     name: str
@@ -63,6 +62,7 @@ class Model:
     fractions: tuple[float, ...]
     sizes: tuple[float, ...]
     heads: tuple[float, ...]
+    tokens: int
 
 
 MODELS = (
@@ -75,7 +75,8 @@ MODELS = (
         110_592 / (110_592 + 294_912),
         (0.25, 0.125, 0.5),
         (0.2,),
-        (1 / 6, 1 / 3),
+        (1 / 3, 1 / 2),
+        16_384,
     ),
     Model(
         "SmolLM2-135M-Instruct",
@@ -87,6 +88,7 @@ MODELS = (
         (0.25,),
         (0.2,),
         (),
+        4_096,
     ),
 )
 
@@ -140,10 +142,11 @@ def measured(model: Model, cell: Cell) -> dict[str, Any]:
         "calibration": model.data.name,
         "windows": model.windows,
         "seqlen": model.seqlen,
+        "tokens": model.tokens,
         "seed": COMMON["seed"],
     }
     for text in (BOOKS, WIKITEXT):
-        metric = make_metric("perplexity", {"seqlen": model.seqlen, "max_tokens": TOKENS})
+        metric = make_metric("perplexity", {"seqlen": model.seqlen, "max_tokens": model.tokens})
         rows = metric.read(Source(f"{text}/test.parquet").read())
         row[text] = metric(found, tokenizer, None, rows)[metric.headline]
     return row

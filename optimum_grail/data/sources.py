@@ -63,13 +63,12 @@ def load_calibration(
 ) -> CalibrationData:
     """Read, draw and batch calibration samples; the same arguments give the same batches.
 
-    The sources of a mixture share the samples by weight; every batch is of one source, and of every source every fifth
-    sample is held out.
+    The sources of a mixture share the samples by weight; every batch is of one source.
 
     Args:
         recipient: the model that the samples are for; it writes the text for ``"self"``.
         request: which rows.
-        held_out: hold out the samples with index % 5 == 4.
+        held_out: hold out the samples of every source with index % 5 == 4.
         progress: told what is going on.
         keep: knows the text that the model has written already; ``None``: there is none. ``ranks`` write it together.
 

@@ -110,7 +110,7 @@ def forecast(model: nn.Module, setup: Setup, dataset: DataSource | None = None, 
     with kept_intact_(model, always=True) as undo:
         ready = prepare_(model, setup, undo)
         outlook = ready.outlook_(dataset, watch or Unwatched())
-        measured = setup.methods.allocation.needs
+        measured = setup.methods.allocation.needs and set(ready.request[0].kinds) != {"experts"}
         widths = None if measured else ready.allocate(None, Findings())
         least = {name: item.widths[0] for item in ready.classes for name in item.groups}
         return Forecast(

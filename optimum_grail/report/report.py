@@ -147,8 +147,7 @@ class Report:
         derived: models made from this one, such as its quantized twin: results, ``bytes``, and ``seconds`` of a pass.
         seconds: wall time per stage.
         peak_memory: bytes, highest resident memory of the process.
-        versions: of Python and the libraries.
-        hardware: processor, cores, memory, device.
+        versions, hardware: of Python and the libraries; processor, cores, memory, device.
         warnings: what the run warned about.
         command: the command line, if there was one.
         extra: keys of a report file that this version does not know.

@@ -107,17 +107,18 @@ def _inside(
     names = [_key(group, part) for part in INSIDE]
     if not any(name in shapes for name in names):
         return None
-    read = store.read(path, [name for name in names if name in shapes])
-    pairs, values, outputs = (read.get(name) for name in names)
-    if group.inside is None or pairs is None or values is None or outputs is None:
+    if group.inside is None or [len(shapes.get(name, ())) for name in names] != [1, 3, 3]:
         raise CheckpointError(f"it does not say how the heads of {group.name} have shrunk")
     size = group.inside.size
-    heads, ordered = group.consumer.span * group.units // size, torch.unique(pairs)
-    sound = pairs.dtype == torch.int64 and torch.equal(pairs, ordered) and len(pairs) > 0 and values.dim() == 3
-    sound = sound and bool(((pairs >= 0) & (pairs < size // 2)).all()) and heads % max(len(values), 1) == 0
-    shapes_of = (tuple(values.shape[1:]), tuple(outputs.shape))
-    if not sound or shapes_of != ((2 * len(pairs), size), (heads, size, 2 * len(pairs))):
+    heads, kept = group.consumer.span * group.units // size, 2 * shapes[names[0]][0]
+    shared = shapes[names[1]][0]
+    if [shapes[name] for name in names[1:]] != [(shared, kept, size), (heads, size, kept)] or heads % max(shared, 1):
         raise CheckpointError(f"what it says of the heads of {group.name} does not fit them")
+    read = store.read(path, names)
+    pairs, values, outputs = (read[name] for name in names)
+    inside = pairs.dtype == torch.int64 and torch.equal(pairs, torch.unique(pairs)) and len(pairs) > 0
+    if not inside or not bool(((pairs >= 0) & (pairs < size // 2)).all()):
+        raise CheckpointError(f"the rotation pairs that stay in {group.name} are none")
     if not bool(torch.isfinite(values).all()) or not bool(torch.isfinite(outputs).all()):
         raise CheckpointError(f"what it says of the heads of {group.name} is not finite")
     return HeadReduction(pairs, values.double(), outputs.double())

@@ -38,6 +38,8 @@ SHORTER = {
     '"num_samples": 32': '"num_samples": 16, "seqlen": 64',
 }
 """What stands in their Python for less."""
+LAUNCHER = "torchrun --nproc-per-node 2 --no-python "
+"""Before a command that two processes share; here forks of this one stand in for what it starts."""
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
@@ -80,7 +82,7 @@ def _pairs(sentences: list[str]) -> list[tuple[str, str]]:
     return list(zip(plain[::2], plain[1::2], strict=True))
 
 
-def run(page: Path, place: Path, cli: Callable[..., int]) -> dict[str, Any]:
+def run(page: Path, place: Path, cli: Callable[..., int], shared: Callable[..., list[Any]]) -> dict[str, Any]:
     """Execute the blocks of a page, one after the other; returns what names its Python leaves."""
     names: dict[str, Any] = {"__name__": page.stem}
     found = blocks(page)
@@ -95,21 +97,33 @@ def run(page: Path, place: Path, cli: Callable[..., int]) -> dict[str, Any]:
             GrailConfig.from_file(place / "run.yaml").methods()
         elif language == "bash":
             for line in code.strip().splitlines():
-                program, grail, command, *words = shlex.split(line, comments=True)
-                assert (program, grail) == ("optimum-cli", "grail")
-                assert cli(grail, command, *words, *QUICK.get(command, ())) == 0, line
+                launcher, program, rest = line.rpartition("optimum-cli ")
+                grail, command, *words = shlex.split(rest, comments=True)
+                assert (program, grail) == ("optimum-cli ", "grail")
+                assert launcher in ("", LAUNCHER)
+                arguments = (grail, command, *words, *QUICK.get(command, ()))
+                if launcher:
+                    assert shared(2, lambda arguments=arguments: cli(*arguments)) == [0, 0], line
+                else:
+                    assert cli(*arguments) == 0, line
     return names
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
-def test_guide(page: Path, place: Path, cli: Callable[..., int], request: pytest.FixtureRequest) -> None:
+def test_guide(
+    page: Path,
+    place: Path,
+    cli: Callable[..., int],
+    in_processes: Callable[..., list[Any]],
+    request: pytest.FixtureRequest,
+) -> None:
     for module in NEEDS.get(page.name, ()):
         pytest.importorskip(module)
     if page.name == "quantize.md":
         request.getfixturevalue("quanto")
     if "all-MiniLM" in page.read_text(encoding="utf-8"):
         shortened(request.getfixturevalue("minilm"), place / "sentence-transformers" / "all-MiniLM-L6-v2")
-    run(page, place, cli)
+    run(page, place, cli, in_processes)
 
 
 def test_blocks_that_do_not_run_are_few() -> None:
@@ -124,11 +138,13 @@ def test_the_index_names_every_guide() -> None:
 
 
 @pytest.mark.timeout(900)  # a dozen commands, some with processes of their own
-def test_the_journey_of_the_readme(place: Path, embedded_llama: Path, cli: Callable[..., int]) -> None:
+def test_the_journey_of_the_readme(
+    place: Path, embedded_llama: Path, cli: Callable[..., int], in_processes: Callable[..., list[Any]]
+) -> None:
     for module in ("gguf", "xllamacpp"):
         pytest.importorskip(module)
     shortened(embedded_llama, place / "HuggingFaceTB" / "SmolLM2-135M-Instruct")
-    names = run(REPOSITORY / "README.md", place, cli)
+    names = run(REPOSITORY / "README.md", place, cli, in_processes)
     assert len(names["answer"]["choices"][0]["text"]) > 0
     assert "What they write" in (place / "report.html").read_text(encoding="utf-8")
     assert len(names["model"].state_dict()) > 0

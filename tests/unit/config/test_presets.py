@@ -30,6 +30,7 @@ def test_default_is_the_best():
         "allocation": "balanced",
         "refit": "none",
         "within_block": "sequential",
+        "expert_selector": "reap",
     }
 
 
@@ -49,7 +50,7 @@ def test_every_published_system_has_a_preset():
     assert set(presets()) == {
         *plain,
         *(f"{name}+grail" for name in plain),
-        *("grail", "grail-plus", "liar", "prunenet", "folding", "ziplm", "osscar", "fisher", "comp"),
+        *("grail", "grail-plus", "liar", "prunenet", "folding", "ziplm", "osscar", "fisher", "comp", "reap"),
     }
 
 

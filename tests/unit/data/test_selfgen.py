@@ -72,7 +72,8 @@ def test_the_preallocated_cache_gives_the_logits_of_a_plain_forward(llama) -> No
 
 def test_draws_follow_the_softmax_and_never_hit_a_suppressed_token() -> None:
     logits = torch.tensor([-torch.inf, 0.0, 1.0, 2.0, -torch.inf]).expand(40000, -1)
-    drawn = _draw(logits, torch.Generator().manual_seed(0)).flatten()
+    points = torch.rand(40000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = _draw(logits, points).flatten()
     share = torch.bincount(drawn, minlength=5) / 40000
     torch.testing.assert_close(share, logits[0].softmax(dim=0), atol=0.01, rtol=0)
     assert share[0] == share[4] == 0

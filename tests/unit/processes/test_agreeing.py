@@ -99,10 +99,7 @@ def test_widths_that_differ_in_anything_are_refused() -> None:
         replace(WIDTHS, pairs={"model": torch.tensor([[0, 2]])}),
         replace(WIDTHS, pairs={}),
     ]
-    acts = [
-        lambda ranks, other=other: agreement.agreed(ranks, other if ranks.index else WIDTHS)  # type: ignore[misc]
-        for other in others
-    ]
+    acts = [lambda ranks, other=other: agreement.agreed(ranks, other if ranks.index else WIDTHS) for other in others]
     for found in refusals(2, *acts):
         assert found[:2] == ["", ""]
         named = [text.partition("for the widths (")[2].partition(")")[0] for text in found[2:]]

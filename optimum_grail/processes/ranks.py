@@ -200,8 +200,10 @@ def _alike(one: Tensor | None, other: Tensor | None) -> bool:
     if not one.is_floating_point():
         return torch.equal(one.cpu(), other.cpu())
     one, other = one.double().cpu(), other.double().cpu()
-    finite = one.isfinite() & other.isfinite()
-    if not torch.equal(one[~finite].nan_to_num(), other[~finite].nan_to_num()):
+    finite = one.isfinite()
+    if not torch.equal(finite, other.isfinite()) or not torch.equal(
+        one[~finite].nan_to_num(), other[~finite].nan_to_num()
+    ):
         return False
     size = float(one[finite].abs().max()) if bool(finite.any()) else 0.0
     return bool(((one[finite] - other[finite]).abs() <= TOLERANCE * size).all())

@@ -22,6 +22,7 @@ from optimum_grail.models.resolve import resolve
 from optimum_grail.pipeline import placement
 from optimum_grail.pipeline.estimate import Estimate, estimate
 from optimum_grail.pipeline.placement import check_disk, choose_dtype_, streams_go_to_files
+from optimum_grail.processes.ranks import ALONE
 from optimum_grail.selectors.wanda import Wanda
 from optimum_grail.streams.states import OffloadedStates
 
@@ -70,8 +71,8 @@ def test_with_streams_in_files_the_precision_may_stay(monkeypatch: pytest.Monkey
     free(monkeypatch, 500, 10**6)
     model = torch.nn.Linear(2, 2)
     native = replace(Precision.of(model), main=torch.bfloat16)
-    assert choose_dtype_(model, COST.in_files(), native) is None
-    assert "computed in torch.bfloat16" in str(choose_dtype_(model, COST, native))
+    assert choose_dtype_(model, COST.in_files(), native, ALONE) is None
+    assert "computed in torch.bfloat16" in str(choose_dtype_(model, COST, native, ALONE))
 
 
 def test_a_run_decides_by_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

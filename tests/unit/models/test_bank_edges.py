@@ -144,7 +144,7 @@ def test_sums_of_one_expert_are_a_part_of_all(mixture: tuple[Any, Layout]) -> No
     record = Record(routed=sent([[0, 1], [1, 0], [3, 1], [0, 3], [1, 3]], 32))
     mask = torch.tensor([[1, 1, 1, 1, 0]])
     for collector in (whole, parts):
-        collector.add(record, None, mask, 0)  # type: ignore[attr-defined]
+        collector.add(record, None, mask, 0)
     parts.add(Record(), None, mask, 0)  # a call that was not recorded
     assert [parts.rows(expert) for expert in (0, 1, 3)] == [3, 3, 2]
     count, gram = sums_of(whole)
@@ -187,7 +187,7 @@ def test_memory_of_experts(mixture: tuple[Any, Layout], monkeypatch: pytest.Monk
 
 def test_few_rows_are_told_of_by_name(mixture: tuple[Any, Layout]) -> None:
     groups = [group for group in mixture[1].groups if group.kind == "experts"]
-    told = ({"few_rows": "0 2"}, {"few_rows": ""}, {})
+    told: tuple[dict[str, str], ...] = ({"few_rows": "0 2"}, {"few_rows": ""}, {})
     plans = [
         GroupPlan(group, Reduction.keep_all(4), None, diagnostics=item)
         for group, item in zip(groups, told, strict=True)

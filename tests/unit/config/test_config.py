@@ -277,6 +277,8 @@ def test_any_accepted_values_round_trip(data):
     for option in data.draw(st.lists(st.sampled_from(OPTIONS), unique_by=lambda option: option.name)):
         if option.name not in (*BUDGETS, "budget") or not set(values) & {*BUDGETS, "budget"}:
             values[option.name] = data.draw(st.sampled_from(option.choices) if option.choices else VALUES[option.kind])
+    if "experts" in values and "round_to" in values:  # it has to be a multiple
+        values["experts"] *= values["round_to"]
     config = GrailConfig(**values)
     assert {key: config.to_dict()[key] for key in values} == values
     assert GrailConfig.from_dict(json.loads(config.to_json_string())).to_dict() == config.to_dict()

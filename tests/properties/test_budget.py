@@ -98,7 +98,7 @@ def most(classes: Sequence[WidthClass], widths: Sequence[dict[str, int]]) -> int
 @given(
     seed=SEEDS,
     count=st.integers(1, 3),
-    share=st.floats(0, 1),
+    share=st.floats(1e-9, 1),  # below, a budget exceeds the least cost by rounding alone
     undershoot=st.sampled_from([0.0, 0.005, 0.1]),
     tables=st.booleans(),
 )

@@ -233,8 +233,7 @@ class GrailCompressor:
         Args: as :meth:`optimum_grail.pipeline.saving.Checkpoint.save`. Of several processes the first one writes.
 
         Raises:
-            GrailError: nothing has been compressed yet.
-            OutputError: the folder exists or cannot be written.
+            GrailError, OutputError: nothing has been compressed yet; the folder exists or cannot be written.
         """
         if self.plan is None or self._layout is None:
             raise GrailError("There is nothing to save yet. Call compress() first.")
@@ -265,8 +264,8 @@ class GrailCompressor:
     ) -> str:
         """Publish weights, tokenizer, plan, report, card and plot in one commit; returns its address.
 
-        Args: as :class:`optimum_grail.hub.publish.Upload`; ``max_shard_size`` as in transformers' ``save_pretrained``.
-        Of several processes the first one publishes, the others return an empty address.
+        Args: as :class:`optimum_grail.hub.publish.Upload` and :meth:`save_pretrained`. Of several processes the first
+            one publishes, the others return an empty address.
 
         Raises:
             HubError: no token, or the Hub refused, failed or broke off; the message says what to do.

@@ -101,7 +101,10 @@ def _share_gone(experts: int, layout: Layout) -> float:
     """
     groups = [group for group in layout.groups if group.kind == "experts"]
     if not groups:
-        raise BudgetError(f"--experts {experts}: this model has no experts that its map could take away.")
+        raise BudgetError(
+            f"--experts {experts}: this model has no experts that its map could take away. Leave it out; "
+            "`grail inspect` shows what can go."
+        )
     units, chosen = groups[0].units, groups[0].chosen
     if not chosen <= experts < units:
         raise BudgetError(

@@ -27,32 +27,10 @@ GROUP = "model.layers.0.mlp"
 CONFIG = {"sparsity": 0.3, "selector": "folding"}
 
 
-class Stopped(Exception):
-    """Ends a run."""
-
-
-class InSecondBlock(Silent):
-    """Ends a run when the second block is about to be done."""
-
-    running = ""
-
-    def start(self, total: int, description: str) -> None:
-        self.running = description
-
-    def update(self, advance: int, description: str) -> None:
-        if self.running == "compressing" and description.startswith("model.layers.1"):
-            raise Stopped
-
-
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def interrupted(interrupt: Callable[..., Path]) -> Path:
     """The folder in which a run that was ended in its second block was to write ``out``."""
-    place = tmp_path_factory.mktemp("interrupted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("optimum_grail.state.budget.SHARE", 1e9)
-        with pytest.raises(Stopped):
-            GrailCompressor(tiny_llama(), CONFIG).compress(ROWS, place / "out", progress=InSecondBlock())
-    return place
+    return interrupt(CONFIG, ROWS)
 
 
 @pytest.fixture

@@ -102,5 +102,9 @@ class HubError(GrailError):
     """The Hub refused an upload, failed, or was out of reach; nothing was committed."""
 
 
+class RecoveryError(GrailError):
+    """Training brought the compressed model no nearer to the dense one."""
+
+
 class ProcessError(GrailError):
     """Another process of the same run failed, is gone, or did something else than this one."""

@@ -14,16 +14,22 @@ from optimum_grail.config.options import BY_NAME
 EXAMPLES = """\
   optimum-cli grail recover -m small -o recovered
       200 steps of LoRA on text that the dense model writes, merged at the end
+  optimum-cli grail recover -m small -o recovered --weights full --minutes 30
+      all weights, as many steps as fit; of the states measured along the way the nearest to the dense model is kept
   optimum-cli grail recover -m small -o recovered --dataset corpus.txt --eval-dataset test.txt --steps 1000
       the dense model answers the beginnings of your texts; measured before and after
       interrupted? the same line again goes on where it was"""
 COUNTS = {
-    "--steps": "Optimizer steps; 200 by default.",
+    "--steps": "Optimizer steps; 200 by default, or as many as --minutes allows.",
     "--rank": "Rank of the LoRA factors; 16 by default.",
     "--batch-size": "Samples per step; 8 by default.",
     "--num-samples": "Samples to train on, a fifth to measure on; 320 by default.",
     "--seqlen": "Tokens per sample; the compression's by default.",
-    "--save-every": "Steps between two states to resume from; 50 by default.",
+    "--save-every": "Steps between two states, measured and kept to resume from; an eighth of all by default.",
+}
+NUMBERS = {
+    "--learning-rate": "Its peak; 1e-3 by default for lora, 5e-5 for full.",
+    "--minutes": "Time for training and measuring, about; trial steps say how many fit.",
 }
 
 
@@ -49,8 +55,20 @@ class RecoverCommand(BaseOptimumCLICommand):
             parser.add_argument(
                 flag, type=reader(BY_NAME["num_samples"], flag), metavar="N", help=text, default=argparse.SUPPRESS
             )
+        for flag, text in NUMBERS.items():
+            parser.add_argument(flag, type=float, metavar="FLOAT", help=text, default=argparse.SUPPRESS)
         parser.add_argument(
-            "--learning-rate", type=float, metavar="FLOAT", help="Its peak; 1e-3 by default.", default=argparse.SUPPRESS
+            "--weights",
+            choices=("lora", "full"),
+            help="Train LoRA factors on all compressed layers, merged at the end (default), or all weights.",
+            default=argparse.SUPPRESS,
+        )
+        parser.add_argument(
+            "--no-rewrite",
+            dest="rewrite",
+            action="store_false",
+            help="Read the texts of --dataset as they are; by default the dense model goes on from their beginnings.",
+            default=argparse.SUPPRESS,
         )
         parser.add_argument(
             "--seed", type=reader(BY_NAME["seed"]), metavar="N", help=BY_NAME["seed"].help, default=argparse.SUPPRESS
@@ -62,11 +80,12 @@ class RecoverCommand(BaseOptimumCLICommand):
         with session(self.args) as out:
             args = self.args
             target = check_output(args.output, args.overwrite, source=args.model)
-            from optimum_grail.recovery import Recipe, recover
+            from optimum_grail.recovery import Recipe, recover, worsened
             from optimum_grail.report.progress import RichProgress
             from optimum_grail.report.table import number
 
-            names = [flag[2:].replace("-", "_") for flag in (*COUNTS, "--learning-rate", "--seed")]
+            flags = (*COUNTS, *NUMBERS, "--weights", "--rewrite", "--seed")
+            names = [flag[2:].replace("-", "_") for flag in flags]
             recipe = Recipe(**{name: getattr(args, name) for name in names if name in args})
             places = {"base_model": args.base_model, "device": args.device, "overwrite": args.overwrite}
             data = {"dataset": args.dataset, "eval_dataset": args.eval_dataset}
@@ -80,5 +99,7 @@ class RecoverCommand(BaseOptimumCLICommand):
                 lines.append((measured["metric"], measured["before"], measured["after"]))
             for name, before, after in lines:
                 out.console.print(f"{name}: {number(before, 4)} before, {number(after, 4)} after", highlight=False)
+            if warning := worsened(found):
+                out.console.print(warning, markup=False, highlight=False)
             out.console.print(f"Written to {target}", markup=False, highlight=False, soft_wrap=True)
             out.result = {"output": str(target), "recovery": dict(found)}

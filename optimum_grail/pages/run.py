@@ -228,6 +228,7 @@ def _making(report: Report) -> dict[str, Any]:
         "warnings": [*report.warnings, *(() if data is None else data.notes)],
         "config": json.dumps(fields.finite(report.config), indent=2, ensure_ascii=False),
         "recovery": _recovery(recovery) if recovery else [],
+        "curve": [(number(point["step"]), number(point["kl"], 4)) for point in recovery.get("curve", ())],
         "derived": [
             (row["name"], f"{row['metric']} on {row['dataset']}", number(row["value"]), number(row["bytes"]))
             for row in report.derived

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from optimum_grail.recovery.recipe import Recipe
-from optimum_grail.recovery.recover import recover
+from optimum_grail.recovery.recover import recover, worsened
 
-__all__ = ["Recipe", "recover"]
+__all__ = ["Recipe", "recover", "worsened"]

@@ -1,25 +1,23 @@
-"""LoRA trained towards the dense model's logits, with transformers' Trainer."""
+"""A compressed model's logits drawn towards the dense model's: the loss, and what is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PreTrainedModel
 
-from optimum_grail.data.batches import Batch, collate
+from optimum_grail.data.batches import Batch
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.resolve import resolve
 from optimum_grail.recovery.recipe import Recipe
-from optimum_grail.report.progress import Progress
 from optimum_grail.streams.outputs import divergences
 
 Sample = Mapping[str, Tensor]
+Learner: TypeAlias = PreTrainedModel | PeftModel
 
 
 def divergence(teacher: Tensor, student: Tensor, mask: Tensor | None) -> Tensor:
@@ -33,16 +31,25 @@ def divergence(teacher: Tensor, student: Tensor, mask: Tensor | None) -> Tensor:
     return divergences(teacher.float(), student.float(), mask).mean()
 
 
-def adapted(student: PreTrainedModel, rank: int) -> PeftModel:
-    """``student`` with LoRA factors on every layer that the compression touches.
+def learner(student: PreTrainedModel, recipe: Recipe) -> Learner:
+    """``student`` with what the recipe trains: all weights, or LoRA factors on every layer that is compressed.
 
     Raises:
         ArchitectureError: no map fits the model.
     """
+    if recipe.weights == "full":
+        return student.requires_grad_(True)
     groups = resolve(student).groups
     paths = dict.fromkeys(port.module for group in groups for port in (*group.producers, group.consumer))
     targets = [path for path in paths if isinstance(student.get_submodule(path), nn.Linear | nn.Conv2d)]
-    return get_peft_model(student, LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets))
+    factors = LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, lora_dropout=0.0, target_modules=targets)
+    return get_peft_model(student, factors)
+
+
+def merged(trained: Learner) -> PreTrainedModel:
+    """The model that the training ends with: factors in their layers, all weights free, in eval mode."""
+    model: PreTrainedModel = trained.merge_and_unload() if isinstance(trained, PeftModel) else trained
+    return model.eval().requires_grad_(True)
 
 
 def samples_of(batches: Sequence[Batch], held: bool) -> list[Sample]:
@@ -88,85 +95,3 @@ def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
             "ForCausalLM or ForImageClassification."
         )
     return logits
-
-
-class DistilTrainer(Trainer):
-    """A Trainer whose loss is the divergence from the dense model.
-
-    Args:
-        teacher: the dense model, in eval mode, on the student's device.
-        arguments: as :class:`transformers.Trainer` takes them.
-    """
-
-    def __init__(self, teacher: nn.Module, **arguments: object) -> None:
-        super().__init__(**arguments)
-        self.teacher = teacher
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """See :class:`transformers.Trainer`."""
-        with torch.no_grad():
-            target = logits_of(self.teacher, inputs)
-        outputs = model(**inputs)
-        loss = divergence(target, outputs.logits, inputs.get("attention_mask"))
-        return (loss, outputs) if return_outputs else loss
-
-
-class _Report(TrainerCallback):
-    """Tells a :class:`Progress` about every step."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Move the bar on."""
-        self.progress.update(1, f"step {state.global_step}")
-
-
-def train_(
-    teacher: nn.Module, student: PeftModel, samples: Sequence[Sample], recipe: Recipe, folder: Path, progress: Progress
-) -> None:
-    """Train the factors of ``student``; the states in ``folder`` are resumed from.
-
-    Args:
-        teacher: the dense model.
-        student: as :func:`adapted` gives it, right after its creation.
-        samples: model inputs.
-        recipe: the settings.
-        folder: where the states are kept.
-        progress: told once per step.
-    """
-    device = next(student.parameters()).device
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch_size,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=recipe.steps // 20,
-        seed=recipe.seed,
-        save_steps=recipe.save_every,
-        save_total_limit=1,
-        logging_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cpu=device.type == "cpu",
-    )
-    trainer = DistilTrainer(
-        teacher, model=student, args=arguments, train_dataset=list(samples), data_collator=_collator(student)
-    )
-    trainer.add_callback(_Report(progress))
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
-
-
-def _collator(student: PeftModel) -> Callable[[Sequence[Sample]], dict[str, Tensor]]:
-    pad = getattr(student.config, "pad_token_id", None) or 0
-    return lambda samples: collate(samples, pad)

@@ -26,14 +26,15 @@ from optimum_grail.data.batches import Batch, make_batches
 from optimum_grail.data.request import DataRequest, Recipient
 from optimum_grail.data.selfgen import generate_self_text
 from optimum_grail.data.sources import load_calibration
-from optimum_grail.errors import DataError
+from optimum_grail.errors import DataError, RecoveryError
 from optimum_grail.evaluation.comparison import Comparison, Comparisons
 from optimum_grail.hub.card import write_card
 from optimum_grail.models.intact import evaluating
 from optimum_grail.models.precision import Precision, cast_, float32_on_cpu
 from optimum_grail.models.resolve import resolve
-from optimum_grail.recovery.distil import adapted, mean_divergence, samples_of, train_
+from optimum_grail.recovery.distil import learner, mean_divergence, merged
 from optimum_grail.recovery.recipe import Recipe
+from optimum_grail.recovery.training import Lesson, train_
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import Report
 
@@ -70,10 +71,11 @@ def recover(
 ) -> Report:
     """Train a compressed model for a short while on the dense model's answers, and write the merged result.
 
-    LoRA factors on all compressed layers learn the dense model's distribution (KL divergence of the logits) on text
-    that the dense model writes; with a text ``dataset`` it answers the beginnings of its texts (self-data
-    distillation). Models that do not write learn its logits on the samples of ``dataset``. Every ``save_every`` steps
-    the state is kept beside ``output``; the same call resumes from it.
+    LoRA factors on all compressed layers, or all weights, learn the dense model's distribution (KL divergence of the
+    logits) on text that the dense model writes; with a text ``dataset`` it answers the beginnings of its texts
+    (self-data distillation) unless the recipe says ``rewrite=False``. Models that do not write learn its logits on the
+    samples of ``dataset``. Along the way the state is measured on held-out samples and kept beside ``output``; the same
+    call resumes from it, and what is written is the state nearest to the dense model.
 
     Args:
         checkpoint: folder of the compressed model.
@@ -93,6 +95,7 @@ def recover(
         CheckpointError: a model is missing or corrupt, or a run with other settings was interrupted here.
         DataError: the data is missing or does not fit.
         OutputError: ``output`` cannot be written.
+        RecoveryError: no state was nearer to the dense model than the compressed model is; nothing is written.
     """
     recipe, progress = recipe or Recipe(), progress or Silent()
     target = check_output(output, overwrite, source=checkpoint)
@@ -111,12 +114,12 @@ def recover(
         cast_(student, torch.float32)
     with evaluating(teacher), float32_on_cpu(teacher):  # which may be the caller's
         run = _Run(teacher, student.eval(), tokenizer, processor, recipe, work, progress)
-        merged, found = _train(run, _batches(run, recipe.data(written, source)), comparison)
-    precision.restore_(merged)
+        model, found = _train(run, _batches(run, recipe.data(written, source)), comparison)
+    precision.restore_(model)
     mixture = mixture_of(source)
     name = mixture.spelled() if mixture else source if isinstance(source, str) else type(source).__name__
-    report = _noted(report, found, {"dataset": name, **dataclasses.asdict(recipe)})
-    _save(checkpoint, target, overwrite, merged, report)
+    report = _noted(report, found, {"dataset": name, **dataclasses.asdict(recipe), "learning_rate": recipe.rate})
+    _save(checkpoint, target, overwrite, model, report)
     shutil.rmtree(work)
     return report
 
@@ -138,38 +141,61 @@ def _comparison(
 def _train(
     run: _Run, batches: tuple[Batch, ...], comparison: Comparison | None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The merged model, and what was measured before and after."""
+    """The recovered model, and what was measured before, along the way and after.
+
+    Raises:
+        RecoveryError: training brought it no nearer to the dense model.
+    """
     start = time.perf_counter()
-    measured = (
-        []
-        if comparison is None
-        else [
-            comparison.measure(model, what, run.progress).result
-            for model, what in ((run.teacher, "dense"), (run.student, "compressed"))
-        ]
-    )
-    before = mean_divergence(run.teacher, run.student, batches)
+    models = {} if comparison is None else {"dense": run.teacher, "before": run.student}
+    measured = {name: _measured(comparison, model, run) for name, model in models.items()}
     set_seed(run.recipe.seed)  # the factors' random start
-    student = adapted(run.student, run.recipe.rank)
-    run.progress.start(run.recipe.steps, "training")
-    train_(run.teacher, student, samples_of(batches, held=False), run.recipe, run.folder, run.progress)
-    run.progress.finish()
-    merged: PreTrainedModel = student.merge_and_unload().eval()
-    merged.requires_grad_(True)
-    found: dict[str, Any] = {"kl_before": before, "kl_after": mean_divergence(run.teacher, merged, batches)}
+    student = learner(run.student, run.recipe)
+    curve = train_(student, Lesson(run.teacher, batches, run.recipe, run.folder, run.progress))
+    model, before = merged(student), curve[0].kl
+    after = mean_divergence(run.teacher, model, batches)
+    if not after < before:
+        shutil.rmtree(run.folder)
+        raise RecoveryError(
+            f"After {curve[-1].step} steps no state was nearer to the dense model than the compressed model is: KL "
+            f"{before:.4f} nats before, {after:.4f} at best. Nothing was written. Try a smaller --learning-rate than "
+            f"{run.recipe.rate:g}, more --num-samples, or more --steps or --minutes."
+        )
+    points = tuple(dataclasses.asdict(point) for point in curve)
+    found: dict[str, Any] = {"kl_before": before, "kl_after": after, "curve": points, "steps": curve[-1].step}
     if comparison is not None:
-        (dense, compressed), key = measured, comparison.metric.headline
-        after = comparison.measure(merged, "recovered", run.progress).result
+        last = _measured(comparison, model, run)
         found["evaluation"] = {
-            "metric": key,
+            "metric": comparison.metric.headline,
             "dataset": comparison.dataset,
             "higher_is_better": comparison.metric.higher_is_better,
-            "dense": dense[key],
-            "before": compressed[key],
-            "after": after[key],
-            "protocol": after.get("protocol", ""),
+            **{name: values[comparison.metric.headline] for name, values in {**measured, "after": last}.items()},
+            "protocol": last.get("protocol", ""),
         }
-    return merged, {**found, "seconds": time.perf_counter() - start}
+    return model, {**found, "seconds": time.perf_counter() - start}
+
+
+def _measured(comparison: Comparison | None, model: PreTrainedModel, run: _Run) -> Mapping[str, Any]:
+    return {} if comparison is None else comparison.measure(model, "the evaluation set", run.progress).result
+
+
+def worsened(recovery: Mapping[str, Any]) -> str | None:
+    """A warning where the evaluation says the opposite of the divergence; ``None``: it does not.
+
+    Args:
+        recovery: a report's entry of that name.
+    """
+    measured = recovery.get("evaluation")
+    if not measured or measured["before"] is None or measured["after"] is None:
+        return None
+    gain = measured["after"] - measured["before"]
+    if (gain if measured["higher_is_better"] else -gain) >= 0:
+        return None
+    return (
+        f"Recovery brought the model nearer to the dense one, but {measured['metric']} on {measured['dataset']} went "
+        f"from {measured['before']:.4g} to {measured['after']:.4g}: it learnt on text unlike that set. Train on text "
+        "like it (--dataset), or use the compressed model as it was."
+    )
 
 
 def _batches(run: _Run, request: DataRequest) -> tuple[Batch, ...]:
@@ -183,7 +209,7 @@ def _batches(run: _Run, request: DataRequest) -> tuple[Batch, ...]:
         recipient = Recipient.of(run.teacher, layout, run.tokenizer, run.processor)
         data = load_calibration(recipient, request, progress=run.progress)
         text = torch.cat([batch.inputs["input_ids"] for batch in data.batches])
-        if not request.own:
+        if run.recipe.rewrite and not request.own:
             text = _answered(run, text)
         save_file({"text": text}, str(path))
     rows = [{"input_ids": row} for row in load_file(path)["text"]]
@@ -209,7 +235,10 @@ def _noted(report: Report, found: Mapping[str, Any], settings: Mapping[str, Any]
         others = (old for old in rows if (old.get("metric"), old.get("dataset")) != (row["metric"], row["dataset"]))
         rows = (*others, {**row, "compressed": measured["after"]})
     outcome = {key: value for key, value in found.items() if key != "seconds"}
-    return dataclasses.replace(report, recovery={**settings, **outcome}, evaluation=tuple(rows), seconds=seconds)
+    recovery = {**settings, **outcome}
+    warning = worsened(recovery)
+    warnings = report.warnings if warning is None else (*report.warnings, warning)
+    return dataclasses.replace(report, recovery=recovery, evaluation=tuple(rows), seconds=seconds, warnings=warnings)
 
 
 def _save(checkpoint: str | Path, target: Path, overwrite: bool, merged: PreTrainedModel, report: Report) -> None:

@@ -119,6 +119,13 @@ class Before(TypedDict):
     after: Measured
 
 
+class Point(TypedDict):
+    """The divergence from the dense model on held-out samples after so many steps of a recovery."""
+
+    step: int
+    kl: Measured
+
+
 class Recovery(TypedDict):
     """A short training after the compression."""
 
@@ -128,6 +135,8 @@ class Recovery(TypedDict):
     dataset: str
     kl_before: Measured
     kl_after: Measured
+    weights: NotRequired[Word]
+    curve: NotRequired[tuple[Point, ...]]
     evaluation: NotRequired[Annotated[Mapping[str, Any], Shape(Before)]]
 
 

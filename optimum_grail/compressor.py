@@ -31,7 +31,7 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.models.stock import refuse_compressed
 from optimum_grail.pipeline.forecast import Forecast, forecast
 from optimum_grail.pipeline.run import compress_
-from optimum_grail.pipeline.saving import Checkpoint, SavingOptions
+from optimum_grail.pipeline.saving import Checkpoint, SavingOptions, check_saving
 from optimum_grail.pipeline.setup import Setup, Unwatched
 from optimum_grail.pipeline.summary import Outcome
 from optimum_grail.pipeline.together import together
@@ -176,6 +176,7 @@ class GrailCompressor:
         """
         if self._report is not None:
             raise CheckpointError("This compressor has compressed its model already. Load the dense model again.")
+        check_saving(saving, save_directory)
         overwrite = overwrite or (resume and written_by_state(save_directory))
         if save_directory is not None:
             check_output(save_directory, overwrite, source=self.source if os.path.exists(self.source) else None)

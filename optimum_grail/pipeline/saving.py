@@ -19,6 +19,7 @@ from optimum_grail.checkpoints.remote_code import write_remote_code_
 from optimum_grail.checkpoints.writing import write_weights
 from optimum_grail.config.recipe import CONFIG_FILE, stamped
 from optimum_grail.core.plan import Plan
+from optimum_grail.errors import ConfigError, did_you_mean, shorten
 from optimum_grail.hub.card import write_card
 from optimum_grail.models.layout import Layout
 from optimum_grail.report.plots import PLOT_FILE, can_plot, plot_errors
@@ -30,6 +31,23 @@ class SavingOptions(TypedDict, total=False):
 
     max_shard_size: str | int
     include_modeling_code: bool
+
+
+def check_saving(options: SavingOptions, folder: str | Path | None) -> None:
+    """Whether ``options``, which Python takes under any name, can be followed when the work is done.
+
+    Raises:
+        ConfigError: one has no such name, or there is no folder to save to.
+    """
+    for name in options:
+        if name not in SavingOptions.__annotations__:
+            known = (*SavingOptions.__annotations__, "save_directory")
+            raise ConfigError(
+                f"compress() has no argument {shorten(name)}.{did_you_mean(name, known)} It takes save_directory and, "
+                f"for what is saved there, {' and '.join(SavingOptions.__annotations__)}."
+            )
+        if folder is None:
+            raise ConfigError(f"{name} says how a checkpoint is saved, and none will be. Name a save_directory.")
 
 
 class Savable(Protocol):

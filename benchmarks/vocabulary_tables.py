@@ -39,8 +39,8 @@ def section() -> str:
             table.append(["", row["text"], f"{row['tokens_after']:,}", size, *read(row), f"{row['difference']:.1g}"])
     headings = ("", "trimmed to", "tokens", "MiB of weights", *others, "largest difference of a logit")
     text = (
-        "Other texts: the share of their tokens that stay the same, and how many more tokens they have. The difference\n"
-        "is that of the logits of tokens that stay, in float32, on books that both vocabularies spell alike.\n\n"
+        "Other texts: the share of their tokens that stay the same, and how many more they have. The difference is\n"
+        "that of the logits of tokens that stay, in float32, on books that both vocabularies spell alike.\n\n"
     )
     return f"{text}{markdown(headings, table)}\n{machine(rows)}".replace("## Machine", "### Machine")
 

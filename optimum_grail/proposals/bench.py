@@ -120,14 +120,15 @@ class Bench:
             1e-3 + before.abs().max()
         )
 
-    def shaken(self, path: str, rows: Tensor) -> Move:
-        """A move that adds large noise to the features ``rows`` (bool ``[features]``) of what ``path`` puts out."""
+    def shaken(self, path: str, rows: Tensor, strength: float = 1.0) -> Move:
+        """A move that adds large noise to the features ``rows`` (bool ``[features]``) of what ``path`` puts out;
+        ``strength`` multiplies it."""
         axis = feature_axis(self.block.get_submodule(path))
 
         def move(output: Tensor) -> Tensor:
             """The same noise at every call."""
             noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(7), dtype=output.dtype)
-            size = 3 * output.abs().mean() + 0.1
+            size = strength * (3 * output.abs().mean() + 0.1)
             return output + (noise * size).movedim(axis, -1).mul(rows.to(output.dtype)).movedim(-1, axis)
 
         return move

@@ -19,6 +19,8 @@ from optimum_grail.models.matrix import columns, is_channelwise, is_norm, rows
 from optimum_grail.proposals.bench import Bench
 
 MOST_PARTS = 3
+PUSHES = (1.0, 10.0, -10.0)
+"""How hard units are pushed in turn, until all that should have moved have."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,23 @@ def by_unit(bench: Bench, source: str, owners: Tensor, consumer: str, span: int 
         for bit in bits
         for sign in (lambda unit, b=bit: unit >> b & 1 == 1, lambda unit, b=bit: unit >> b & 1 == 0)
     ):
-        seen = bench.run({source: bench.shaken(source, chosen(owners) & (owners >= 0))}, frozen=True)
-        changed = bench.changed(consumer, seen).view(-1, span)
-        if not torch.equal(changed.any(1), chosen(units.view(-1, span)[:, 0])):
+        if not _moves_just(bench, source, chosen(owners) & (owners >= 0), consumer, chosen(units), span):
             return False
     return True
+
+
+def _moves_just(bench: Bench, source: str, moved: Tensor, consumer: str, expected: Tensor, span: int) -> bool:
+    """Whether moving some rows of ``source`` moves the expected features of ``consumer``, one of a unit's at least, and
+    no others. Units that seem at rest are pushed harder, both ways: a ReLU may have hidden them."""
+    wanted, changed = expected.view(-1, span)[:, 0], torch.zeros_like(expected.view(-1, span)[:, 0])
+    for strength in PUSHES:
+        seen = bench.run({source: bench.shaken(source, moved, strength)}, frozen=True)
+        changed |= bench.changed(consumer, seen).view(-1, span).any(1)
+        if torch.equal(changed, wanted):
+            return True
+        if (changed & ~wanted).any():
+            return False
+    return False
 
 
 def rows_of(bench: Bench, source: Rows, units: int) -> Tensor:

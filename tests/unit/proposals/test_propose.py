@@ -193,3 +193,29 @@ def test_a_feed_forward_pair_in_a_plain_block():
     assert propose(Net(Block(), Block()), TOKENS).spec.groups[0] == replace(
         Mlp(("up",), "down", "@block"), stage=0, accepts=propose(Net(Block(), Block()), TOKENS).spec.groups[0].accepts
     )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_units_at_rest_are_pushed_harder(seed: int) -> None:
+    """Of 192 units behind a ReLU some rest on all four samples, and a push may leave them there."""
+    torch.manual_seed(seed)
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(16, 64), nn.Linear(64, 16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.down(torch.relu(self.up(x)))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(Block() for _ in range(3))
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            for block in self.blocks:
+                pixel_values = block(pixel_values)
+            return pixel_values
+
+    assert len(propose(Net(), {"pixel_values": torch.randn(4, 16)}).spec.groups) == 1

@@ -14,13 +14,18 @@ from _common import environment, write_results
 
 from optimum_grail import check_map
 from optimum_grail.architectures import ARCHITECTURES
-from optimum_grail.core.spec import ArchitectureSpec, Conv, Experts, GroupSpec, Heads
+from optimum_grail.core.spec import ArchitectureSpec, Conv, ExpertChannels, Experts, GroupSpec, Heads
 from optimum_grail.models.hook import install
 
 
 def kind_of(group: GroupSpec) -> str:
-    """``"heads"``, ``"mlp"``, ``"conv"`` or ``"experts"``."""
-    kinds: dict[type, str] = {Heads: "heads", Conv: "conv", Experts: "experts"}
+    """``"heads"``, ``"mlp"``, ``"conv"``, ``"experts"`` or ``"expert-channels"``."""
+    kinds: dict[type, str] = {
+        Heads: "heads",
+        Conv: "conv",
+        Experts: "experts",
+        ExpertChannels: "expert-channels",
+    }
     return kinds.get(type(group), "mlp")
 
 

@@ -1,16 +1,24 @@
-"""Mixtures of experts: whole routed experts can go, heads, layers without experts, an expert that all tokens pass."""
+"""Mixtures of experts: whole routed experts can go, channels inside them, heads, layers without experts, an expert that
+all tokens pass."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from optimum_grail.architectures._tiny import GROUPED, WIDE_HEADS, tiny
 from optimum_grail.architectures.llama import HEADS, LLAMA
-from optimum_grail.core.spec import Experts, Mlp, always, never
+from optimum_grail.core.groups import EXPERT_STEP
+from optimum_grail.core.spec import ExpertChannels, Experts, Mlp, always, never
 
-CHANNELS = "Channels inside routed experts stay; whole experts can go (--experts, --expert-sparsity)."
+INSIDE = "All of them are inside routed experts (--expert-ffn-sparsity)."
+SHARED = (
+    "The width of the experts that all tokens pass is made from the same number of the config, so that it cannot say "
+    "another one for the routed experts alone."
+)
 LATENT = "Keys and values of all heads come from one latent vector, and the map knows no such heads."
-FEW = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+FEW = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 FREE_HEADS = replace(HEADS, accepts=always)
 EXPERTS = Experts(
     router="mlp.gate",
@@ -18,6 +26,26 @@ EXPERTS = Experts(
     chosen="mlp.gate.top_k",
     attributes=("mlp.gate.num_experts", "mlp.experts.num_experts"),
 )
+
+
+def eights(config: Any, values: Mapping[str, int]) -> bool:
+    """Widths that the kernels of experts take."""
+    return all(value % EXPERT_STEP == 0 for value in values.values())
+
+
+def channels(experts: Experts, field: str = "moe_intermediate_size", width: str = "intermediate_dim") -> ExpertChannels:
+    """The channels inside ``experts``: the config field and the bank's attribute that say how many there are."""
+    return ExpertChannels(
+        bank=experts.bank,
+        chosen=experts.chosen,
+        attributes=(f"{experts.bank}.{width}",),
+        field=field,
+        accepts=eights,
+        factor=experts.factor,
+        holds=experts.holds,
+    )
+
+
 DENSE_MLP = Mlp(
     produce=("mlp.gate_proj", "mlp.up_proj"),
     consume="mlp.down_proj",
@@ -29,15 +57,16 @@ SOME_EXPERTS = replace(EXPERTS, holds="mlp.experts")
 QWEN3_MOE = replace(
     LLAMA,
     model_types=("qwen3_moe",),
-    groups=(FREE_HEADS, DENSE_MLP, SOME_EXPERTS),
+    groups=(FREE_HEADS, DENSE_MLP, SOME_EXPERTS, channels(SOME_EXPERTS)),
     example=tiny("Qwen3MoeForCausalLM", **WIDE_HEADS, **FEW),
-    impossible={"mlp": CHANNELS},
+    impossible={"mlp": INSIDE},
 )
+LOCAL_EXPERTS = replace(EXPERTS, field="num_local_experts")
 MIXTRAL = replace(
     QWEN3_MOE,
     model_types=("mixtral",),
-    groups=(replace(FREE_HEADS, bias_flag=None), replace(EXPERTS, field="num_local_experts")),
-    example=tiny("MixtralForCausalLM", **{**WIDE_HEADS, "intermediate_size": 12}, num_local_experts=4),
+    groups=(replace(FREE_HEADS, bias_flag=None), LOCAL_EXPERTS, channels(LOCAL_EXPERTS, "intermediate_size")),
+    example=tiny("MixtralForCausalLM", **{**WIDE_HEADS, "intermediate_size": 16}, num_local_experts=4),
 )
 QWEN2_MOE = replace(
     QWEN3_MOE,
@@ -54,26 +83,29 @@ QWEN2_MOE = replace(
             holds="mlp.experts",
         ),
         SOME_EXPERTS,
+        channels(SOME_EXPERTS),
     ),
-    example=tiny("Qwen2MoeForCausalLM", **WIDE_HEADS, **FEW, shared_expert_intermediate_size=24),
+    example=tiny("Qwen2MoeForCausalLM", **WIDE_HEADS, **FEW, shared_expert_intermediate_size=20),
+)
+GRANITE_EXPERTS = Experts(
+    router="block_sparse_moe.router",
+    bank="block_sparse_moe.experts",
+    chosen="block_sparse_moe.router.top_k",
+    field="num_local_experts",
+    attributes=("block_sparse_moe.router.num_experts", "block_sparse_moe.experts.num_experts"),
+    factor="residual_multiplier",
 )
 GRANITEMOE = replace(
     QWEN3_MOE,
     model_types=("granitemoe",),
     groups=(
         replace(FREE_HEADS, factor="residual_multiplier"),
-        Experts(
-            router="block_sparse_moe.router",
-            bank="block_sparse_moe.experts",
-            chosen="block_sparse_moe.router.top_k",
-            field="num_local_experts",
-            attributes=("block_sparse_moe.router.num_experts", "block_sparse_moe.experts.num_experts"),
-            factor="residual_multiplier",
-        ),
+        GRANITE_EXPERTS,
+        channels(GRANITE_EXPERTS, "intermediate_size"),
     ),
     example=tiny(
         "GraniteMoeForCausalLM",
-        **{**WIDE_HEADS, "intermediate_size": 12},
+        **{**WIDE_HEADS, "intermediate_size": 16},
         num_local_experts=4,
         residual_multiplier=0.4,
         attention_multiplier=0.3,
@@ -83,24 +115,25 @@ NORMED_HEADS = replace(HEADS, channelwise=("self_attn.q_norm", "self_attn.k_norm
 OLMOE = replace(
     QWEN3_MOE,
     model_types=("olmoe",),
-    groups=(NORMED_HEADS, EXPERTS),
-    example=tiny("OlmoeForCausalLM", **{**GROUPED, "intermediate_size": 12}, num_experts=4, num_experts_per_tok=2),
+    groups=(NORMED_HEADS, EXPERTS, channels(EXPERTS, "intermediate_size")),
+    example=tiny("OlmoeForCausalLM", **{**GROUPED, "intermediate_size": 16}, num_experts=4, num_experts_per_tok=2),
+)
+GPT_OSS_EXPERTS = replace(
+    LOCAL_EXPERTS,
+    router="mlp.router",
+    chosen="mlp.router.top_k",
+    attributes=("mlp.router.num_experts", "mlp.experts.num_experts"),
 )
 GPT_OSS = replace(
     QWEN3_MOE,
     model_types=("gpt_oss",),
     groups=(
         replace(FREE_HEADS, tables=(("self_attn.sinks", 0),)),
-        replace(
-            EXPERTS,
-            router="mlp.router",
-            chosen="mlp.router.top_k",
-            field="num_local_experts",
-            attributes=("mlp.router.num_experts", "mlp.experts.num_experts"),
-        ),
+        GPT_OSS_EXPERTS,
+        channels(GPT_OSS_EXPERTS, "intermediate_size", "intermediate_size"),
     ),
     example=tiny(
-        "GptOssForCausalLM", **{**WIDE_HEADS, "intermediate_size": 12}, num_local_experts=4, num_experts_per_tok=2
+        "GptOssForCausalLM", **{**WIDE_HEADS, "intermediate_size": 16}, num_local_experts=4, num_experts_per_tok=2
     ),
 )
 ROUTED = {
@@ -118,6 +151,7 @@ GLM4_MOE = replace(
     model_types=("glm4_moe",),
     groups=(replace(FREE_HEADS, bias_flag=None), DENSE_MLP, UNGROUPED),
     example=tiny("Glm4MoeForCausalLM", **WIDE_HEADS, **ROUTED),
+    impossible={"expert-channels": SHARED},
     depth_field=None,  # the first layers have no experts, and the config counts them
 )
 LATENTS = {
@@ -135,7 +169,7 @@ DEEPSEEK_V3 = replace(
     model_types=("deepseek_v3",),
     groups=(DENSE_MLP, UNGROUPED),
     example=tiny("DeepseekV3ForCausalLM", **GROUPED | LATENTS),
-    impossible={"mlp": CHANNELS, "heads": LATENT},
+    impossible={"expert-channels": SHARED, "heads": LATENT},
     depth_field=None,
 )
 DEEPSEEK_V2 = replace(
@@ -164,30 +198,27 @@ EXAONE_MOE = replace(
         num_shared_experts=1,
     ),
 )
+PHI_EXPERTS = replace(GPT_OSS_EXPERTS, attributes=("mlp.experts.num_experts",))
 PHIMOE = replace(
     MIXTRAL,
     model_types=("phimoe",),
     groups=(
         FREE_HEADS,
-        replace(
-            EXPERTS,
-            router="mlp.router",
-            chosen="mlp.router.top_k",
-            field="num_local_experts",
-            attributes=("mlp.experts.num_experts",),
-        ),
+        PHI_EXPERTS,
+        channels(PHI_EXPERTS, "intermediate_size"),
     ),
-    example=tiny("PhimoeForCausalLM", **{**WIDE_HEADS, "intermediate_size": 12}, num_local_experts=4),
+    example=tiny("PhimoeForCausalLM", **{**WIDE_HEADS, "intermediate_size": 16}, num_local_experts=4),
 )
 MINIMAX_M2 = replace(
     OLMOE,
     model_types=("minimax_m2",),
     groups=(
         replace(NORMED_HEADS, bias_flag=None),
-        replace(EXPERTS, field="num_local_experts", beside=(("mlp.e_score_correction_bias", 0),)),
+        replace(LOCAL_EXPERTS, beside=(("mlp.e_score_correction_bias", 0),)),
+        channels(LOCAL_EXPERTS, "intermediate_size"),
     ),
     example=tiny(
-        "MiniMaxM2ForCausalLM", **{**WIDE_HEADS, "intermediate_size": 12}, num_local_experts=4, num_experts_per_tok=2
+        "MiniMaxM2ForCausalLM", **{**WIDE_HEADS, "intermediate_size": 16}, num_local_experts=4, num_experts_per_tok=2
     ),
 )
 ERNIE_MOE = replace(

@@ -23,7 +23,7 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
     tensors: dict[str, torch.Tensor] = {}
     groups: dict[str, Any] = {}
     for name, item in plan.items():
-        if item.group.producers:  # of a classifier nothing goes
+        if item.group.kind != "classifier":  # of that nothing goes
             tensors[f"{name}.assignment"] = item.reduction.assignment.cpu().contiguous()
         if not item.reduction.is_selection:
             tensors[f"{name}.weight"] = item.reduction.weight.cpu().contiguous()
@@ -33,7 +33,7 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
         groups[name] = {
             "kind": item.group.kind,
             "units": item.group.units,
-            "kept": item.reduction.slots,
+            "kept": item.slots,
             "diagnostics": dict(item.diagnostics),
         }
         if item.inside is not None:

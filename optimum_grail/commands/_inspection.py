@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.core.groups import IN_BANKS, ChannelGroup
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.resolve import resolve
@@ -36,7 +36,7 @@ def inspect_model(model: nn.Module) -> dict[str, Any]:
             row = rows.setdefault(key, _family(stack.name, group, model, layout))
             row["groups"] += 1
             row["parameters"] += group.cost * group.units
-            if group.kind != "experts":  # a sparsity leaves them as they are
+            if group.kind not in IN_BANKS:  # a sparsity leaves them as they are
                 narrowest[group.name] = min((*row["expressible"], group.units))  # none: the table gave it this width
     return {
         "class": type(model).__name__,
@@ -63,6 +63,8 @@ def _impossible(stack: Stack, layout: Layout) -> list[dict[str, str]]:
 def _step(group: ChannelGroup) -> int:
     if group.kind == "experts":  # they are matrices of their own
         return 1
+    if group.kind == "expert-channels":
+        return ALIGNED
     return math.lcm(*(ALIGNED // math.gcd(ALIGNED, port.span) for port in (*group.producers, group.consumer)))
 
 
@@ -82,7 +84,7 @@ def _family(stack: str, group: ChannelGroup, model: nn.Module, layout: Layout) -
         "parameters": 0,
         "quantizer_step": _step(group),
         "expressible": [
-            n for n in range(max(group.chosen, 1), group.units + 1) if expressible(model, layout, group, n)
+            n for n in range(max(group.fewest, 1), group.units + 1) if expressible(model, layout, group, n)
         ],
     }
 

@@ -24,7 +24,8 @@ from optimum_grail.commands._shared import (
     describe,
     session,
 )
-from optimum_grail.config.options import BUDGETS, BY_NAME, OPTIONS, OVERRIDES
+from optimum_grail.config.budgets import BUDGETS
+from optimum_grail.config.options import BY_NAME, OPTIONS, OVERRIDES
 from optimum_grail.config.presets import presets
 from optimum_grail.config.spelling import DESCRIBED, parse_method
 from optimum_grail.errors import ConfigError

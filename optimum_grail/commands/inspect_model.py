@@ -20,7 +20,13 @@ from optimum_grail.errors import ConfigError
 
 LISTED = 12
 HEADINGS = ("what", "layers", "in each", "parameters", "multiples\nof", "plain\ntransformers")
-KINDS = {"heads": "heads", "mlp": "FFN channels", "conv": "conv channels", "experts": "experts"}
+KINDS = {
+    "heads": "heads",
+    "mlp": "FFN channels",
+    "conv": "conv channels",
+    "experts": "experts",
+    "expert-channels": "channels in experts",
+}
 EXAMPLES = """\
   optimum-cli grail inspect -m meta-llama/Llama-3.2-1B
   optimum-cli grail inspect -m my-model --json        every group with its modules

@@ -19,7 +19,8 @@ from optimum_grail.commands._shared import (
     reader,
     session,
 )
-from optimum_grail.config.options import BUDGETS, BY_NAME, OPTIONS
+from optimum_grail.config.budgets import BUDGETS
+from optimum_grail.config.options import BY_NAME, OPTIONS
 from optimum_grail.config.presets import DEFAULT_PRESET
 
 if TYPE_CHECKING:

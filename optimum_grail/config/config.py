@@ -13,8 +13,9 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from optimum_grail.config.budgets import BUDGETS, TARGETS
 from optimum_grail.config.building import build_allocation, build_expert_selector, build_method
-from optimum_grail.config.options import BUDGETS, BY_NAME, DEFAULT_SPARSITY, OPTIONS, OVERRIDES, TARGETS
+from optimum_grail.config.options import BY_NAME, DEFAULT_SPARSITY, OPTIONS, OVERRIDES
 from optimum_grail.config.presets import get_preset
 from optimum_grail.config.recipe import CONFIG_FILE, METHOD, read_recipe, split_keys, stamped
 from optimum_grail.config.sizes import check_sizes
@@ -43,6 +44,7 @@ class GrailConfig(QuantizationConfigMixin):
         head_dim_sparsity: instead of ``sparsity``: fraction of the dimensions inside every head that goes.
         channel_sparsity: instead of ``sparsity``: fraction of the convolutions' inner channels that goes.
         expert_sparsity, experts: likewise: fraction of a mixture's experts that goes, or how many stay.
+        expert_ffn_sparsity: likewise: fraction of the channels inside each expert that goes.
         target_parameters: instead of a fraction: parameters of the whole model afterwards; a whole number or words such
             as ``"100M"``.
         target_bytes: instead of a fraction: bytes of all weights of the saved model, such as ``"60MB"``.
@@ -98,6 +100,7 @@ class GrailConfig(QuantizationConfigMixin):
         channel_sparsity: float | None = None,
         expert_sparsity: float | None = None,
         experts: int | None = None,
+        expert_ffn_sparsity: float | None = None,
         target_parameters: int | str | None = None,
         target_bytes: int | str | None = None,
         budget: Literal["parameters", "flops", "kv-cache", "latency", "bytes"] | None = None,

@@ -68,6 +68,14 @@ OPTIONS: tuple[Option, ...] = (
         _BUDGET,
     ),
     Option(
+        "expert_ffn_sparsity",
+        "fraction",
+        None,
+        "Fraction of the channels inside each of a mixture's experts that goes, equally many in every expert.",
+        "a number in (0, 1)",
+        _BUDGET,
+    ),
+    Option(
         "target_parameters",
         "parameters",
         None,
@@ -279,10 +287,6 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 BY_NAME: Mapping[str, Option] = MappingProxyType({option.name: option for option in OPTIONS})
-UNIT_BUDGETS = ("ffn_sparsity", "head_sparsity", "head_dim_sparsity", "channel_sparsity", "expert_sparsity", "experts")
-TARGETS: Mapping[str, str] = MappingProxyType({"target_parameters": "parameters", "target_bytes": "bytes"})
-"""Sizes of the whole model, and the budget that counts them."""
-BUDGETS: tuple[str, ...] = ("sparsity", *UNIT_BUDGETS, *TARGETS)
 DEFAULT_SPARSITY = 0.2
 OVERRIDES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {

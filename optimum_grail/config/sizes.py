@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from optimum_grail.config.options import BUDGETS, TARGETS, UNIT_BUDGETS
+from optimum_grail.config.budgets import BUDGETS, TARGETS, UNIT_BUDGETS
 from optimum_grail.errors import ConfigError
 
 
@@ -34,7 +34,8 @@ def check_sizes(values: Mapping[str, Any]) -> None:
                 f"{target}={given[target]} and budget={values['budget']} contradict each other: a size is counted in "
                 f"{budget}. Leave budget out, or give sparsity, which is a fraction of it."
             )
-    _check_experts(values["experts"], values["expert_sparsity"], values["round_to"] or 1)
+    meant = values["expert_ffn_sparsity"] is None  # else it is the channels that are rounded
+    _check_experts(values["experts"], values["expert_sparsity"], (meant and values["round_to"]) or 1)
 
 
 def _check_experts(experts: int | None, sparsity: float | None, round_to: int) -> None:

@@ -208,7 +208,9 @@ class Allocation(Method):
 
     def least(self, kind: str, units: int) -> int:
         """Fewest units that a group of ``kind`` with ``units`` units may keep."""
-        floor = {"heads": self.min_heads, "mlp": self.min_ffn, "experts": 1}.get(kind, self.min_channels)
+        floor = {"heads": self.min_heads, "mlp": self.min_ffn, "expert-channels": self.min_ffn, "experts": 1}.get(
+            kind, self.min_channels
+        )
         return min(math.ceil(floor * units) if isinstance(floor, float) else floor, units)
 
     def protected(self, layers: int) -> frozenset[int]:

@@ -9,7 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-GroupKind = Literal["mlp", "heads", "conv", "experts", "classifier"]
+GroupKind = Literal["mlp", "heads", "conv", "experts", "expert-channels", "classifier"]
+IN_BANKS = frozenset({"experts", "expert-channels"})
+"""Kinds of groups whose consumer holds all experts of a layer: nothing is measured of them before the fit."""
+EXPERT_STEP = 8
+"""Widths inside experts are multiples of it: transformers multiplies all experts at once, by kernels that want every
+row of a matrix to begin at a multiple of 16 bytes, in two bytes per number too."""
 Side = Literal["out", "in"]
 
 
@@ -119,9 +124,9 @@ class ChannelGroup:
 
     Args:
         name: unique within the model, for example ``"model.layers.0.mlp"``.
-        kind: ``"mlp"``, ``"heads"``, ``"conv"`` or ``"experts"``; ``"classifier"``: a layer after the blocks, which
-            only a fit has.
-        units: how many units there are (channels, KV groups, filters, experts).
+        kind: ``"mlp"``, ``"heads"``, ``"conv"``, ``"experts"`` or ``"expert-channels"``; ``"classifier"``: a layer
+            after the blocks, which only a fit has.
+        units: how many units there are (channels, KV groups, filters, experts; channels inside one expert).
         producers: the strips whose rows go (channelwise modules included).
         consumer: the strip whose columns go.
         block: path of the repeated block that owns the group.
@@ -143,7 +148,9 @@ class ChannelGroup:
         inside: how the heads can shrink inside; ``None``: they cannot.
         fields: config field (or, for tables only, local name) and its elements per unit.
         attributes: path of an integer module attribute that follows the width, and its elements per unit.
-        chosen: of experts, how many the router chooses for a token.
+        chosen: of experts and their channels, how many experts the router chooses for a token.
+        copies: of channels inside experts, how many experts have so many of their own; 1 elsewhere. A reduction then
+            has the units of all of them, expert after expert.
     """
 
     name: str
@@ -168,6 +175,7 @@ class ChannelGroup:
     tables: tuple[HeadTable, ...] = ()
     arguments: tuple[HeadArgument, ...] = ()
     chosen: int = 0
+    copies: int = 1
     inside: RotaryHeads | None = None
 
     def resized(self, size: int) -> ChannelGroup:
@@ -199,6 +207,11 @@ class ChannelGroup:
             return replace(port, offset=port.offset - sum(gone * each.span for each in ahead))
 
         return replace(self, units=slots, producers=tuple(moved(port) for port in self.producers))
+
+    @property
+    def step(self) -> int:
+        """By how many units a width that runs differs from another: :data:`EXPERT_STEP` inside experts."""
+        return EXPERT_STEP if self.kind == "expert-channels" else 1
 
     @property
     def fewest(self) -> int:

@@ -43,6 +43,16 @@ class GroupPlan:
     refitted: bool = False
     inside: HeadReduction | None = None
 
+    @property
+    def copies(self) -> int:
+        """How many experts the reduction is of, where every one has units of its own; else 1."""
+        return len(self.reduction.assignment) // self.group.units if self.group.copies > 1 else 1
+
+    @property
+    def slots(self) -> int:
+        """Units kept, by each expert where every one has its own."""
+        return self.reduction.slots // max(self.copies, 1)
+
 
 class Plan(Mapping[str, GroupPlan]):
     """Group name to :class:`GroupPlan`, in the order of the model; immutable."""
@@ -62,4 +72,4 @@ class Plan(Mapping[str, GroupPlan]):
     @property
     def widths(self) -> dict[str, int]:
         """Units kept per group."""
-        return {name: plan.reduction.slots for name, plan in self._groups.items()}
+        return {name: plan.slots for name, plan in self._groups.items()}

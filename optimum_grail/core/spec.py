@@ -12,24 +12,13 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from optimum_grail.core.groups import AT_OUTPUT, HeadArgument, Stream
-
-StockAccepts = Callable[[Any, Mapping[str, int]], bool]
-"""``(config, new field values) -> bool``: whether the stock config class takes these values."""
-
-
-Conditions = tuple[tuple[str, object], ...]
-"""Config fields, each with the value that it must have; empty: no condition."""
-
-
-def always(config: Any, values: Mapping[str, int]) -> bool:
-    """The stock config takes any value."""
-    return True
-
-
-def never(config: Any, values: Mapping[str, int]) -> bool:
-    """The stock config cannot say this width: it goes to the per-layer table."""
-    return False
+from optimum_grail.core.conditions import Conditions as Conditions
+from optimum_grail.core.conditions import StockAccepts as StockAccepts
+from optimum_grail.core.conditions import always as always
+from optimum_grail.core.conditions import never as never
+from optimum_grail.core.expert_spec import ExpertChannels as ExpertChannels
+from optimum_grail.core.expert_spec import Experts as Experts
+from optimum_grail.core.groups import HeadArgument, Stream
 
 
 @dataclass(frozen=True)
@@ -202,54 +191,7 @@ class Conv:
     holds: str | None = None
 
 
-@dataclass(frozen=True)
-class Experts:
-    """Experts among which a router chooses for every token; the unit is a whole expert, with its row of the router.
-
-    What is not told here is told at :class:`Mlp`. All layers keep equally many, so that the stock config can say it.
-
-    Args:
-        router: path of the module that scores experts; whatever it holds has one row or element per expert.
-        bank: path of the module that holds all experts, one behind the other along the first axis of each of its
-            parameters, as transformers does: ``gate_up_proj`` or ``up_proj``, and ``down_proj``.
-        chosen: path of the integer attribute that says how many experts a token goes through.
-        attributes: paths of integer attributes equal to the number of experts.
-        beside: path of a parameter or buffer outside the router, and its axis that has one element per expert: what
-            corrects its choice.
-        mixes: always ``True``: where some go, tokens are routed anew and others feel it.
-    """
-
-    router: str
-    bank: str
-    chosen: str
-    stream: Stream = AT_OUTPUT
-    field: str = "num_experts"
-    attributes: tuple[str, ...] = ()
-    accepts: StockAccepts = always
-    factor: str | None = None
-    name: str = "experts"
-    stage: int = 2
-    block_class: str | None = None
-    within: str | None = None
-    when: Conditions = ()
-    holds: str | None = None
-    beside: tuple[tuple[str, int], ...] = ()
-    channelwise: tuple[str, ...] = ()
-    mixes: bool = True
-    uniform: bool = True
-
-    @property
-    def produce(self) -> tuple[Rows, ...]:
-        """What has a row per expert."""
-        return (self.router,)
-
-    @property
-    def consume(self) -> str:
-        """What puts out the sum over experts."""
-        return self.bank
-
-
-GroupSpec = Mlp | Heads | Conv | Experts
+GroupSpec = Mlp | Heads | Conv | Experts | ExpertChannels
 
 
 @dataclass(frozen=True)
@@ -278,8 +220,8 @@ class ArchitectureSpec:
         classifiers: paths from the root of linear layers that read what leaves the blocks (classifiers, projections);
             those that the model has are refitted last.
         impossible: what of the family cannot shrink, and why: kind of group (``"heads"``, ``"mlp"``, ``"conv"``,
-            ``"experts"``) to one sentence for users. Where a model of the family has groups of that kind
-            all the same, nothing is said.
+            ``"experts"``, ``"expert-channels"``) to one sentence for users. Where a model of the family has groups of
+            that kind all the same, nothing is said.
     """
 
     model_types: tuple[str, ...]

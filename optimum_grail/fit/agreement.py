@@ -15,12 +15,13 @@ def check_shareable(methods: Methods, ranks: Ranks) -> None:
     """Refuse, before anything is measured, methods whose rows several processes cannot share.
 
     Raises:
-        ConfigError: the selector trains every block on one sample after the other, or experts of a mixture go.
+        ConfigError: the selector trains every block on one sample after the other, or experts of a mixture, or
+            channels inside them, go.
     """
-    if ranks.count > 1 and methods.expert_selector is not None:
+    if ranks.count > 1 and methods.in_banks:
         raise ConfigError(
             "Several processes cannot share the rows that are sent to the experts of a mixture yet. Run one process, "
-            "or leave --experts and --expert-sparsity out."
+            "or leave --experts, --expert-sparsity and --expert-ffn-sparsity out."
         )
     if ranks.count > 1 and methods.selector.tuning_rounds:
         raise ConfigError(

@@ -24,7 +24,7 @@ from optimum_grail.errors import ConfigError
 from optimum_grail.fit.ahead import narrow_ahead_
 from optimum_grail.fit.methods import Methods
 from optimum_grail.models.banks import width_of
-from optimum_grail.models.matrix import rows
+from optimum_grail.models.matrix import columns, rows
 from optimum_grail.models.surgery import apply_
 from optimum_grail.streams.blocks import BlockRun
 from optimum_grail.streams.expert_collect import ExpertCollector
@@ -82,9 +82,20 @@ class ExpertFit:
         unfolded = copy.deepcopy(run.block)
         problem = problem_of(self.model, group, None, self.seed)
         shape = narrow_ahead_(self.model, group, selection.reduction, problem)
-        refit_ = self._together_ if together(self.model, shape) else self._one_by_one_
-        told = refit_(run, shape, replace(wanted, features=True), unfolded)
+        told = self.refit_(run, shape, wanted, unfolded)
         return self._plan(group, selection, {**_told(routing, selection, problem.span), **told})
+
+    def refit_(self, run: BlockRun, shape: ChannelGroup, wanted: Wanted, unfolded: nn.Module) -> Mapping[str, Any]:
+        """Refit the experts that are left, together or one by one, and return what is worth telling.
+
+        Args:
+            run: the block that holds them, narrowed already.
+            shape: the experts as they are now.
+            wanted: what is compared between the two streams.
+            unfolded: a copy of the block from before it was narrowed.
+        """
+        refit_ = self._together_ if together(self.model, shape) else self._one_by_one_
+        return refit_(run, shape, replace(wanted, features=True), unfolded)
 
     def _together_(self, run: BlockRun, shape: ChannelGroup, wanted: Wanted, unfolded: nn.Module) -> Mapping[str, Any]:
         """Refit all experts at once, as one consumer of all their features."""
@@ -168,15 +179,16 @@ class ExpertFit:
 
 
 def together(model: nn.Module, group: ChannelGroup) -> bool:
-    """Whether the experts of ``group`` are few and narrow enough to be refitted all at once."""
-    return group.units * width_of(model.get_submodule(group.consumer.module)) <= TOGETHER
+    """Whether the experts of a layer are few and narrow enough to be refitted all at once."""
+    bank = model.get_submodule(group.consumer.module)
+    return columns(bank) * width_of(bank) <= TOGETHER
 
 
 def experts_at_once(model: nn.Module, group: ChannelGroup) -> int:
     """How many experts' sums fit into :data:`SHARE_BYTES`, at least one."""
     bank = model.get_submodule(group.consumer.module)
     width = width_of(bank)
-    return min(group.units, max(1, SHARE_BYTES // (2 * 8 * width * (width + 2 * rows(bank)))))
+    return min(columns(bank), max(1, SHARE_BYTES // (2 * 8 * width * (width + 2 * rows(bank)))))
 
 
 def _told(routing: Routing | None, selection: Selection, width: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from optimum_grail.core.groups import AT_OUTPUT, ChannelGroup
+from optimum_grail.core.groups import AT_OUTPUT, IN_BANKS, ChannelGroup
 from optimum_grail.core.moments import Statistics
 from optimum_grail.core.plan import GroupPlan, Plan
 from optimum_grail.core.problem import GroupProblem, Selection
@@ -21,6 +21,7 @@ from optimum_grail.data.portion import Portion
 from optimum_grail.fit.agreement import agreed
 from optimum_grail.fit.ahead import features_alone, narrow_ahead_, select, shrink_ahead_, shrinks
 from optimum_grail.fit.classifier import classifiers_of, refit_classifiers_
+from optimum_grail.fit.expert_channels import ChannelFit
 from optimum_grail.fit.experts import ExpertFit
 from optimum_grail.fit.methods import Methods
 from optimum_grail.fit.record import Record, Unrecorded
@@ -169,7 +170,7 @@ class FitRun:
             behind = drifted or (not joint and any(other.stage < group.stage for other in touched))
             behind = behind or (cut and group.stream == AT_OUTPUT)
             goes = self.widths[group.name] < group.units or shrinks(group, self.pairs)
-            behind = behind and group.kind != "experts"  # refitted only where some went
+            behind = behind and group.kind not in IN_BANKS  # refitted only where some went
             if group.units and (goes or (self.methods.refits and behind)):  # 0: an earlier run left nothing of it
                 touched.append(group)
             else:
@@ -210,7 +211,7 @@ class FitRun:
             if path in self.record.done_(stack, None):
                 return self._restored_(path, groups)
             made = [
-                self._experts_(group, None) if group.kind == "experts" else self._group_(group, group, None)
+                self._experts_(group, None) if group.kind in IN_BANKS else self._group_(group, group, None)
                 for group in groups
             ]
             plans = agreed(self._rows.ranks, self.model, path, made)
@@ -229,7 +230,7 @@ class FitRun:
         Folded features are no function of the unfolded ones, nor are those that a norm over all units has mixed. These
         groups are narrowed before anything is measured.
         """
-        if stage[0].kind == "experts":
+        if stage[0].kind in IN_BANKS:
             return [self._experts_(group, (run, wanted)) for group in stage]
         wants, apart = "block-gradients" in self.methods.needs, "held-out" in self.methods.needs
         ranks = run.batches.ranks
@@ -260,7 +261,8 @@ class FitRun:
         return refit_(self.model, run, plans, again, self.methods, self.seed)
 
     def _experts_(self, group: ChannelGroup, at: tuple[BlockRun, Wanted] | None) -> GroupPlan:
-        fit, keep = ExpertFit(self.model, self.methods, self.seed), self.widths[group.name]
+        fitting = ExpertFit if group.kind == "experts" else ChannelFit
+        fit, keep = fitting(self.model, self.methods, self.seed), self.widths[group.name]
         plan = fit.data_free_(group, keep) if at is None else fit.compress_(at[0], group, keep, at[1])
         self.progress.update(1, group.name)
         return plan

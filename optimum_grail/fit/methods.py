@@ -15,6 +15,8 @@ from optimum_grail.refits.none import NoRefit
 from optimum_grail.streams.probe import Wanted
 from optimum_grail.survey.survey import signals_of
 
+GRADIENTS = frozenset({"mask-gradients", "block-gradients"})
+LAST = {"experts": 1, "expert-channels": 2}
 WithinBlock = Literal["sequential", "joint"]
 
 
@@ -31,6 +33,7 @@ class Methods:
         refit: changes the producers that are left.
         inside: whether heads lose dimensions inside, which asks for data whatever the others do.
         expert_selector: chooses experts of a mixture; ``None``: all of them stay.
+        expert_channels: whether channels inside experts go, which the selector chooses.
     """
 
     selector: Selector
@@ -40,12 +43,19 @@ class Methods:
     refit: Refit = field(default_factory=NoRefit)
     inside: bool = False
     expert_selector: Selector | None = None
+    expert_channels: bool = False
 
     def __post_init__(self) -> None:
         if "routing" in self.selector.needs:
             raise ConfigError(
                 "The selector judges whole experts of a mixture, by how the router chooses among them; heads and "
                 "channels need another. Name it in expert_selector (--expert-selector)."
+            )
+        if self.expert_channels and (self.selector.tuning_rounds or self.selector.needs & GRADIENTS):
+            raise ConfigError(
+                f"{type(self.selector).__name__} judges channels by gradients, which are not measured inside experts "
+                "(--expert-ffn-sparsity). Choose a selector that judges by second moments or weights, such as "
+                "obs, osscar or wanda."
             )
         if self.refit.changes_producers and not self.two_streams:
             raise ConfigError(
@@ -63,17 +73,26 @@ class Methods:
         """
         selector, compensator, allocation, refit = config.methods()
         inside = config.head_dim_sparsity is not None
-        return cls(selector, compensator, allocation, config.within_block, refit, inside, config.expert_method())
+        channels = config.expert_ffn_sparsity is not None
+        chooser = config.expert_method()
+        return cls(selector, compensator, allocation, config.within_block, refit, inside, chooser, channels)
 
     def rehearsed(self) -> Methods:
         """Cheaper ones that compare ways to share a budget: what refits gain hardly depends on that."""
         return replace(self, compensator=self.compensator.rehearsed(), refit=NoRefit())
 
     def stages(self, groups: Sequence[ChannelGroup]) -> list[list[ChannelGroup]]:
-        """The groups of a block, those together that are measured in one pass; experts come last, by themselves."""
+        """The groups of a block, those together that are measured in one pass; experts come last, by themselves, then
+        the channels inside those that are left."""
         joint = self.within_block == "joint"
-        stages = [(g.kind == "experts", 0 if joint else g.stage) for g in groups]
+        stages = [(LAST.get(g.kind, 0), 0 if joint else g.stage) for g in groups]
         return [[g for g, own in zip(groups, stages, strict=True) if own == stage] for stage in sorted(set(stages))]
+
+    @property
+    def in_banks(self) -> frozenset[str]:
+        """Kinds of groups inside mixtures of which units go."""
+        asked = {"experts": self.expert_selector is not None, "expert-channels": self.expert_channels}
+        return frozenset(kind for kind, goes in asked.items() if goes)
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -50,6 +50,58 @@ def parameters_per_expert(bank: nn.Module) -> int:
     return sum(parameter.numel() // max(len(parameter), 1) for parameter in whole)
 
 
+def parameters_per_channel(bank: nn.Module) -> int:
+    """Parameters that one channel of one expert takes along."""
+    width = max(width_of(bank), 1)
+    return sum(channels_first(bank, name, bank.get_parameter(name))[0].numel() // width for name in channelled(bank))
+
+
+def channelled(bank: nn.Module) -> list[str]:
+    """Names of the parameters that hold something per channel: what makes channels, its biases, and what reads them."""
+    names = (*RAISING, *(f"{name}_bias" for name in RAISING), DOWN)
+    return [name for name in names if bank._parameters.get(name) is not None]
+
+
+def channels_first(bank: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """``tensor``, laid out as the parameter ``name`` of ``bank``, as ``[E, I, ...]``: all that each channel of each
+    expert holds there, its gate before its other half. A view."""
+    axis = _channel_axis(bank, name)
+    rows = tensor.movedim(axis, 1)
+    if not name.startswith(RAISING[0]):
+        return rows
+    halves = rows.unflatten(1, (2, -1)) if _is_concatenated(bank) else rows.unflatten(1, (-1, 2))
+    return halves.transpose(1, 2) if _is_concatenated(bank) else halves
+
+
+def channels_back(bank: nn.Module, name: str, channels: Tensor) -> Tensor:
+    """The inverse of :func:`channels_first`, for any number of channels."""
+    if name.startswith(RAISING[0]):
+        channels = (channels.transpose(1, 2) if _is_concatenated(bank) else channels).flatten(1, 2)
+    return channels.movedim(1, _channel_axis(bank, name)).contiguous()
+
+
+def producers_of(bank: nn.Module, expert: int) -> list[Tensor]:
+    """What makes the channels of one expert: float64 ``[I, inputs + bias]``, for the gate and for its other half."""
+    name = next(name for name in RAISING if bank._parameters.get(name) is not None)
+    rows = channels_first(bank, name, bank.get_parameter(name).detach())[expert].double()
+    parts = list(rows.unbind(1)) if name == RAISING[0] else [rows]
+    if bank._parameters.get(f"{name}_bias") is None:
+        return parts
+    bias = channels_first(bank, f"{name}_bias", bank.get_parameter(f"{name}_bias").detach())[expert].double()
+    return [torch.cat([part, own[:, None]], 1) for part, own in zip(parts, bias.reshape(len(rows), -1).T, strict=True)]
+
+
+def _channel_axis(bank: nn.Module, name: str) -> int:
+    if name.endswith("_bias"):
+        return 1
+    return 1 if (name == DOWN) == is_turned(bank) else 2
+
+
+def _is_concatenated(bank: nn.Module) -> bool:
+    """Whether all gates come first (or gate and other half of a channel lie side by side, as in gpt_oss)."""
+    return bool(vars(bank).get("is_concatenated", True))
+
+
 def companions(bank: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """What a bank holds beside ``down_proj``: names and tensors with one slice per expert along the first axis."""
     for name, tensor in (*bank.named_parameters(recurse=False), *bank.named_buffers(recurse=False)):

@@ -20,6 +20,7 @@ from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
 from optimum_grail.core.spec import ArchitectureSpec
 from optimum_grail.errors import ArchitectureError
+from optimum_grail.models.expert_laws import check_channels, every_expert
 from optimum_grail.models.laws import check_depth, check_inside, check_routing, check_streams
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.made_up import inputs_for
@@ -84,6 +85,8 @@ def check_map(spec: ArchitectureSpec, inputs: Mapping[str, Tensor] | None = None
                 narrow = copy.deepcopy(model)
                 apply_(narrow, _plan(narrow, [group], {group.name: keep}))
                 check_routing(model, narrow, group, keep, partial(outputs_of, inputs=given))
+            elif group.kind == "expert-channels":
+                check_channels(model, group, partial(outputs_of, inputs=given))
             else:
                 _check_mask(model, group, given, exact=group.name not in inexact)
         check_streams(model, layout, given)
@@ -125,8 +128,12 @@ def _plan(model: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, T
     """Plain pruning of ``groups`` to the units ``keep``."""
     items = []
     for group in groups:
-        reduction, module = Reduction.prune(group.units, keep[group.name]), model.get_submodule(group.consumer.module)
-        weight = reduction.lift_columns(to_matrix(module), features_per_unit(group, module))
+        module = model.get_submodule(group.consumer.module)
+        if group.kind == "expert-channels":
+            reduction, span = every_expert(model, group, keep[group.name]), 1
+        else:
+            reduction, span = Reduction.prune(group.units, keep[group.name]), features_per_unit(group, module)
+        weight = reduction.lift_columns(to_matrix(module), span)
         items.append(GroupPlan(group, reduction, Readout(weight)))
     return Plan(items)
 
@@ -205,21 +212,23 @@ def _check_loading(model: nn.Module, layout: Layout, inputs: Mapping[str, Tensor
     """Widths that differ between layers, where they may, survive saving and loading to the last bit."""
     small = copy.deepcopy(model)
     keep = {group.name: torch.arange(_free(model, layout, group, place)) for place, group in enumerate(layout.groups)}
-    plan = _plan(small, layout.groups, keep)
-    apply_(small, plan)
+    for inside in (False, True):  # channels of the experts that are left then
+        some = [group for group in layout.groups if (group.kind == "expert-channels") is inside]
+        apply_(small, _plan(small, some, keep))
+    widths = {name: len(kept) for name, kept in keep.items()}
     try:
         expected = outputs_of(small, inputs)
-        again = _reloaded(small, layout, model, plan.widths)
+        again = _reloaded(small, layout, model, widths)
         found = outputs_of(again, inputs)
     except FAILURES as error:
         raise ArchitectureError(
-            f"With the widths {plan.widths} the model cannot be saved, loaded and run, in the code of "
+            f"With the widths {widths} the model cannot be saved, loaded and run, in the code of "
             f"{failing_module(error, small) or type(small).__name__}: {str(error)[:300]}. Correct field, attributes or "
             "pinned of its group."
         ) from error
     if not all(map(torch.equal, found, expected)):
         raise ArchitectureError(
-            f"The model with the widths {plan.widths} puts out something else when it is saved and loaded again. Name "
+            f"The model with the widths {widths} puts out something else when it is saved and loaded again. Name "
             "the numbers that follow the width in attributes, and in pinned the config fields that the class derives."
         )
 
@@ -241,7 +250,8 @@ def _reloaded(small: nn.Module, layout: Layout, dense: nn.Module, widths: Mappin
     kind: Any = type(small)
     with TemporaryDirectory() as folder:
         cast(Any, small).save_pretrained(folder)
-        return cast(nn.Module, kind.from_pretrained(folder).eval())
+        mapped = kind.from_pretrained(folder).eval()
+        return cast(nn.Module, copy.deepcopy(mapped))  # as torch aligns it: files do not, and kernels round otherwise
 
 
 def _half(model: nn.Module, layout: Layout, group: ChannelGroup) -> int:

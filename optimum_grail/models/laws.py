@@ -148,12 +148,12 @@ def check_routing(
     with _NeverChosen(router, dropped):
         expected = outputs(masked)
     dense = outputs(model)
-    if all(map(_close, expected, dense)):
+    if all(map(close, expected, dense)):
         raise ArchitectureError(
             f"No output of the example changes when the router of {group.name!r} never chooses some experts. Name the "
             "router, and give the example more tokens."
         )
-    if not all(map(_close, found, expected)):
+    if not all(map(close, found, expected)):
         raise ArchitectureError(
             f"Without some experts of {group.name!r} the model is not the same as with a router that never chooses "
             "them. Name the module that scores experts in router, what holds them in bank, and in attributes all "
@@ -161,7 +161,8 @@ def check_routing(
         )
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def close(one: Tensor, other: Tensor) -> bool:
+    """Whether two outputs are the same but for rounding."""
     scale = 1 + float(other.abs().max())
     return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-5 * scale)
 

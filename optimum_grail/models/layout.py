@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.core.groups import IN_BANKS, ChannelGroup
 from optimum_grail.core.spec import ArchitectureSpec, GroupSpec
 from optimum_grail.errors import UnknownNameError
 
@@ -100,8 +100,12 @@ class Layout:
 
     @property
     def without_experts(self) -> Layout:
-        """The same but for groups of experts, of which nothing is measured before the fit."""
-        return replace(self, groups=tuple(group for group in self.groups if group.kind != "experts"))
+        """The same but for groups of experts and of their channels, of which nothing is measured before the fit."""
+        return self.without(IN_BANKS)
+
+    def without(self, kinds: Collection[str]) -> Layout:
+        """The same but for groups of these kinds."""
+        return replace(self, groups=tuple(group for group in self.groups if group.kind not in kinds))
 
     @cached_property
     def owners(self) -> tuple[Stack, ...]:

@@ -101,6 +101,11 @@ def columns(module: nn.Module, path: str = "") -> int:
     return int(main_weight(module).shape[axis])
 
 
+def copies_of(model: nn.Module, group: ChannelGroup) -> int:
+    """How many experts have units of ``group``, each its own ones; 1 but for channels inside experts."""
+    return columns(model.get_submodule(group.consumer.module)) if group.kind == "expert-channels" else 1
+
+
 def main_weight(module: nn.Module) -> nn.Parameter:
     """The parameter that consumes: the weight, or ``down_proj`` of a bank of experts."""
     return module.get_parameter(DOWN if is_bank(module) else "weight")

@@ -12,7 +12,7 @@ from torch import nn
 
 from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.core.groups import ChannelGroup, Port
-from optimum_grail.core.spec import ArchitectureSpec, Experts, GroupSpec
+from optimum_grail.core.spec import ArchitectureSpec, ExpertChannels, Experts, GroupSpec
 from optimum_grail.errors import ArchitectureError, BlocksMissingError, UnknownNameError
 from optimum_grail.models.attributes import meets, read
 from optimum_grail.models.grouping import GroupBuilder
@@ -27,8 +27,8 @@ def resolve(model: nn.Module, spec: ArchitectureSpec | None = None, experts: boo
     Args:
         model: a transformers model, or any module if ``spec`` describes it.
         spec: the map to use; by default the registered maps of the model's (sub-)configs.
-        experts: whether the experts of mixtures are among the groups. What looks at every group as it comes, such as
-            the survey, would have to hold the features of all experts at once.
+        experts: whether the experts of mixtures, and the channels inside them, are among the groups. What looks at
+            every group as it comes, such as the survey, would have to hold the features of all experts at once.
 
     Returns:
         the layout; every sub-model with blocks of its own is one stack.
@@ -44,7 +44,7 @@ def resolve(model: nn.Module, spec: ArchitectureSpec | None = None, experts: boo
     for stack in stacks:
         for block, layer in zip(stack.blocks, stack.layers, strict=True):
             for declared in _declared(model, stack, block):
-                if isinstance(declared, Experts) and not experts:
+                if isinstance(declared, Experts | ExpertChannels) and not experts:
                     continue
                 group = GroupBuilder(model, stack.owner, block, layer).build(declared)
                 if group.name in specs:

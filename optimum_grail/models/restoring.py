@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from optimum_grail.core.plan import GroupPlan
 from optimum_grail.errors import ArchitectureError, CheckpointError
-from optimum_grail.models.matrix import axes, main_weight
-from optimum_grail.models.surgery import rewrite_, shrink_inside_
+from optimum_grail.models.surgery import columns_of, rewrite_, shrink_inside_
+from optimum_grail.models.validity import reduces
 
 Tensors = Mapping[str, Tensor]
 """By path in the model."""
@@ -49,16 +49,12 @@ def restore_(model: nn.Module, plans: Sequence[GroupPlan], values: Callable[[Ten
         group, reduction = plan.group, plan.reduction
         if plan.inside is not None:
             shrink_inside_(model, group.resized(plan.inside.whole), plan.inside)
-        if len(reduction.assignment) != group.units or not group.fewest <= reduction.slots <= group.units:
+        if not reduces(model, plan):
             raise ArchitectureError(
                 f"The plan of {group.name!r} reduces {len(reduction.assignment)} units to {reduction.slots}; the group "
                 f"has {group.units}. Restore a block from the state of its own model."
             )
-        consumer = model.get_submodule(group.consumer.module)
-        _, axis = axes(consumer, group.consumer.module)
-        width = reduction.slots * group.consumer.span
-        left = main_weight(consumer).detach().narrow(axis, group.consumer.offset, width)
-        rewrite_(model, group, reduction.slots, reduction.encode_rows, left.clone())
+        rewrite_(model, group, plan.slots, reduction.encode_rows, columns_of(model, group, plan.slots))
     places = fitted_tensors(model, plans)
     found = values(places)
     for name, place in places.items():

@@ -18,6 +18,7 @@ from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.spec import Conv, GroupSpec, Heads, Mlp
 from optimum_grail.errors import ArchitectureError, CheckpointError
 from optimum_grail.models.attributes import share_config_
+from optimum_grail.models.banks import width_of
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.matrix import columns
 from optimum_grail.models.resolve import model_type
@@ -102,6 +103,9 @@ def current_widths(model: nn.Module, layout: Layout) -> dict[str, int]:
     widths = {}
     for group in layout.groups:
         path = group.consumer.module
+        if group.kind == "expert-channels":
+            widths[group.name] = width_of(model.get_submodule(path))
+            continue
         lost = layout.weights[path].columns - columns(model.get_submodule(path), path)
         widths[group.name] = group.units - lost // group.consumer.span
     return widths

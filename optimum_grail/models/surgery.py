@@ -13,13 +13,14 @@ from optimum_grail.core.head_size import HeadReduction
 from optimum_grail.core.plan import GroupPlan
 from optimum_grail.errors import ArchitectureError, StatisticsError
 from optimum_grail.models.attributes import read, write_
-from optimum_grail.models.banks import DOWN, companions, is_bank
+from optimum_grail.models.banks import DOWN, channelled, channels_back, channels_first, companions, is_bank
 from optimum_grail.models.changing import changed_values
 from optimum_grail.models.head_size import check_inside, resize_attention_, shrunk_values
 from optimum_grail.models.headless import take_features_, take_heads_
 from optimum_grail.models.matrix import (
     axes,
     channel_axis,
+    copies_of,
     from_matrix,
     is_channelwise,
     main_weight,
@@ -72,10 +73,23 @@ def narrow_(model: nn.Module, group: ChannelGroup, units: int) -> None:
     """
     if not group.fewest <= units <= group.units:
         raise ArchitectureError(f"Group {group.name!r} has {group.units} units; cannot keep {units}.")
+    copies = copies_of(model, group)
+
+    def first(strip: Tensor, span: int) -> Tensor:
+        """What the first units own, of every expert where each has its own."""
+        return strip.unflatten(0, (copies, -1))[:, : units * span].flatten(0, 1).clone()
+
+    rewrite_(model, group, units, first, columns_of(model, group, units))
+
+
+def columns_of(model: nn.Module, group: ChannelGroup, units: int) -> Tensor:
+    """A copy of what the consumer's weight has for the first ``units`` units of ``group``, laid out as there."""
     port, consumer = group.consumer, model.get_submodule(group.consumer.module)
+    weight = main_weight(consumer).detach()
+    if group.kind == "expert-channels":
+        return channels_back(consumer, DOWN, channels_first(consumer, DOWN, weight)[:, :units]).clone()
     _, axis = axes(consumer, port.module)
-    left = main_weight(consumer).detach().narrow(axis, port.offset, units * port.span)
-    rewrite_(model, group, units, lambda strip, span: strip[: units * span].clone(), left.clone())
+    return weight.narrow(axis, port.offset, units * port.span).clone()
 
 
 def check_weights(model: nn.Module, groups: Iterable[ChannelGroup]) -> None:
@@ -112,8 +126,12 @@ def _apply_one_(model: nn.Module, item: GroupPlan) -> None:
     group, reduction, readout = item.group, item.reduction, readout_of(item)
     consumer = model.get_submodule(group.consumer.module)
     weight = main_weight(consumer)
-    columns_left = from_matrix(readout.weight.to(weight.device, weight.dtype), consumer)
-    rewrite_(model, group, reduction.slots, reduction.encode_rows, columns_left)
+    left = readout.weight.to(weight.device, weight.dtype)
+    if group.kind == "expert-channels":
+        columns_left = channels_back(consumer, DOWN, left.T.unflatten(0, (len(weight), -1)))
+    else:
+        columns_left = from_matrix(left, consumer)
+    rewrite_(model, group, item.slots, reduction.encode_rows, columns_left)
     for module, name, value in changed_values(model, item):
         _set_(module, name, value)
     if readout.bias is None:
@@ -138,6 +156,9 @@ def shrink_inside_(model: nn.Module, group: ChannelGroup, found: HeadReduction) 
 def rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, consumer_strip: Tensor) -> None:
     """Give the modules of ``group`` the shapes of ``slots`` units: producers by ``encode``, the consumer's columns as
     given. Nothing is checked: callers have."""
+    if group.kind == "expert-channels":
+        _rewrite_experts_(model, group, slots, encode, consumer_strip)
+        return
     for port in from_the_end(group.producers):
         module = model.get_submodule(port.module)
         axis = None if is_channelwise(module) else axes(module, port.module)[0]
@@ -169,6 +190,18 @@ def rewrite_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, 
         take_features_(consumer)
         if group.attention is not None:
             take_heads_(model, group)
+
+
+def _rewrite_experts_(model: nn.Module, group: ChannelGroup, slots: int, encode: Encode, down: Tensor) -> None:
+    """The same for channels inside experts: whatever makes them by ``encode``, expert after expert; ``down_proj`` as
+    given."""
+    bank = model.get_submodule(group.consumer.module)
+    for name in channelled(bank):
+        rows = channels_first(bank, name, bank.get_parameter(name).detach())
+        left = encode(rows.flatten(0, 1), 1).unflatten(0, (len(rows), slots))
+        _set_(bank, name, down if name == DOWN else channels_back(bank, name, left))
+    for path, per_unit in group.attributes:
+        write_(model, path, slots * per_unit)
 
 
 def _splice(tensor: Tensor, port: Port, units: int, axis: int, strip: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class _Enough(Exception):
 
 @torch.no_grad()
 def try_widths(model: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -> None:
-    """Run one copied block for every declaration of the maps, one unit narrower, on what it is called with.
+    """Run one copied block for every declaration of the maps, narrower by one step, on what it is called with.
 
     Args:
         model: in eval mode; unchanged.
@@ -71,7 +71,7 @@ def try_widths(model: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -
         ArchitectureError: the code of a module fails at another width, or blocks hand each other more than a hidden
             state; the message names them.
     """
-    groups = [group for group in one_per_declaration(layout) if group.units > max(group.fewest, 1)]
+    groups = [group for group in one_per_declaration(layout) if group.units >= max(group.fewest, 1) + group.step]
     starts = {path for stack in layout.stacks for path in stack.blocks[:2]}
     seen = _watched(model, starts | {group.block for group in groups}, inputs)
     for stack in layout.stacks:
@@ -81,11 +81,11 @@ def try_widths(model: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -
             continue
         with resident(model, group.block):
             shell = _alone(model, group.block)
-        narrow_(shell, group, group.units - 1)
+        narrow_(shell, group, group.units - group.step)
         try:
             shell.get_submodule(group.block)(*seen.args[group.block], **seen.kwargs[group.block])
         except FAILURES as error:
-            raise cannot_run(group, group.units - 1, error, shell) from error
+            raise cannot_run(group, group.units - group.step, error, shell) from error
         del shell
         forget_copies(model)
 

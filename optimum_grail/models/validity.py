@@ -13,28 +13,19 @@ from optimum_grail.core.readout import Readout
 from optimum_grail.errors import ArchitectureError, StatisticsError
 from optimum_grail.models.attributes import read
 from optimum_grail.models.changing import check_changes
-from optimum_grail.models.matrix import columns, main_weight, owns_bias, rows, taps
+from optimum_grail.models.matrix import columns, copies_of, main_weight, owns_bias, rows, taps
 
 
 def validate(model: nn.Module, item: GroupPlan, sizes: dict[tuple[str, str], int]) -> None:
     """Check one group against the sizes of the modules after the groups before it, and update these sizes."""
     group, reduction = item.group, item.reduction
-    if len(reduction.assignment) != group.units or not group.fewest <= reduction.slots <= group.units:
+    if not reduces(model, item):
         raise ArchitectureError(
             f"The plan of {group.name!r} reduces {len(reduction.assignment)} units to {reduction.slots}; the group has "
             f"{group.units}. Make the plan for this model."
         )
-    for port in (*from_the_end(group.producers), group.consumer):
-        module = _module(model, port.module)
-        width = rows(module, port.module) if port.side == "out" else columns(module, port.module)
-        left = sizes.setdefault((port.module, port.side), width)
-        if left < port.offset + group.units * port.span:
-            raise ArchitectureError(
-                f"{port.module} has width {left}, but {group.name!r} needs {port.offset + group.units * port.span}. "
-                "The plan belongs to another model, or was applied already."
-            )
-        _check_values(module, port.module)
-        sizes[port.module, port.side] = left - (group.units - reduction.slots) * port.span
+    if group.kind != "expert-channels":
+        _check_ports(model, item, sizes)
     for table in group.tables:
         found = read(model, table.path)
         if not isinstance(found, Tensor) or found.shape[table.axis] != group.units * table.span:
@@ -46,11 +37,38 @@ def validate(model: nn.Module, item: GroupPlan, sizes: dict[tuple[str, str], int
     check_changes(model, item)
 
 
+def reduces(model: nn.Module, item: GroupPlan) -> bool:
+    """Whether the reduction is one of all units of its group, of every expert's as many where each has its own."""
+    group, copies, assignment = item.group, copies_of(model, item.group), item.reduction.assignment
+    fits = len(assignment) == group.units * copies and group.fewest <= item.slots <= group.units
+    if not fits or copies == 1:
+        return fits
+    own = assignment.unflatten(0, (copies, -1)) - item.slots * torch.arange(copies)[:, None]
+    gone = assignment.unflatten(0, (copies, -1)) < 0
+    return bool((gone | ((own >= 0) & (own < item.slots))).all()) and bool((own.amax(1) == item.slots - 1).all())
+
+
+def _check_ports(model: nn.Module, item: GroupPlan, sizes: dict[tuple[str, str], int]) -> None:
+    group, reduction = item.group, item.reduction
+    for port in (*from_the_end(group.producers), group.consumer):
+        module = _module(model, port.module)
+        width = rows(module, port.module) if port.side == "out" else columns(module, port.module)
+        left = sizes.setdefault((port.module, port.side), width)
+        if left < port.offset + group.units * port.span:
+            raise ArchitectureError(
+                f"{port.module} has width {left}, but {group.name!r} needs {port.offset + group.units * port.span}. "
+                "The plan belongs to another model, or was applied already."
+            )
+        _check_values(module, port.module)
+        sizes[port.module, port.side] = left - (group.units - reduction.slots) * port.span
+
+
 def _check_readout(model: nn.Module, item: GroupPlan, sizes: dict[tuple[str, str], int]) -> None:
     group, readout, path = item.group, readout_of(item), item.group.consumer.module
     consumer = model.get_submodule(path)
     out = sizes.get((path, "out"), rows(consumer, path))
-    expected = (out, item.reduction.slots * group.consumer.span * taps(consumer))
+    per_slot = 1 if group.kind == "expert-channels" else group.consumer.span * taps(consumer)
+    expected = (out, item.reduction.slots * per_slot)
     if tuple(readout.weight.shape) != expected:
         raise ArchitectureError(
             f"The readout of {group.name!r} has shape {tuple(readout.weight.shape)}, expected {expected}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.core.groups import IN_BANKS, ChannelGroup
 from optimum_grail.fit.experts import experts_at_once, together
 from optimum_grail.models.layout import Layout
 from optimum_grail.models.matrix import taps
@@ -16,12 +16,14 @@ def features_of(model: nn.Module, layout: Layout, name: str) -> int:
     group, consumer = layout.group(name), model.get_submodule(layout.group(name).consumer.module)
     if group.kind == "experts":
         return group.units * taps(consumer) if together(model, group) else taps(consumer)
+    if group.kind == "expert-channels":
+        return group.copies * group.units if together(model, group) else group.units
     return group.units * group.consumer.span * (taps(consumer) if view_of(model, group) == "patch" else 1)
 
 
 def statistics_of(model: nn.Module, group: ChannelGroup, features: int) -> int:
     """Bytes of a group's sums; of experts, also of the copy of their block."""
-    if group.kind != "experts":
+    if group.kind not in IN_BANKS:
         return 32 * features**2
     copied = bytes_of(model.get_submodule(group.block))
     return copied + 32 * features**2 * (1 if together(model, group) else experts_at_once(model, group))

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from torch import nn
 
+from optimum_grail.core.groups import IN_BANKS
 from optimum_grail.fit.agreement import check_shareable
 from optimum_grail.models.biases import add_biases_
+from optimum_grail.models.layout import Layout
 from optimum_grail.models.matrix import owns_bias
 from optimum_grail.models.precision import Precision
 from optimum_grail.models.resolve import resolve
@@ -19,6 +21,12 @@ from optimum_grail.pipeline import agreement
 from optimum_grail.pipeline.setup import Journal, Setup
 from optimum_grail.pipeline.stages import Prepared
 from optimum_grail.widths.allocate import check_request
+
+
+def _layout(model: nn.Module, setup: Setup) -> Layout:
+    """The layout, with those groups inside mixtures of experts of which units are asked to go."""
+    asked = setup.methods.in_banks
+    return resolve(model, setup.spec, bool(asked)).without(IN_BANKS - asked)
 
 
 def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
@@ -34,13 +42,12 @@ def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
     """
     check_shareable(setup.methods, setup.ranks)
     agreement.check_request(setup.ranks, setup.config, sum(item.numel() for item in model.parameters()))
-    precision, experts = Precision.of(model), setup.methods.expert_selector is not None
-    layout = resolve(model, setup.spec, experts)
+    precision, layout = Precision.of(model), _layout(model, setup)
     check_weights(model, layout.groups)
     before = Size.of(model, layout)
     if setup.methods.compensator.wants_bias and not all(owns_bias(model, group) for group in layout.groups):
         undo.callback(add_biases_(model, layout).remove_)
-        layout = resolve(model, setup.spec, experts)
+        layout = _layout(model, setup)
     if setup.methods.inside:
         check_head_size(model, layout)
     journal = Journal() if setup.state is None else Journal(dict(setup.state.header.seconds))

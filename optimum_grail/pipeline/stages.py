@@ -16,6 +16,7 @@ from optimum_grail.checkpoints.spool import Spool
 from optimum_grail.config.source import GENERAL
 from optimum_grail.core.budget import WidthClass
 from optimum_grail.core.contracts import Allocation
+from optimum_grail.core.groups import IN_BANKS
 from optimum_grail.core.plan import Plan
 from optimum_grail.data.batches import CalibrationData
 from optimum_grail.data.parts import written_samples
@@ -192,7 +193,11 @@ class Prepared:
         """What the allocation has to know, measured on the dense model; empty if it asks for nothing."""
         needs = self.setup.methods.survey_needs
         request, layout = self.request[0], self.layout.without_experts
-        if not needs or data is None or (set(request.kinds) == {"experts"} and not self.setup.methods.inside):
+        if (
+            not needs
+            or data is None
+            or (request.kinds and set(request.kinds) <= IN_BANKS and not self.setup.methods.inside)
+        ):
             return Findings()
         progress = self.setup.progress
         survey = Survey(self.model, layout, self._rows(data), progress, needs, offload=self.offload)

@@ -95,6 +95,7 @@ class Outcome:
             "channel_sparsity": config.channel_sparsity,
             "expert_sparsity": config.expert_sparsity,
             "experts": config.experts,
+            "expert_ffn_sparsity": config.expert_ffn_sparsity,
         }
         return {key: value for key, value in sizes.items() if value is not None}
 

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PLOT_FILE = "grail_errors.png"
-KIND_NAMES = {"mlp": "feed-forward", "heads": "attention heads", "conv": "convolutions", "experts": "experts"}
+KIND_NAMES = {
+    "mlp": "feed-forward",
+    "heads": "attention heads",
+    "conv": "convolutions",
+    "experts": "experts",
+    "expert-channels": "channels inside experts",
+}
 
 
 def can_plot(report: Report) -> bool:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from optimum_grail.report.heads import head_lines
 from optimum_grail.report.report import Calibration, GroupRow, Report, SourceRows
+from optimum_grail.report.words import ASKED_KINDS, ASKED_NAMES, KINDS
 
 MISSING = "-"
 NOT_TOLD_APART = "not told apart"
@@ -25,13 +26,6 @@ AGREEMENTS: Mapping[str, str] = {
 """What the kinds of agreement with the dense model are called."""
 NAMED = 8
 """Most groups that one line names."""
-KINDS: Mapping[str, str] = {"heads": "attention", "mlp": "feed-forward channels", "conv": "inner channels"}
-ASKED_NAMES: Mapping[str, str] = {
-    "ffn_sparsity": "of the FFN channels",
-    "head_sparsity": "of the heads",
-    "channel_sparsity": "of the inner channels",
-    "expert_sparsity": "of the experts",
-}
 
 
 def number(value: object, digits: int = 4) -> str:
@@ -136,7 +130,6 @@ def _as_told(name: str, value: float) -> str:
 
 def asked_lines(report: Report) -> list[str]:
     """One line per request, with what was achieved, and one for the whole model."""
-    kinds = {"ffn_sparsity": "mlp", "head_sparsity": "heads", "channel_sparsity": "conv", "expert_sparsity": "experts"}
     lines = []
     left = max((row.units_after for row in report.groups if row.kind == "experts"), default=0)
     sizes = {"target_parameters": report.parameters_after, "target_bytes": report.bytes_after, "experts": left}
@@ -145,7 +138,9 @@ def asked_lines(report: Report) -> list[str]:
             lines.append(f"asked for {asked:,} {name.removeprefix('target_')}, got {sizes[name]:,}")
         if name in sizes or name == "head_dim_sparsity":
             continue  # the line of the heads says it
-        achieved = report.achieved_budget if name == "sparsity" else report.achieved_units.get(kinds.get(name, ""))
+        achieved = (
+            report.achieved_budget if name == "sparsity" else report.achieved_units.get(ASKED_KINDS.get(name, ""))
+        )
         what = f"of the blocks' {report.budget}" if name == "sparsity" else ASKED_NAMES.get(name, name)
         lines.append(f"asked {percent(asked)} {what}, achieved {percent(achieved)}")
     if report.budget != "parameters":

@@ -64,7 +64,7 @@ def plans_from(store: BlockStore, path: str, groups: Sequence[ChannelGroup]) -> 
     if not isinstance(notes, dict) or set(notes) != set(known):
         raise _wrong(path, store, "it has plans for other parts of the block")
     for name, group in known.items():
-        if any(shape > (group.units + 1,) or len(shape) != 1 for shape in _shapes(shapes, group)):
+        if any(shape > (group.units * group.copies + 1,) or len(shape) != 1 for shape in _shapes(shapes, group)):
             raise _wrong(path, store, f"the plan of {name} has tensors of other sizes")
     try:
         return [_plan(store, path, known[name], shapes, note) for name, note in notes.items()]
@@ -86,7 +86,12 @@ def _plan(
     names = [_key(group, part) for part in PARTS]
     read = store.read(path, [name for name in names if name in shapes])
     assignment, weight, order, curve = (read.get(name) for name in names)
-    if assignment is None or weight is None or not is_reduction(assignment, weight) or len(assignment) != group.units:
+    if (
+        assignment is None
+        or weight is None
+        or not is_reduction(assignment, weight)
+        or not _all_units(assignment, group)
+    ):
         raise CheckpointError(f"what it says of {group.name} is no reduction of {group.units} units")
     if type(slots) is not int or slots != int(assignment.max()) + 1 or not _uses_all(assignment, slots):
         raise CheckpointError(f"{group.name} is not reduced to the slots that it names")
@@ -130,6 +135,12 @@ def _key(group: ChannelGroup, part: str) -> str:
 
 def _shapes(shapes: Mapping[str, tuple[int, ...]], group: ChannelGroup) -> Iterator[tuple[int, ...]]:
     return (shapes[_key(group, part)] for part in PARTS if _key(group, part) in shapes)
+
+
+def _all_units(assignment: Tensor, group: ChannelGroup) -> bool:
+    """Whether there is an entry for every unit: of experts that have units of their own, for those of some of them."""
+    experts, rest = divmod(len(assignment), group.units)
+    return not rest and (experts == 1 or 1 < experts <= group.copies)
 
 
 def _uses_all(assignment: Tensor, slots: int) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optimum_grail.core.budget import Budget, WidthClass, smallest
 from optimum_grail.core.contracts import Allocation
-from optimum_grail.core.groups import ChannelGroup
+from optimum_grail.core.groups import IN_BANKS, ChannelGroup
 from optimum_grail.errors import BudgetError, shorten
 from optimum_grail.models.layout import Layout
 from optimum_grail.survey.findings import Findings
@@ -124,7 +124,8 @@ class Sharing:
 
     def _widths(self, groups: Sequence[ChannelGroup], accepts: Expressible | None) -> tuple[int, ...]:
         kind, units = groups[0].kind, groups[0].units
-        step = self.method.round_to if kind != "heads" else 1
+        inside = "expert-channels" in self.request.kinds  # then it is meant for these
+        step = 1 if kind == "heads" or (kind == "experts" and inside) else self.method.round_to
         least = -(-max(self.method.least(kind, units), groups[0].fewest) // step) * step
         widths = [width for width in range(least, units, step) if accepts is None or accepts(groups, width)]
         return (*widths, units)
@@ -139,7 +140,7 @@ class Sharing:
 
     def _damage(self, groups: Sequence[ChannelGroup], widths: Sequence[int]) -> Tensor | None:
         curves = self.findings.curves
-        if not curves or groups[0].kind == "experts":
+        if not curves or groups[0].kind in IN_BANKS:
             return None
         chosen = torch.tensor(widths)
         return torch.stack([curves[group.name].damages(chosen) for group in groups]).sum(0)
@@ -159,8 +160,9 @@ class Sharing:
             named = [group for group in groups if group.kind == kind]
             if not named:
                 known = ", ".join(sorted(FLAGS[k] for k in {g.kind for g in groups}))
+                why = next((f" {s.spec.impossible[kind]}" for s in self.layout.stacks if kind in s.spec.impossible), "")
                 raise BudgetError(
-                    f"{FLAGS[kind]} {fraction:g}: this model has no groups of kind {kind!r}. It takes {known}."
+                    f"{FLAGS[kind]} {fraction:g}: this model has no groups of kind {kind!r}.{why} It takes {known}."
                 )
             yield named
 

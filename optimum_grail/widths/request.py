@@ -15,12 +15,14 @@ FLAGS = {
     "heads": "--head-sparsity",
     "conv": "--channel-sparsity",
     "experts": "--expert-sparsity",
+    "expert-channels": "--expert-ffn-sparsity",
 }
 NOUNS = {
     "mlp": "feed-forward channels",
     "heads": "attention heads",
     "conv": "convolution channels",
     "experts": "experts",
+    "expert-channels": "channels inside experts",
 }
 """What the units of a kind are called in sentences."""
 Expressible = Callable[[Sequence[ChannelGroup], int], bool]
@@ -60,6 +62,7 @@ class Request:
             "mlp": config.ffn_sparsity,
             "heads": config.head_sparsity,
             "conv": config.channel_sparsity,
+            "expert-channels": config.expert_ffn_sparsity,
             "experts": config.expert_sparsity if config.experts is None else _share_gone(config.experts, layout),
         }
         named = {kind: value for kind, value in kinds.items() if value is not None}

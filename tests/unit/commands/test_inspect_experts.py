@@ -25,7 +25,15 @@ def test_layers_with_experts_and_layers_without() -> None:
     assert {row["kind"]: row["groups"] for row in found["families"]} == {"heads": 3, "mlp": 1, "experts": 2}
     found = inspect_model(DEEPSEEK_V3.example())  # type: ignore[misc]
     assert {row["kind"]: row["groups"] for row in found["families"]} == {"mlp": 2, "experts": 1}
-    assert [item["kind"] for item in found["impossible"]] == ["heads"]
+    assert [item["kind"] for item in found["impossible"]] == ["expert-channels", "heads"]
+
+
+def test_channels_inside_experts_are_a_row_too() -> None:
+    found = inspect_model(MIXTRAL.example())  # type: ignore[misc]
+    (row,) = [row for row in found["families"] if row["kind"] == "expert-channels"]
+    assert (row["groups"], row["units"], row["quantizer_step"]) == (3, 16, 32)
+    assert row["expressible"] == [8, 16], "kernels of experts take multiples of eight"
+    assert row["parameters"] == 3 * 4 * 16 * 3 * 32
 
 
 def test_a_forecast_tells_what_would_stay() -> None:
@@ -34,5 +42,5 @@ def test_a_forecast_tells_what_would_stay() -> None:
     told = GrailCompressor(model, {"experts": 3, "num_samples": 4, "seqlen": 24}).forecast(rows)
     (kind,) = [kind for kind in told.kinds if kind.kind == "experts"]
     assert (kind.width, kind.least, kind.kept) == ((4, 4), (2, 2), (3, 3))
-    assert told.block_parameters_after == told.block_parameters - 3 * 1184
+    assert told.block_parameters_after == told.block_parameters - 3 * 1568
     assert model.config.num_local_experts == 4 and told.outlook is not None

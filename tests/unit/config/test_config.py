@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import optimum_grail
+from optimum_grail.config.budgets import BUDGETS
 from optimum_grail.config.config import CONFIG_FILE, GrailConfig
-from optimum_grail.config.options import BUDGETS, BY_NAME, OPTIONS
+from optimum_grail.config.options import BY_NAME, OPTIONS
 from optimum_grail.errors import ConfigError, UnknownNameError
 
 SPECIFIC = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.architectures.moe import MIXTRAL
-from optimum_grail.config.options import BUDGETS
+from optimum_grail.config.budgets import BUDGETS
 from optimum_grail.config.sizes import check_sizes
 from optimum_grail.core.plan import GroupPlan, Plan
 from optimum_grail.core.problem import GroupProblem
@@ -138,7 +138,7 @@ def sums_of(collector: Any, expert: int | None = None) -> tuple[int, Tensor]:
 @torch.no_grad()
 def test_sums_of_one_expert_are_a_part_of_all(mixture: tuple[Any, Layout]) -> None:
     model, layout = mixture
-    group, width = layout.groups[1], 12
+    group, width = layout.groups[1], 16
     whole = collector_for(model, group, False, ALONE)
     parts = ExpertCollector.of(group, whole, [0, 1, 3])
     record = Record(routed=sent([[0, 1], [1, 0], [3, 1], [0, 3], [1, 3]], 32))
@@ -163,7 +163,7 @@ def test_an_expert_that_no_row_was_sent_to_stays_as_it_is(mixture: tuple[Any, La
     methods: Any = None  # no method is asked where there are no rows
     collector = ExpertCollector.of(group, collector_for(model, group, False, ALONE), range(4))
     told: list[Mapping[str, Any]] = list(experts.ExpertFit(model, methods, 0)._sweep_(collector, group, False))
-    assert told == [{"expert": expert, "rows": 0, "features": 12} for expert in range(4)]
+    assert told == [{"expert": expert, "rows": 0, "features": 16} for expert in range(4)]
     assert torch.equal(bank.down_proj, before)
 
 
@@ -171,12 +171,12 @@ def test_memory_of_experts(mixture: tuple[Any, Layout], monkeypatch: pytest.Monk
     model, layout = mixture
     group = layout.groups[1]
     block = bytes_of(model.get_submodule(group.block))
-    assert features_of(model, layout, group.name) == 48
-    assert statistics_of(model, group, 48) == block + 32 * 48**2
+    assert features_of(model, layout, group.name) == 64
+    assert statistics_of(model, group, 64) == block + 32 * 64**2
     monkeypatch.setattr(experts, "TOGETHER", 47)
-    assert features_of(model, layout, group.name) == 12
-    assert statistics_of(model, group, 12) == block + 4 * 32 * 12**2
-    one = 2 * 8 * 12 * (12 + 2 * 32)
+    assert features_of(model, layout, group.name) == 16
+    assert statistics_of(model, group, 16) == block + 4 * 32 * 16**2
+    one = 2 * 8 * 16 * (16 + 2 * 32)
     for room, several in ((0, 1), (one - 1, 1), (2 * one, 2), (3 * one - 1, 2), (100 * one, 4)):
         monkeypatch.setattr(experts, "SHARE_BYTES", room)
         assert experts.experts_at_once(model, group) == several

@@ -100,11 +100,11 @@ def test_without_an_expert_the_state_is_sliced(spec: ArchitectureSpec) -> None:
 def test_a_bank_is_a_matrix_and_back(spec: ArchitectureSpec) -> None:
     model = spec.example()  # type: ignore[misc]
     bank = model.get_submodule(experts_of(model)[0].consumer.module)
-    assert is_bank(bank) and not is_router(bank) and taps(bank) == width_of(bank) == 12
+    assert is_bank(bank) and not is_router(bank) and taps(bank) == width_of(bank) == 16
     matrix = to_matrix(bank)
-    assert matrix.shape == (32, 48)
+    assert matrix.shape == (32, 64)
     assert torch.equal(from_matrix(matrix, bank).to(main_weight(bank).dtype), main_weight(bank))
-    assert from_matrix(matrix[:, :24], bank).shape == (2, *main_weight(bank).shape[1:])
+    assert from_matrix(matrix[:, :32], bank).shape == (2, *main_weight(bank).shape[1:])
     size = weights_of(model, experts_of(model)[0].consumer.module)
     assert size.columns == 4 and size.rows == parameters_per_expert(bank)
     assert 4 * size.rows == sum(parameter.numel() for parameter in bank.parameters())
@@ -132,7 +132,7 @@ def test_fewer_experts_than_a_token_goes_through_are_refused() -> None:
     assert group.fewest == 2
     with pytest.raises(ArchitectureError, match="has 4 units; cannot keep 1"):
         narrow_(model, group, 1)
-    weight = torch.zeros(32, 12, dtype=torch.float64)
+    weight = torch.zeros(32, 16, dtype=torch.float64)
     with pytest.raises(ArchitectureError, match="reduces 4 units to 1"):
         apply_(model, Plan([GroupPlan(group, Reduction.prune(4, torch.tensor([1])), Readout(weight))]))
 
@@ -141,15 +141,15 @@ def test_experts_are_groups_only_where_they_are_asked_for() -> None:
     model = MIXTRAL.example()  # type: ignore[misc]
     plain, whole = resolve(model), resolve(model, experts=True)
     assert {group.kind for group in plain.groups} == {"heads"}
-    assert [group.kind for group in whole.groups] == ["heads", "experts"] * 3
+    assert [group.kind for group in whole.groups] == ["heads", "experts", "expert-channels"] * 3
     assert whole.removed_parameters({whole.groups[1].name: 2}) == 2 * whole.groups[1].cost
     assert len({group.uniform for group in whole.groups if group.kind == "experts"}) == 1
 
 
 def wrong(change: Callable[[Experts], Experts]) -> ArchitectureSpec:
     """Mixtral's map with its experts changed."""
-    heads, experts = MIXTRAL.groups
-    return replace(MIXTRAL, groups=(heads, change(experts)))  # type: ignore[arg-type]
+    heads, experts, channels = MIXTRAL.groups
+    return replace(MIXTRAL, groups=(heads, change(experts), channels))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ def compressed(model: nn.Module, **config: Any) -> GrailCompressor:
 
 
 def test_a_smaller_mixture_is_a_stock_model(tmp_path: Path) -> None:
-    compressor = GrailCompressor(mixtral(), {**FAST, "experts": 3})
-    model = compressor.compress(rows(), tmp_path / "small")
+    compressor = GrailCompressor(mixtral(), {**FAST, "experts": 3, "num_samples": 24})
+    model = compressor.compress(rows(24), tmp_path / "small")
     report = compressor.report
     assert report.standalone and model.config.num_local_experts == 3
     assert "asked for 3 experts, got 3" in asked_lines(report)

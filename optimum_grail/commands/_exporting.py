@@ -24,7 +24,8 @@ class Beside:
 
     def __init__(self, target: Target, model: str, output: Path, overwrite: bool) -> None:
         self.target, self.overwrite = target, overwrite
-        self.output, self.folder = output.with_name(f"{output.name}{target.suffix or '-' + target.engine}"), output
+        ending = target.suffix or target.folder_suffix or f"-{target.engine}"
+        self.output, self.folder = output.with_name(f"{output.name}{ending}"), output
         target.check(model, self.output, overwrite)
         self.wishes: dict[str, Any] = target.wishes(model)
 

@@ -16,12 +16,16 @@ EXAMPLES = """\
       8 bits; rows that do not divide by 32 stay f16, so compress with --round-to 32
   optimum-cli grail export -m small -o small-vllm --to nemotron-nas
       a folder for vLLM, whose layers may differ; heads are padded with zeros
+  optimum-cli grail export -m small -o small-onnx --to onnx
+      for ONNX Runtime, run once and compared with PyTorch; likewise --to openvino
+  optimum-cli grail export -m small -o plain --to transformers
+      for plain transformers, where its own configuration can say the widths
   optimum-cli grail export -m small -o small.gguf --to gguf --pre-tokenizer qwen2
       where the tokenizer's way to split text is not known by its definition"""
 
 
 class ExportCommand(BaseOptimumCLICommand):
-    """One model, one file."""
+    """One model for one engine."""
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
@@ -32,7 +36,10 @@ class ExportCommand(BaseOptimumCLICommand):
             "-o", "--output", required=True, metavar="PATH", help="File or folder to write; complete or absent."
         )
         parser.add_argument(
-            "--to", required=True, metavar="NAME[:k=v,...]", help="gguf (llama.cpp) or nemotron-nas (vLLM)."
+            "--to",
+            required=True,
+            metavar="NAME[:k=v,...]",
+            help="gguf (llama.cpp), nemotron-nas (vLLM), onnx, openvino or transformers.",
         )
         parser.add_argument("--overwrite", action="store_true", help="Replace what is there already.")
         parser.add_argument(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+from torch import Tensor
 
 from optimum_grail.report.progress import Progress
 
@@ -38,6 +40,8 @@ class Exported:
         form: the engine's own word for the kind of model.
         rows: what each tensor became.
         notes: sentences that its user should read.
+        agreement: how near it is to PyTorch, where it was run once: as of
+            :class:`optimum_grail.export.agreement.Agreement`.
     """
 
     path: Path
@@ -45,6 +49,7 @@ class Exported:
     form: str
     rows: tuple[Row, ...]
     notes: Sequence[str] = ()
+    agreement: Mapping[str, Any] | None = None
 
     @property
     def bytes(self) -> int:
@@ -60,7 +65,16 @@ class Exported:
             "tensors": [vars(row) for row in self.rows],
             "bytes": self.bytes,
             "notes": list(self.notes),
+            "agreement": None if self.agreement is None else dict(self.agreement),
         }
+
+
+def by_dtype(tensors: Mapping[str, Tensor]) -> Iterator[Row]:
+    """What tensors became that are stored as they are: a row per dtype."""
+    for kind in dict.fromkeys(tensor.dtype for tensor in tensors.values()):
+        found = [tensor for tensor in tensors.values() if tensor.dtype == kind]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in found)
+        yield Row("all", str(kind).removeprefix("torch."), len(found), size)
 
 
 class Target(ABC):
@@ -69,10 +83,12 @@ class Target(ABC):
     Attributes:
         engine: what runs it, by the name that users know; it may stand for the target's own.
         suffix: how names of its files end; empty for folders.
+        folder_suffix: what the name of a folder beside the compressed model ends with; by default its engine.
     """
 
     engine: ClassVar[str]
     suffix: ClassVar[str] = ""
+    folder_suffix: ClassVar[str] = ""
 
     @abstractmethod
     def check(self, model: str | Path, output: str | Path, overwrite: bool = False) -> None:

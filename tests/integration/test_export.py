@@ -1,5 +1,5 @@
-"""Compressed models leave for other engines: ONNX Runtime, through transformers' exporter and through optimum-onnx,
-CTranslate2 and llama.cpp."""
+"""Compressed models leave for other engines through these engines' own converters: optimum-onnx, CTranslate2 and
+llama.cpp."""
 
 from __future__ import annotations
 
@@ -14,18 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from optimum_grail.architectures.bert import tiny_bert
-from optimum_grail.architectures.llama import tiny_llama
-from optimum_grail.architectures.resnet import tiny_bottleneck
-from optimum_grail.architectures.vit import tiny_vit
 from optimum_grail.compressor import GrailCompressor
 from optimum_grail.models.hook import install
-from optimum_grail.models.resolve import resolve
-from optimum_grail.models.stock import write_config_
-from optimum_grail.models.surgery import narrow_
 
 install()
 TOLERANCE = 1e-4
@@ -34,26 +26,6 @@ OPTIMUM_ONNX = Path(sys.prefix) / "optimum-onnx"
 """The Makefile puts optimum-onnx here, with the older transformers that it needs: see tests/optimum-onnx.txt."""
 PIXELS = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
 pytestmark = pytest.mark.slow
-
-
-def non_uniform(build: Callable[[], nn.Module]) -> Any:
-    """A model whose groups all have other widths."""
-    model = build()
-    layout = resolve(model)
-    for index, group in enumerate(layout.groups):
-        narrow_(model, group, max(1, group.units - 1 - index % 3))
-    write_config_(model, layout, {"version": "0"})
-    return model.eval()
-
-
-def through_onnx(model: Any, inputs: dict[str, Any], folder: Path, *, dynamic: bool = True) -> Callable[..., list[Any]]:
-    """Export with transformers, save, and open the file."""
-    exporter = pytest.importorskip("transformers.exporters.exporter_onnx")
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    exported = exporter.OnnxExporter().export(model, inputs, config=exporter.OnnxConfig(dynamic=dynamic))
-    exported.save_pretrained(folder)
-    return opened(folder / "model.onnx")
 
 
 def opened(path: Path) -> Callable[..., list[Any]]:
@@ -67,13 +39,6 @@ def opened(path: Path) -> Callable[..., list[Any]]:
         return outputs
 
     return run
-
-
-def test_a_language_model_with_widths_of_its_own_in_onnx_runtime(tmp_path: Path) -> None:
-    model = non_uniform(tiny_llama)
-    inputs = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
-    run = through_onnx(model, {**inputs, "use_cache": False}, tmp_path)
-    assert_same_logits(run, model, torch.arange(256).view(4, 64) % model.config.vocab_size)
 
 
 def assert_same_logits(run: Callable[..., list[Any]], model: Any, windows: torch.Tensor) -> None:
@@ -102,24 +67,6 @@ def test_a_standalone_checkpoint_through_optimum_onnx(
     assert done.returncode == 0, done.stderr
     model = AutoModelForCausalLM.from_pretrained(run.folder, dtype=torch.float32).eval()
     assert_same_logits(opened(tmp_path / "model.onnx"), model, held_windows)
-
-
-@pytest.mark.parametrize(
-    ("build", "inputs"),
-    [
-        (tiny_bert, {"input_ids": IDS}),
-        (tiny_vit, {"pixel_values": PIXELS[:, :, :16, :16]}),
-        (tiny_bottleneck, {"pixel_values": PIXELS}),
-    ],
-)
-def test_widths_of_their_own_in_onnx_runtime(
-    build: Callable[[], nn.Module], inputs: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
-    model = non_uniform(build)
-    run = through_onnx(model, dict(inputs), tmp_path, dynamic=False)
-    with torch.no_grad():
-        wanted = model(**inputs)[0]
-    assert (torch.from_numpy(run(**inputs)[0]) - wanted).abs().max() < TOLERANCE
 
 
 def test_the_strictest_engine_loads_what_keeps_its_heads(embedded_llama: Path, tmp_path: Path) -> None:

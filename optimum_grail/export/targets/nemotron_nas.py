@@ -21,7 +21,7 @@ from optimum_grail.checkpoints.output import check_output, staged_folder
 from optimum_grail.checkpoints.plan_file import write_json
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.errors import ArchitectureError
-from optimum_grail.export.contract import Exported, Row, Target
+from optimum_grail.export.contract import Exported, Target, by_dtype
 from optimum_grail.export.decoder import FAMILIES, read_decoder, reader
 from optimum_grail.export.nas import config_values, layers_of, tensors_of
 from optimum_grail.export.targets import TARGETS
@@ -73,19 +73,11 @@ class NemotronNas(Target):
                 tokenizer.save_pretrained(folder)
         added = _elements(tensors) - sum(parameter.numel() for parameter in loaded.parameters())
         notes = tuple(_notes(added, spaces[0].all_heads, decoder.window))
-        return Exported(Path(output).absolute(), self.engine, "nemotron-nas", tuple(_rows(tensors)), notes)
+        return Exported(Path(output).absolute(), self.engine, "nemotron-nas", tuple(by_dtype(tensors)), notes)
 
 
 def _elements(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
-
-
-def _rows(tensors: Mapping[str, Tensor]) -> Iterator[Row]:
-    """Tensors by their dtype."""
-    for kind in dict.fromkeys(tensor.dtype for tensor in tensors.values()):
-        found = [tensor for tensor in tensors.values() if tensor.dtype == kind]
-        size = sum(tensor.numel() * tensor.element_size() for tensor in found)
-        yield Row("all", str(kind).removeprefix("torch."), len(found), size)
 
 
 def _notes(added: int, heads: int, window: int | None) -> Iterator[str]:

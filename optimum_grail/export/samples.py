@@ -54,7 +54,9 @@ def kind_of(config: Any, cls: type, source: object) -> Kind:
             "transformers."
         )
     main = getattr(cls, "main_input_name", "input_ids")
-    several = [name for name in ("text_config", "vision_config", "audio_config") if hasattr(config, name)]
+    several = [
+        name for name in ("text_config", "vision_config", "audio_config") if getattr(config, name, None) is not None
+    ]
     if main not in ("input_ids", "pixel_values") or several:
         reason = f"made of parts ({', '.join(several)})" if several else f"and reads {main!r}"
         raise ArchitectureError(

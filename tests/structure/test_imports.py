@@ -26,6 +26,8 @@ WITH_ANOTHER = {
     "matplotlib": "the plots extra",
     "lm_eval": "the lm-eval extra",
     "gguf": "the gguf extra",
+    "onnxruntime": "the onnx extra",
+    "openvino": "the openvino extra",
     "tokenizers": "transformers",
 }
 """Modules that the package imports and that come with something it depends on."""

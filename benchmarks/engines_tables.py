@@ -20,8 +20,8 @@ checkpoints in several engines: dense, with 30 % of the blocks' parameters gone 
 width for every layer. Each engine writes 16 greedy tokens after each of four prompts; *same tokens* are those that
 PyTorch would have chosen, *log-probability* is the greatest difference of one from PyTorch's. Everything is float32, so
 that a mistake shows. *Reads* says what the engine is given: the folder as it is, or one that `optimum-cli grail export`
-wrote ([how](guides/export.md)). Tokens per second are the median of {turns} turns of one row, {threads}, in the order of
-the table and on a machine that did other things besides: they say that an engine works, not by how much one is faster.
+wrote ([how](guides/export.md)). Tokens per second are the median of {turns} turns of one row, {threads}, in the order
+of the table and on a machine that did other things: they say that it works, not by how much one is faster.
 *Bytes* are of all files of weights and graphs; a checkpoint may be stored in fewer bits than its exports.
 """
 

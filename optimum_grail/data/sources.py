@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from optimum_grail.config.source import SELF
-from optimum_grail.data import images, text
+from optimum_grail.data import images, opening, text
 from optimum_grail.data.batches import (
     HELD_EVERY,
     LABELS,
@@ -38,8 +38,7 @@ from optimum_grail.processes.ranks import ALONE, Ranks
 from optimum_grail.report.progress import Progress, Silent
 from optimum_grail.report.report import SourceRows
 
-_TOKENS_PER_BATCH = 2048
-_ROWS_PER_BATCH = 32
+_TOKENS_PER_BATCH, _ROWS_PER_BATCH = 2048, 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,14 +247,16 @@ def _windows(recipient: Recipient, request: DataRequest, rows: Rows, shared: boo
     column = text.text_column(rows.data, request.text_column)
     tokenizer, seqlen = recipient.need_tokenizer(), recipient.length(request.seqlen)
     running = text.joined_tokens(rows.data, column, tokenizer, need=request.num_samples * seqlen, seed=request.seed)
+    begun = opening.opening_of(recipient.config, tokenizer)
     windows = text.random_windows(
         running.ids,
         num_samples=request.num_samples,
-        seqlen=seqlen,
+        seqlen=seqlen - (begun is not None),
         seed=request.seed,
         what=rows.source,
         remedy="lower its weight, --num-samples or --seqlen" if shared else None,
     )
+    windows = opening.opened(windows, begun)
     notes = ("windows drawn from pieces of the text at random places",) if running.partial else ()
     return _Samples([{"input_ids": row} for row in windows], fingerprint_tokens(windows), seqlen, notes)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -163,3 +163,15 @@ def owner_of(model: nn.Module, path: str) -> str:
     while path and model_type(model.get_submodule(path)) is None:
         path = path.rpartition(".")[0]
     return path
+
+
+def lots(model: nn.Module, blocks: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Blocks of one class that may share a map: all of them, then those with the same modules inside, the most first; a
+    first block often lacks a layer that the others have."""
+    yield tuple(blocks)
+    same: dict[tuple[str, ...], list[str]] = {}
+    for path in blocks:
+        inside = tuple(name for name, _ in model.get_submodule(path).named_modules())
+        same.setdefault(inside, []).append(path)
+    if len(same) > 1:
+        yield from map(tuple, sorted(same.values(), key=len, reverse=True))

@@ -19,7 +19,7 @@ from optimum_grail.models.resolve import expand, model_type
 from optimum_grail.models.trial import FAILURES
 from optimum_grail.proposals.attention import Attention, find_attention
 from optimum_grail.proposals.bench import Bench
-from optimum_grail.proposals.blocks import Call, Chain, find_chains, owner_of, watch
+from optimum_grail.proposals.blocks import Call, Chain, find_chains, lots, owner_of, watch
 from optimum_grail.proposals.chains import Reach, pairs, reaches
 from optimum_grail.proposals.dummies import dummy_inputs, main_input
 from optimum_grail.proposals.fields import with_attributes, with_fields
@@ -99,16 +99,17 @@ def _of_chain(search: _Search, chain: Chain) -> ArchitectureSpec | None:
     for path in chain.blocks:
         kinds.setdefault(type(search.model.get_submodule(path)).__name__, []).append(path)
     held: dict[str, list[GroupSpec]] = {}
-    for kind, blocks in kinds.items():
-        alone = _blank(search, chain, tuple(blocks) if len(kinds) > 1 else ())
-        groups = _of_block(search, alone, chain, blocks)
-        if groups:
-            held[kind] = groups
+    for kind, blocks in list(kinds.items()):
+        for alike in lots(search.model, blocks):
+            alone = _blank(search, chain, alike if len(alike) < len(chain.blocks) else ())
+            if groups := _of_block(search, alone, chain, alike):
+                held[kind], kinds[kind] = groups, list(alike)
+                break
     if not held:
         search.left_out.append(LeftOut(_place(chain), "nothing in these blocks keeps the laws of a map"))
         return None
-    some = len(held) < len(kinds)
     keep = [path for kind in held for path in kinds[kind]]
+    some = len(keep) < len(chain.blocks)
     spec = _blank(search, chain, tuple(path for path in chain.blocks if path in keep) if some else ())
     named = (
         replace(group, block_class=kind if len(kinds) > 1 else None) for kind, found in held.items() for group in found
@@ -147,7 +148,7 @@ def _patterns(owner: nn.Module, chain: Chain, blocks: tuple[str, ...]) -> tuple[
     return tuple(local)
 
 
-def _of_block(search: _Search, spec: ArchitectureSpec, chain: Chain, blocks: list[str]) -> list[GroupSpec]:
+def _of_block(search: _Search, spec: ArchitectureSpec, chain: Chain, blocks: Sequence[str]) -> list[GroupSpec]:
     """The groups of all blocks of one class, each alone within the laws, in the order in which they run."""
     call = search.calls[blocks[0]]
     try:

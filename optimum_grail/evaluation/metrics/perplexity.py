@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optimum_grail.data.batches import fingerprint_tokens
+from optimum_grail.data.opening import opened, opening_of
 from optimum_grail.data.rows import Rows, ready_samples
 from optimum_grail.data.text import first_tokens, text_column
 from optimum_grail.errors import DataError
@@ -31,8 +32,8 @@ class Perplexity(Metric):
     """exp of the mean negative log-likelihood of all predicted tokens, in windows of ``seqlen`` tokens.
 
     Rows are joined by blank lines and tokenized without special tokens; the windows are consecutive and do not
-    overlap, each predicts its tokens 2 to ``seqlen``, and what remains after the last full window is left out. Rows
-    of ``input_ids`` of one length are windows already.
+    overlap, each predicts its tokens 2 to ``seqlen`` (of the Gemma family the first is BOS), and what remains after the
+    last full window is left out. Rows of ``input_ids`` of one length are windows already.
 
     Args:
         text_column: default ``text`` or the first column of strings.
@@ -81,7 +82,8 @@ class Perplexity(Metric):
         """
         if rows.ready:
             return self._ready(rows)
-        seqlen = readers.length(self.seqlen)
+        opening = opening_of(readers.config, readers.need_tokenizer())
+        seqlen = readers.length(self.seqlen) - (opening is not None)
         column = text_column(rows.data, self.text_column)
         limits = [limit for limit in (self.max_tokens, self.num_samples and self.num_samples * seqlen) if limit]
         ids = first_tokens(rows.data, column, readers.need_tokenizer(), min(limits, default=None))
@@ -91,7 +93,7 @@ class Perplexity(Metric):
                 f"{rows.source} gives {len(ids)} tokens, less than one window of seqlen={seqlen}. "
                 f"Give more text, or choose --seqlen {max(len(ids), 2)} or less."
             )
-        return ids[: count * seqlen].view(count, seqlen)
+        return opened(ids[: count * seqlen].view(count, seqlen), opening)
 
     def count(self, readers: Readers, rows: Rows) -> int:
         """Windows."""
@@ -122,13 +124,14 @@ class Perplexity(Metric):
             loss = self._loss(model, windows, listener, progress)
             answers = listener.answers()
         count, seqlen = windows.shape
+        begun = "no special tokens" if opening_of(readers.config, readers.tokenizer) is None else "BOS before each"
         result: Result = {
             "perplexity": math.exp(loss) if loss < 700 else loss if math.isnan(loss) else math.inf,
             "loss": loss,
             "tokens": windows.numel(),
             "predicted_tokens": count * (seqlen - 1),
             "windows": count,
-            "protocol": f"rows joined by a blank line, no special tokens, {count} consecutive windows of {seqlen} "
+            "protocol": f"rows joined by a blank line, {begun}, {count} consecutive windows of {seqlen} "
             "tokens, exp of the mean negative log-likelihood of all predicted tokens",
         }
         return Measured(result, answers)

@@ -152,6 +152,40 @@ def test_a_first_block_without_a_residual_sum():
     assert group.stream == "@block"
 
 
+def test_a_first_block_that_lacks_the_layer_before_the_consumer():
+    """As in EfficientNet, whose first block does not expand; the others share the map."""
+
+    class Block(nn.Module):
+        def __init__(self, expands):
+            super().__init__()
+            self.expand = nn.Conv2d(8, 12, 1, bias=False) if expands else None
+            width = 12 if expands else 8
+            self.filter = nn.Conv2d(width, width, 3, padding=1, groups=width)
+            self.reduce, self.norm = nn.Conv2d(width, 8, 1, bias=False), nn.BatchNorm2d(8)
+
+        def forward(self, x):
+            inner = x if self.expand is None else torch.relu(self.expand(x))
+            return x + self.norm(self.reduce(torch.relu(self.filter(inner))))
+
+    spec = propose(Net(Block(False), Block(True), Block(True)), IMAGES).spec
+    assert spec.blocks == ("blocks.1", "blocks.2")
+    (group,) = spec.groups
+    assert isinstance(group, Conv)
+    assert (group.produce, group.channelwise, group.consume) == ("expand", ("filter",), "reduce")
+
+
+def test_units_that_a_rectifier_silences_do_not_hide_the_others():
+    """Some channels of many models never move, trained or not."""
+    torch.manual_seed(0)
+    model = Net(Inverted(8), Inverted(8))
+    for block, silent in zip(model.blocks, (2, 5), strict=True):
+        norm = block.conv[1][1]
+        norm.weight.data[:silent], norm.bias.data[:silent] = 1e-3, -9.0
+    (group,) = propose(model, IMAGES).spec.groups
+    assert isinstance(group, Conv)
+    assert group.channelwise == ("conv.0.1", "conv.1.0", "conv.1.1")
+
+
 def test_two_classes_of_blocks():
     spec = propose(Net(Gated(8, False, 0.5), Attending(8, 4, 2, 6), Gated(8, False, 0.5)), TOKENS).spec
     assert spec.blocks == ("blocks.*",)

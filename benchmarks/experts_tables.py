@@ -14,6 +14,9 @@ from tables import machine, markdown, publish
 
 PAGE = REPOSITORY / "docs" / "guides" / "experts.md"
 MARKS = "<!-- experts: written by benchmarks/experts_tables.py -->\n", "<!-- end of experts -->\n"
+KEY = ("experts", "expert_ffn_sparsity", "expert_selector", "refit")
+EXPERTS, CHANNELS = 8, 192
+"""Of every layer, and of every expert, in the dense model."""
 NAMES = {"none": "nothing refitted", "grail-plus": "refitted together", "one by one": "refitted one by one"}
 
 
@@ -24,24 +27,32 @@ def cell(rows: list[Mapping[str, Any]], name: str) -> str:
     return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
 
 
+def size(row: Mapping[str, Any]) -> tuple[int, int]:
+    """How rows are sorted: those that halve the experts' parameters last, whole experts first."""
+    return round(-row["parameters"] / 5e5), int("expert_ffn_sparsity" in row) * (2 - bool(row["experts"]))
+
+
 def section() -> str:
     """The text between the marks."""
     results = read_results("experts")
-    kinds = dict.fromkeys((row["experts"], row["expert_selector"], row["refit"]) for row in results["rows"])
+    kinds: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in results["rows"]:
+        kinds.setdefault(tuple(row.get(name) for name in KEY), []).append(row)
     lines = []
-    for kept, selector, refit in sorted(kinds, key=lambda kind: (-kind[0], list(kinds).index(kind))):
-        rows = [
-            row
-            for row in results["rows"]
-            if (row["experts"], row["expert_selector"], row["refit"]) == (kept, selector, refit)
-        ]
-        lines.append([f"{kept} of 8", selector, NAMES[refit], *(cell(rows, name) for name in results["sets"])])
+    for (kept, sparsity, selector, refit), rows in sorted(kinds.items(), key=lambda item: size(item[1][0])):
+        width = round(CHANNELS * (1 - (sparsity or 0)))
+        chosen = selector if kept else "-"
+        what = [f"{kept or EXPERTS} of {EXPERTS}", f"{width} of {CHANNELS}", chosen, NAMES[refit]]
+        parameters = f"{rows[0]['parameters'] / 1e6:.2f}"
+        lines.append([*what, parameters, *(cell(rows, name) for name in results["sets"])])
     dense = ", ".join(f"{name} {value:.1f}" for name, value in results["dense"]["perplexity"].items())
     text = (
         f"`{results['model']}` (perplexity {dense}), calibrated on 128 windows of 256 tokens of other books.\n"
-        "Damage: the logarithm of the perplexity over the dense model's, on books like those and on another corpus.\n\n"
+        "Damage: the logarithm of the perplexity over the dense model's, on books like those and on another corpus.\n"
+        "Channels are chosen by the preset's selector. In brackets: the range over three random choices.\n\n"
     )
-    table = markdown(("experts that stay", "chosen by", "the others", *results["sets"]), lines)
+    heads = ("experts that stay", "channels in each", "experts chosen by", "what reads them", "million parameters")
+    table = markdown((*heads, *results["sets"]), lines)
     return f"{text}{table}\n{machine([results])}"
 
 

@@ -14,7 +14,7 @@ from _common import environment, write_results
 
 from optimum_grail import check_map
 from optimum_grail.architectures import ARCHITECTURES
-from optimum_grail.core.spec import ArchitectureSpec, Conv, ExpertChannels, Experts, GroupSpec, Heads
+from optimum_grail.core.spec import ArchitectureSpec, Conv, ExpertChannels, Experts, GroupSpec, Heads, SharedChannels
 from optimum_grail.models.hook import install
 
 
@@ -25,6 +25,7 @@ def kind_of(group: GroupSpec) -> str:
         Conv: "conv",
         Experts: "experts",
         ExpertChannels: "expert-channels",
+        SharedChannels: "expert-channels",
     }
     return kinds.get(type(group), "mlp")
 

@@ -85,7 +85,7 @@ def convert_adapter(
     with staged_folder(output, overwrite) as folder, ExitStack() as after:
         dense = source if isinstance(source, PreTrainedModel) else load_model(source)
         tokenizer, processor = load_processors(checkpoint, False)
-        layout = resolve(dense)
+        layout = resolve(dense, experts=True)
         adapted = after.enter_context(_attached(dense, adapter))
         touched = _touched(layout, reductions)
         moves = _moves(layout, report, config)
@@ -183,7 +183,7 @@ def _touched(layout: Layout, reductions: Mapping[str, Reduction]) -> list[Channe
     """
     known = {group.name: group for group in layout.groups}
     for name, reduction in reductions.items():
-        if name not in known or known[name].units != len(reduction.assignment):
+        if name not in known or not known[name].admits(len(reduction.assignment)):
             raise CheckpointError(
                 f"The plan names {name!r} with {len(reduction.assignment)} units, which the dense model lacks. Name "
                 "the model that was compressed with base_model (--base-model)."

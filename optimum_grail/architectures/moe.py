@@ -10,12 +10,12 @@ from typing import Any
 from optimum_grail.architectures._tiny import GROUPED, WIDE_HEADS, tiny
 from optimum_grail.architectures.llama import HEADS, LLAMA
 from optimum_grail.core.groups import EXPERT_STEP
-from optimum_grail.core.spec import ExpertChannels, Experts, Mlp, always, never
+from optimum_grail.core.spec import ExpertChannels, Experts, Mlp, SharedChannels, always, never
 
 INSIDE = "All of them are inside routed experts (--expert-ffn-sparsity)."
-SHARED = (
-    "The width of the experts that all tokens pass is made from the same number of the config, so that it cannot say "
-    "another one for the routed experts alone."
+GROUPS = (
+    "Where the router divides experts into groups and chooses among these first (n_group above 1), they would have to "
+    "go evenly out of all; channels inside them can go (--expert-ffn-sparsity)."
 )
 LATENT = "Keys and values of all heads come from one latent vector, and the map knows no such heads."
 FEW = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
@@ -43,6 +43,19 @@ def channels(experts: Experts, field: str = "moe_intermediate_size", width: str 
         accepts=eights,
         factor=experts.factor,
         holds=experts.holds,
+    )
+
+
+def shared(count: str, bias_flag: str | None = None) -> SharedChannels:
+    """The channels of experts that all tokens pass; the config field that says how many there are."""
+    return SharedChannels(
+        produce=("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj"),
+        consume="mlp.shared_experts.down_proj",
+        count=count,
+        attributes=("mlp.shared_experts.intermediate_size",),
+        accepts=eights,
+        bias_flag=bias_flag,
+        holds="mlp.shared_experts",
     )
 
 
@@ -140,18 +153,19 @@ ROUTED = {
     "n_routed_experts": 4,
     "num_experts_per_tok": 2,
     "n_shared_experts": 1,
-    "moe_intermediate_size": 12,
+    "moe_intermediate_size": 16,
     "first_k_dense_replace": 1,
     "n_group": 1,
     "topk_group": 1,
 }
 UNGROUPED = replace(SOME_EXPERTS, field="n_routed_experts", when=(("n_group", 1),))
+NARROWED = (channels(SOME_EXPERTS), shared("n_shared_experts"))
 GLM4_MOE = replace(
     QWEN3_MOE,
     model_types=("glm4_moe",),
-    groups=(replace(FREE_HEADS, bias_flag=None), DENSE_MLP, UNGROUPED),
-    example=tiny("Glm4MoeForCausalLM", **WIDE_HEADS, **ROUTED),
-    impossible={"expert-channels": SHARED},
+    groups=(replace(FREE_HEADS, bias_flag=None), DENSE_MLP, UNGROUPED, *NARROWED),
+    example=tiny("Glm4MoeForCausalLM", **WIDE_HEADS, **ROUTED | {"n_shared_experts": 2}),
+    impossible={"experts": GROUPS},
     depth_field=None,  # the first layers have no experts, and the config counts them
 )
 LATENTS = {
@@ -167,27 +181,33 @@ LATENTS = {
 DEEPSEEK_V3 = replace(
     QWEN3_MOE,
     model_types=("deepseek_v3",),
-    groups=(DENSE_MLP, UNGROUPED),
+    groups=(DENSE_MLP, UNGROUPED, *NARROWED),
     example=tiny("DeepseekV3ForCausalLM", **GROUPED | LATENTS),
-    impossible={"expert-channels": SHARED, "heads": LATENT},
+    impossible={"experts": GROUPS, "heads": LATENT},
     depth_field=None,
 )
 DEEPSEEK_V2 = replace(
     DEEPSEEK_V3,
     model_types=("deepseek_v2",),
-    groups=(DENSE_MLP, replace(UNGROUPED, when=(("topk_method", "greedy"),))),
+    groups=(DENSE_MLP, replace(UNGROUPED, when=(("topk_method", "greedy"),)), *NARROWED),
     example=tiny("DeepseekV2ForCausalLM", **GROUPED | LATENTS),
 )
 DOTS1 = replace(
     GLM4_MOE,
     model_types=("dots1",),
-    groups=(FREE_HEADS, DENSE_MLP, UNGROUPED),
+    groups=(FREE_HEADS, DENSE_MLP, UNGROUPED, *NARROWED),
     example=tiny("Dots1ForCausalLM", **WIDE_HEADS, **ROUTED),
 )
 EXAONE_MOE = replace(
     GLM4_MOE,
     model_types=("exaone_moe",),
-    groups=(FREE_HEADS, DENSE_MLP, replace(UNGROUPED, field="num_experts")),
+    groups=(
+        FREE_HEADS,
+        DENSE_MLP,
+        replace(UNGROUPED, field="num_experts"),
+        channels(SOME_EXPERTS),
+        shared("num_shared_experts"),
+    ),
     example=tiny(
         "ExaoneMoeForCausalLM",
         **WIDE_HEADS,
@@ -228,13 +248,15 @@ ERNIE_MOE = replace(
         replace(FREE_HEADS, bias_flag="use_bias"),
         DENSE_MLP,
         replace(SOME_EXPERTS, field="moe_num_experts", beside=(("mlp.gate.moe_statics.e_score_correction_bias", 1),)),
+        channels(SOME_EXPERTS),
+        shared("moe_num_shared_experts", "use_bias"),
     ),
     example=tiny(
         "Ernie4_5_MoeForCausalLM",
         **WIDE_HEADS,
         moe_num_experts=4,
         moe_k=2,
-        moe_intermediate_size=12,
+        moe_intermediate_size=16,
         moe_layer_start_index=1,
     ),
 )

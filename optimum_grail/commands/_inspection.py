@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from optimum_grail.core.groups import IN_BANKS, ChannelGroup
+from optimum_grail.core.groups import IN_MIXTURES, ChannelGroup
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.layout import Layout, Stack
 from optimum_grail.models.resolve import resolve
@@ -36,7 +36,7 @@ def inspect_model(model: nn.Module) -> dict[str, Any]:
             row = rows.setdefault(key, _family(stack.name, group, model, layout))
             row["groups"] += 1
             row["parameters"] += group.cost * group.units
-            if group.kind not in IN_BANKS:  # a sparsity leaves them as they are
+            if group.kind not in IN_MIXTURES:  # a sparsity leaves them as they are
                 narrowest[group.name] = min((*row["expressible"], group.units))  # none: the table gave it this width
     return {
         "class": type(model).__name__,

@@ -26,6 +26,7 @@ KINDS = {
     "conv": "conv channels",
     "experts": "experts",
     "expert-channels": "channels in experts",
+    "shared-channels": "channels of shared experts",
 }
 EXAMPLES = """\
   optimum-cli grail inspect -m meta-llama/Llama-3.2-1B

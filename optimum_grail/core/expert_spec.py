@@ -57,6 +57,40 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class SharedChannels:
+    """Channels of the experts that all tokens pass, where one number of the config says how wide these are and how wide
+    those of :class:`ExpertChannels`: they shrink together, or not at all.
+
+    What is not told here is told there and at :class:`optimum_grail.core.spec.Mlp`.
+
+    Args:
+        count: config field that says how many such experts there are; one module holds all of their channels, of which
+            a unit is as many, side by side.
+        bond: name of the declaration of the routed experts' channels.
+    """
+
+    produce: tuple[str, ...]
+    consume: str
+    count: str
+    attributes: tuple[str, ...]
+    stream: Stream = AT_OUTPUT
+    field: str = "moe_intermediate_size"
+    bond: str = "expert_channels"
+    accepts: StockAccepts = always
+    bias_flag: str | None = None
+    factor: str | None = None
+    name: str = "shared_channels"
+    stage: int = 4
+    block_class: str | None = None
+    within: str | None = None
+    when: Conditions = ()
+    holds: str | None = None
+    channelwise: tuple[str, ...] = ()
+    mixes: bool = False
+    uniform: bool = True
+
+
+@dataclass(frozen=True)
 class ExpertChannels:
     """Channels inside the experts of :class:`Experts`: all of a layer have as many, each its own ones.
 

@@ -9,9 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-GroupKind = Literal["mlp", "heads", "conv", "experts", "expert-channels", "classifier"]
+GroupKind = Literal["mlp", "heads", "conv", "experts", "expert-channels", "shared-channels", "classifier"]
 IN_BANKS = frozenset({"experts", "expert-channels"})
-"""Kinds of groups whose consumer holds all experts of a layer: nothing is measured of them before the fit."""
+"""Kinds of groups whose consumer holds all experts of a layer."""
+IN_MIXTURES = IN_BANKS | {"shared-channels"}
+"""Kinds of groups that are there only where they are asked for: nothing is measured of them before the fit."""
 EXPERT_STEP = 8
 """Widths inside experts are multiples of it: transformers multiplies all experts at once, by kernels that want every
 row of a matrix to begin at a multiple of 16 bytes, in two bytes per number too."""
@@ -124,8 +126,9 @@ class ChannelGroup:
 
     Args:
         name: unique within the model, for example ``"model.layers.0.mlp"``.
-        kind: ``"mlp"``, ``"heads"``, ``"conv"``, ``"experts"`` or ``"expert-channels"``; ``"classifier"``: a layer
-            after the blocks, which only a fit has.
+        kind: ``"mlp"``, ``"heads"``, ``"conv"``, ``"experts"``, ``"expert-channels"`` or ``"shared-channels"``
+            (of experts that all tokens pass, as wide as routed ones); ``"classifier"``: a layer after the blocks, which
+            only a fit has.
         units: how many units there are (channels, KV groups, filters, experts; channels inside one expert).
         producers: the strips whose rows go (channelwise modules included).
         consumer: the strip whose columns go.
@@ -207,6 +210,12 @@ class ChannelGroup:
             return replace(port, offset=port.offset - sum(gone * each.span for each in ahead))
 
         return replace(self, units=slots, producers=tuple(moved(port) for port in self.producers))
+
+    def admits(self, units: int) -> bool:
+        """Whether a reduction may be of so many units: where experts have units of their own, of those of some of
+        them."""
+        experts, rest = divmod(units, self.units) if self.units else (int(units == 0), 0)
+        return not rest and 1 <= experts <= self.copies
 
     @property
     def step(self) -> int:

@@ -18,6 +18,7 @@ from optimum_grail.core.conditions import always as always
 from optimum_grail.core.conditions import never as never
 from optimum_grail.core.expert_spec import ExpertChannels as ExpertChannels
 from optimum_grail.core.expert_spec import Experts as Experts
+from optimum_grail.core.expert_spec import SharedChannels as SharedChannels
 from optimum_grail.core.groups import HeadArgument, Stream
 
 
@@ -191,7 +192,7 @@ class Conv:
     holds: str | None = None
 
 
-GroupSpec = Mlp | Heads | Conv | Experts | ExpertChannels
+GroupSpec = Mlp | Heads | Conv | Experts | ExpertChannels | SharedChannels
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def check_shareable(methods: Methods, ranks: Ranks) -> None:
         ConfigError: the selector trains every block on one sample after the other, or experts of a mixture, or
             channels inside them, go.
     """
-    if ranks.count > 1 and methods.in_banks:
+    if ranks.count > 1 and methods.in_mixtures:
         raise ConfigError(
             "Several processes cannot share the rows that are sent to the experts of a mixture yet. Run one process, "
             "or leave --experts, --expert-sparsity and --expert-ffn-sparsity out."

@@ -16,6 +16,7 @@ from optimum_grail.streams.probe import Wanted
 from optimum_grail.survey.survey import signals_of
 
 GRADIENTS = frozenset({"mask-gradients", "block-gradients"})
+INSIDE = ("expert-channels", "shared-channels")
 LAST = {"experts": 1, "expert-channels": 2}
 WithinBlock = Literal["sequential", "joint"]
 
@@ -89,9 +90,9 @@ class Methods:
         return [[g for g, own in zip(groups, stages, strict=True) if own == stage] for stage in sorted(set(stages))]
 
     @property
-    def in_banks(self) -> frozenset[str]:
+    def in_mixtures(self) -> frozenset[str]:
         """Kinds of groups inside mixtures of which units go."""
-        asked = {"experts": self.expert_selector is not None, "expert-channels": self.expert_channels}
+        asked = {"experts": self.expert_selector is not None, **dict.fromkeys(INSIDE, self.expert_channels)}
         return frozenset(kind for kind, goes in asked.items() if goes)
 
     @property

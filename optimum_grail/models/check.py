@@ -268,7 +268,8 @@ def _check_stock(model: nn.Module, layout: Layout, inputs: Mapping[str, Tensor])
         spec, units = layout.specs[group.name], _half(model, layout, group)
         small: Any = copy.deepcopy(model)
         for other in layout.groups:
-            if layout.specs[other.name] is spec and expressible(model, layout, other, units):
+            alike = layout.specs[other.name] is spec or (group.uniform and group.uniform == other.uniform)
+            if alike and expressible(model, layout, other, units):
                 narrow_(small, other, units)
         updates = write_config_(small, layout, {})
         if refused := next((update.doubt for update in updates if update.doubt), ""):

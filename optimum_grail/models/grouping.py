@@ -9,10 +9,9 @@ from itertools import accumulate
 from torch import nn
 
 from optimum_grail.core.groups import ChannelGroup, HeadTable, Port
-from optimum_grail.core.spec import Conv, ExpertChannels, Experts, GroupSpec, Heads, Mlp, Rows, Strip
+from optimum_grail.core.spec import Conv, GroupSpec, Heads, Mlp, Rows, Strip
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.attributes import meets, read
-from optimum_grail.models.expert_groups import channels_group, experts_group
 from optimum_grail.models.head_size import inside_of
 from optimum_grail.models.head_tables import tables_of
 from optimum_grail.models.matrix import axes, columns, is_channelwise, is_norm, mixes_channels, rows, weights_of
@@ -24,7 +23,7 @@ class GroupBuilder:
     def __init__(self, model: nn.Module, owner: str, block: str, layer: str) -> None:
         self.model, self.owner, self.block, self.layer = model, owner, block, layer
 
-    def build(self, spec: GroupSpec) -> ChannelGroup:
+    def build(self, spec: Mlp | Heads | Conv) -> ChannelGroup:
         """The group that ``spec`` declares in this block.
 
         Raises:
@@ -32,9 +31,6 @@ class GroupBuilder:
         """
         if isinstance(spec, Heads):
             return self._heads(spec)
-        at = (self.model, self.owner, self.block, self.layer)
-        if isinstance(spec, Experts | ExpertChannels):
-            return experts_group(*at, spec) if isinstance(spec, Experts) else channels_group(*at, spec)
         return self._mlp(spec) if isinstance(spec, Mlp) else self._conv(spec)
 
     def _path(self, local: str) -> str:

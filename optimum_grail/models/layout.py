@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from optimum_grail.core.groups import IN_BANKS, ChannelGroup
+from optimum_grail.core.groups import IN_MIXTURES, ChannelGroup
 from optimum_grail.core.spec import ArchitectureSpec, GroupSpec
 from optimum_grail.errors import UnknownNameError
 
@@ -101,7 +101,7 @@ class Layout:
     @property
     def without_experts(self) -> Layout:
         """The same but for groups of experts and of their channels, of which nothing is measured before the fit."""
-        return self.without(IN_BANKS)
+        return self.without(IN_MIXTURES)
 
     def without(self, kinds: Collection[str]) -> Layout:
         """The same but for groups of these kinds."""

@@ -12,10 +12,10 @@ from torch import nn
 
 from optimum_grail.architectures import ARCHITECTURES
 from optimum_grail.core.groups import ChannelGroup, Port
-from optimum_grail.core.spec import ArchitectureSpec, ExpertChannels, Experts, GroupSpec
+from optimum_grail.core.spec import ArchitectureSpec, ExpertChannels, Experts, GroupSpec, SharedChannels
 from optimum_grail.errors import ArchitectureError, BlocksMissingError, UnknownNameError
 from optimum_grail.models.attributes import meets, read
-from optimum_grail.models.grouping import GroupBuilder
+from optimum_grail.models.declared import group_of
 from optimum_grail.models.layout import Layout, Stack, Weights
 from optimum_grail.models.matrix import weights_of
 from optimum_grail.models.residence import parameters_of
@@ -44,9 +44,9 @@ def resolve(model: nn.Module, spec: ArchitectureSpec | None = None, experts: boo
     for stack in stacks:
         for block, layer in zip(stack.blocks, stack.layers, strict=True):
             for declared in _declared(model, stack, block):
-                if isinstance(declared, Experts | ExpertChannels) and not experts:
+                if isinstance(declared, Experts | ExpertChannels | SharedChannels) and not experts:
                     continue
-                group = GroupBuilder(model, stack.owner, block, layer).build(declared)
+                group = group_of(model, stack.owner, block, layer, declared)
                 if group.name in specs:
                     raise ArchitectureError(f"The map has two groups called {group.name!r}. Give each its own name.")
                 groups.append(group)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from optimum_grail.core.groups import IN_BANKS, ChannelGroup
+from optimum_grail.core.groups import IN_MIXTURES, ChannelGroup
 from optimum_grail.models.intact import kept_intact_
 from optimum_grail.pipeline.estimate import Outlook
 from optimum_grail.pipeline.preparing import prepare_
@@ -110,7 +110,7 @@ def forecast(model: nn.Module, setup: Setup, dataset: DataSource | None = None, 
     with kept_intact_(model, always=True) as undo:
         ready = prepare_(model, setup, undo)
         outlook = ready.outlook_(dataset, watch or Unwatched())
-        measured = setup.methods.allocation.needs and not (set(ready.request[0].kinds) or {""}) <= IN_BANKS
+        measured = setup.methods.allocation.needs and not (set(ready.request[0].kinds) or {""}) <= IN_MIXTURES
         widths = None if measured else ready.allocate(None, Findings())
         least = {name: item.widths[0] for item in ready.classes for name in item.groups}
         return Forecast(

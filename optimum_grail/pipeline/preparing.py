@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from optimum_grail.core.groups import IN_BANKS
+from optimum_grail.core.groups import IN_MIXTURES
 from optimum_grail.fit.agreement import check_shareable
 from optimum_grail.models.biases import add_biases_
 from optimum_grail.models.layout import Layout
@@ -25,8 +25,8 @@ from optimum_grail.widths.allocate import check_request
 
 def _layout(model: nn.Module, setup: Setup) -> Layout:
     """The layout, with those groups inside mixtures of experts of which units are asked to go."""
-    asked = setup.methods.in_banks
-    return resolve(model, setup.spec, bool(asked)).without(IN_BANKS - asked)
+    asked = setup.methods.in_mixtures
+    return resolve(model, setup.spec, bool(asked)).without(IN_MIXTURES - asked)
 
 
 def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:

@@ -16,7 +16,7 @@ from optimum_grail.checkpoints.spool import Spool
 from optimum_grail.config.source import GENERAL
 from optimum_grail.core.budget import WidthClass
 from optimum_grail.core.contracts import Allocation
-from optimum_grail.core.groups import IN_BANKS
+from optimum_grail.core.groups import IN_MIXTURES
 from optimum_grail.core.plan import Plan
 from optimum_grail.data.batches import CalibrationData
 from optimum_grail.data.parts import written_samples
@@ -196,7 +196,7 @@ class Prepared:
         if (
             not needs
             or data is None
-            or (request.kinds and set(request.kinds) <= IN_BANKS and not self.setup.methods.inside)
+            or (request.kinds and set(request.kinds) <= IN_MIXTURES and not self.setup.methods.inside)
         ):
             return Findings()
         progress = self.setup.progress

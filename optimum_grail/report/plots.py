@@ -21,6 +21,7 @@ KIND_NAMES = {
     "conv": "convolutions",
     "experts": "experts",
     "expert-channels": "channels inside experts",
+    "shared-channels": "channels of shared experts",
 }
 
 

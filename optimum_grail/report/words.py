@@ -9,6 +9,7 @@ KINDS: Mapping[str, str] = {
     "mlp": "feed-forward channels",
     "conv": "inner channels",
     "expert-channels": "channels inside each expert",
+    "shared-channels": "channels of each shared expert",
 }
 ASKED_NAMES: Mapping[str, str] = {
     "ffn_sparsity": "of the FFN channels",

@@ -90,7 +90,7 @@ def _plan(
         assignment is None
         or weight is None
         or not is_reduction(assignment, weight)
-        or not _all_units(assignment, group)
+        or not group.admits(len(assignment))
     ):
         raise CheckpointError(f"what it says of {group.name} is no reduction of {group.units} units")
     if type(slots) is not int or slots != int(assignment.max()) + 1 or not _uses_all(assignment, slots):
@@ -135,12 +135,6 @@ def _key(group: ChannelGroup, part: str) -> str:
 
 def _shapes(shapes: Mapping[str, tuple[int, ...]], group: ChannelGroup) -> Iterator[tuple[int, ...]]:
     return (shapes[_key(group, part)] for part in PARTS if _key(group, part) in shapes)
-
-
-def _all_units(assignment: Tensor, group: ChannelGroup) -> bool:
-    """Whether there is an entry for every unit: of experts that have units of their own, for those of some of them."""
-    experts, rest = divmod(len(assignment), group.units)
-    return not rest and (experts == 1 or 1 < experts <= group.copies)
 
 
 def _uses_all(assignment: Tensor, slots: int) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optimum_grail.core.budget import Budget, WidthClass, smallest
 from optimum_grail.core.contracts import Allocation
-from optimum_grail.core.groups import IN_BANKS, ChannelGroup
+from optimum_grail.core.groups import IN_MIXTURES, ChannelGroup
 from optimum_grail.errors import BudgetError, shorten
 from optimum_grail.models.layout import Layout
 from optimum_grail.survey.findings import Findings
@@ -140,7 +140,7 @@ class Sharing:
 
     def _damage(self, groups: Sequence[ChannelGroup], widths: Sequence[int]) -> Tensor | None:
         curves = self.findings.curves
-        if not curves or groups[0].kind in IN_BANKS:
+        if not curves or groups[0].kind in IN_MIXTURES:
             return None
         chosen = torch.tensor(widths)
         return torch.stack([curves[group.name].damages(chosen) for group in groups]).sum(0)
@@ -157,9 +157,10 @@ class Sharing:
             yield groups
             return
         for kind, fraction in self.request.kinds.items():
-            named = [group for group in groups if group.kind == kind]
+            kinds = {kind, "shared-channels"} if kind == "expert-channels" else {kind}
+            named = [group for group in groups if group.kind in kinds]
             if not named:
-                known = ", ".join(sorted(FLAGS[k] for k in {g.kind for g in groups}))
+                known = ", ".join(sorted({FLAGS[group.kind] for group in groups}))
                 why = next((f" {s.spec.impossible[kind]}" for s in self.layout.stacks if kind in s.spec.impossible), "")
                 raise BudgetError(
                     f"{FLAGS[kind]} {fraction:g}: this model has no groups of kind {kind!r}.{why} It takes {known}."

@@ -16,6 +16,7 @@ FLAGS = {
     "conv": "--channel-sparsity",
     "experts": "--expert-sparsity",
     "expert-channels": "--expert-ffn-sparsity",
+    "shared-channels": "--expert-ffn-sparsity",
 }
 NOUNS = {
     "mlp": "feed-forward channels",
@@ -23,6 +24,7 @@ NOUNS = {
     "conv": "convolution channels",
     "experts": "experts",
     "expert-channels": "channels inside experts",
+    "shared-channels": "channels of shared experts",
 }
 """What the units of a kind are called in sentences."""
 Expressible = Callable[[Sequence[ChannelGroup], int], bool]
@@ -104,8 +106,9 @@ def _share_gone(experts: int, layout: Layout) -> float:
     """
     groups = [group for group in layout.groups if group.kind == "experts"]
     if not groups:
+        why = next((f" {s.spec.impossible['experts']}" for s in layout.stacks if "experts" in s.spec.impossible), "")
         raise BudgetError(
-            f"--experts {experts}: this model has no experts that its map could take away. Leave it out; "
+            f"--experts {experts}: this model has no experts that its map could take away.{why} Leave it out; "
             "`grail inspect` shows what can go."
         )
     units, chosen = groups[0].units, groups[0].chosen

@@ -154,8 +154,10 @@ def test_models_without_experts_that_can_go_say_so() -> None:
         compressed(tiny_llama(), experts=2)
     model: Any = DEEPSEEK_V3.example()  # type: ignore[misc]
     model.config.n_group = 2
-    with pytest.raises(BudgetError, match="no experts that its map could take away"):
+    with pytest.raises(BudgetError, match=r"could take away\. Where the router divides experts into groups"):
         compressed(model, experts=2)
+    with pytest.raises(BudgetError, match=r"--expert-sparsity 0\.5: .*Where the router divides experts into groups"):
+        compressed(model, expert_sparsity=0.5)
 
 
 def test_rounding_applies_to_fractions() -> None:

@@ -22,10 +22,24 @@ def test_experts_are_a_row_of_their_own() -> None:
 
 def test_layers_with_experts_and_layers_without() -> None:
     found = inspect_model(GLM4_MOE.example())  # type: ignore[misc]
-    assert {row["kind"]: row["groups"] for row in found["families"]} == {"heads": 3, "mlp": 1, "experts": 2}
+    assert {row["kind"]: row["groups"] for row in found["families"]} == {
+        "heads": 3,
+        "mlp": 1,
+        "experts": 2,
+        "expert-channels": 2,
+        "shared-channels": 2,
+    }
     found = inspect_model(DEEPSEEK_V3.example())  # type: ignore[misc]
-    assert {row["kind"]: row["groups"] for row in found["families"]} == {"mlp": 2, "experts": 1}
-    assert [item["kind"] for item in found["impossible"]] == ["expert-channels", "heads"]
+    assert {row["kind"]: row["groups"] for row in found["families"]} == {
+        "mlp": 2,
+        "experts": 1,
+        "expert-channels": 1,
+        "shared-channels": 1,
+    }
+    assert [item["kind"] for item in found["impossible"]] == ["heads"]
+    model: Any = DEEPSEEK_V3.example()  # type: ignore[misc]
+    model.config.n_group = 2
+    assert [item["kind"] for item in inspect_model(model)["impossible"]] == ["experts", "heads"]
 
 
 def test_channels_inside_experts_are_a_row_too() -> None:

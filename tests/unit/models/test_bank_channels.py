@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from optimum_grail.architectures.moe import DEEPSEEK_V3, GPT_OSS, MIXTRAL, SPECS
+from optimum_grail.architectures.moe import GLM4_MOE, GPT_OSS, MIXTRAL, SPECS
 from optimum_grail.core.groups import ChannelGroup
 from optimum_grail.core.plan import GroupPlan, Plan
 from optimum_grail.core.readout import Readout
 from optimum_grail.core.reduction import Reduction
-from optimum_grail.core.spec import ArchitectureSpec, ExpertChannels
+from optimum_grail.core.spec import ArchitectureSpec, ExpertChannels, SharedChannels
 from optimum_grail.errors import ArchitectureError
 from optimum_grail.models.banks import (
     channelled,
@@ -32,8 +32,7 @@ from optimum_grail.models.resolve import resolve
 from optimum_grail.models.stock import current_widths
 from optimum_grail.models.surgery import apply_, narrow_
 
-ABLE = [spec for spec in SPECS if any(isinstance(group, ExpertChannels) for group in spec.groups)]
-FAMILIES = [pytest.param(spec, id=spec.model_types[0]) for spec in ABLE]
+FAMILIES = [pytest.param(spec, id=spec.model_types[0]) for spec in SPECS]
 
 
 def channels_of(model: nn.Module) -> list[ChannelGroup]:
@@ -46,12 +45,6 @@ def plainly(model: nn.Module, group: ChannelGroup, keep: torch.Tensor) -> GroupP
     return GroupPlan(
         group, reduction, Readout(reduction.lift_columns(to_matrix(model.get_submodule(group.consumer.module))))
     )
-
-
-def test_eight_families_can_say_the_width_and_the_others_say_why_not() -> None:
-    assert len(ABLE) == 8
-    for spec in SPECS:
-        assert (spec in ABLE) is not ("expert-channels" in spec.impossible)
 
 
 @pytest.mark.parametrize("spec", FAMILIES)
@@ -171,6 +164,21 @@ def test_the_law_of_channels_finds_a_wrong_layout(spoil: Callable[[nn.Module], N
         check_map(replace(MIXTRAL, groups=groups, example=example))
 
 
-def test_where_the_config_cannot_say_it_there_is_no_group() -> None:
-    assert not channels_of(DEEPSEEK_V3.example())  # type: ignore[misc]
-    assert "pass" in DEEPSEEK_V3.impossible["expert-channels"]
+def test_shared_experts_are_as_wide_as_routed_ones() -> None:
+    """Two experts that all tokens pass, in one module: a unit is two channels of it."""
+    model = GLM4_MOE.example()  # type: ignore[misc]
+    layout = resolve(model, experts=True)
+    shared = next(group for group in layout.groups if group.kind == "shared-channels")
+    routed = next(group for group in layout.groups if group.kind == "expert-channels" and group.block == shared.block)
+    assert shared.uniform == routed.uniform and shared.units == routed.units == 16
+    assert shared.consumer.span == 2 and shared.cost == 2 * 3 * 32
+    narrow_(model, shared, 8)
+    assert model.get_submodule(shared.consumer.module).in_features == 16
+    kinds = {group.kind for group in resolve(model).groups}
+    assert kinds == {"heads", "mlp"}, "without being asked for, nothing of a mixture is a group"
+
+
+def test_a_module_that_holds_no_whole_number_of_shared_experts_is_refused() -> None:
+    groups = tuple(g for g in GLM4_MOE.groups if isinstance(g, SharedChannels))
+    with pytest.raises(ArchitectureError, match="expected a multiple of 3, the number of experts in num_hidden_layers"):
+        resolve(GLM4_MOE.example(), replace(GLM4_MOE, groups=(replace(groups[0], count="num_hidden_layers"),)), True)  # type: ignore[misc]

@@ -42,8 +42,9 @@ def add_engine_flag(parser: ArgumentParser) -> None:
         "--for",
         dest="engine",
         metavar="ENGINE[:k=v,...]",
-        help="Compress for another engine (llama.cpp; `grail list targets`): widths that it can quantize where "
-        "none are asked for, and the file for it beside --output, as `grail export` writes it.",
+        help="Compress for another engine (llama.cpp, vLLM, onnx, openvino, transformers; `grail list targets`): "
+        "widths that it can take, where none are asked for, and what it reads beside --output, as `grail export` "
+        "writes it.",
     )
 
 

@@ -53,6 +53,8 @@ EXAMPLES = """\
       what would go, the time and the memory; nothing is written
   optimum-cli grail compress -m MODEL -o small --for llama.cpp:type=q8_0
       small/ for transformers, small.gguf for llama.cpp, with widths that can be quantized
+  optimum-cli grail compress -m MODEL -o small --allocation knapsack --for onnx
+      small-onnx/ beside it, for ONNX Runtime, which takes a width per layer; likewise openvino, transformers and vLLM
   optimum-cli grail compress -m MODEL -o small --map map.py --dataset corpus.txt
       a family without a map of its own: `grail inspect -m MODEL --propose -o map.py` has written one, and you read it
   torchrun --nproc-per-node 2 --no-python optimum-cli grail compress -m MODEL -o small --dataset corpus.txt
@@ -131,6 +133,8 @@ def _compress(args: Namespace, out: Session, target: Path, ranks: Ranks) -> None
 
     engine = beside(args, target)
     config = _configuration(args, engine.wishes if engine else {})
+    if engine:
+        engine.target.check_settings(config)
     compressor = GrailCompressor.from_pretrained(
         args.model,
         config,

@@ -6,11 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from optimum_grail.report.progress import Progress
+
+if TYPE_CHECKING:
+    from optimum_grail.config.config import GrailConfig
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,13 @@ class Target(ABC):
         """Fields of :class:`optimum_grail.config.config.GrailConfig` with which ``model`` is compressed best for this
         engine, where its user asks for nothing else."""
         return {}
+
+    def check_settings(self, config: GrailConfig) -> None:  # noqa: B027  # most engines take whatever comes of one
+        """Refuse a configuration whose result the engine cannot take, before anything is compressed.
+
+        Raises:
+            ConfigError: it cannot.
+        """
 
     @abstractmethod
     def __call__(

@@ -14,7 +14,8 @@ from optimum_grail.checkpoints.output import check_output, staged_folder
 from optimum_grail.checkpoints.plan_file import write_json
 from optimum_grail.checkpoints.processors import load_processors
 from optimum_grail.checkpoints.writing import write_weights
-from optimum_grail.errors import CheckpointError
+from optimum_grail.config.config import GrailConfig
+from optimum_grail.errors import CheckpointError, ConfigError
 from optimum_grail.export.agreement import compare, has_classes, insist
 from optimum_grail.export.contract import Exported, Target, by_dtype
 from optimum_grail.export.plain import PER_LAYER, plain_config
@@ -45,6 +46,14 @@ class Transformers(Target):
     def wishes(self, model: str | Path) -> dict[str, Any]:
         """Widths that the stock configuration can say."""
         return {"standalone": True}
+
+    def check_settings(self, config: GrailConfig) -> None:
+        """Refuse to compress to widths that plain transformers need not understand."""
+        if config.standalone is False:
+            raise ConfigError(
+                "standalone=False asks for widths that plain transformers cannot be told, and a checkpoint for plain "
+                "transformers is wanted. Drop --no-standalone, or --for transformers."
+            )
 
     def __call__(
         self, model: str | Path, output: str | Path, overwrite: bool = False, progress: Progress | None = None

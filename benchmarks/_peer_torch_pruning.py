@@ -25,7 +25,9 @@ from torch.nn import functional
 def loaded(job: dict[str, Any]) -> Any:
     """The dense model, in float32."""
     if job["weights"] is None:
-        return getattr(transformers, job["class"]).from_pretrained(job["folder"], dtype=torch.float32).eval()
+        found = getattr(transformers, job["class"]).from_pretrained(job["folder"], dtype=torch.float32).eval()
+        found.config.use_cache = False  # a cache in the output stops the graph
+        return found
     text = Path(job["source"]).read_text(encoding="utf-8").partition("# -- its description")[0]
     module = types.ModuleType("custom_module")
     lines = [
@@ -120,6 +122,8 @@ def main() -> None:
     else:
         prune_transformer(model, job, first, importance)
     model.zero_grad(set_to_none=True)
+    if "use_cache" in vars(getattr(model, "config", model)):
+        model.config.use_cache = True
     torch.save(model, sys.argv[2])
     after = sum(parameter.numel() for parameter in model.parameters())
     print(f"torch-pruning {tp.__version__}: {before:,} to {after:,} parameters, {job['gone']:,} asked to go")

@@ -153,6 +153,14 @@ class Images(Subject):
         """Whether its data are the thousand photographs, which both calibrate (even rows) and measure (odd rows)."""
         return self.model.name != "vit-cifar10"
 
+    @cached_property
+    def processors(self) -> tuple[Any, Any]:
+        """The photographs are cropped already, so they are not cropped once more."""
+        tokenizer, processor = load_processors(self.folder, False)
+        if self.imagenet:
+            processor.do_resize = processor.do_center_crop = False
+        return tokenizer, processor
+
     def calibration(self, other: bool) -> Any:
         return half(0) if self.imagenet else read_rows(str(data_folder() / "cifar10-jpeg"), split="train").data
 

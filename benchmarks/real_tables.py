@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from _common import REPOSITORY, read_results
-from _real_models import EVERY, MODELS, PEERS
+from _real_models import BY_NAME, EVERY, MODELS, PEERS
 from tables import machine, markdown, publish
 
 PAGE, README = REPOSITORY / "docs" / "real.md", REPOSITORY / "README.md"
@@ -38,6 +38,8 @@ row by row; rows that are not measured yet are not shown, cells of them are empt
   networks are pruned as its example does. *lines*: of code that a user writes, ours being one command.
 - *bytes*: of all weights, 16 bits each; rounded ones (linear layers in the blocks, torchao) at 8 or 4 bits with their
   scales. *plain*: whether transformers alone loads what was saved and computes the same, as tried.
+- The models are folders as transformers saves them, below the folder that `OPTIMUM_GRAIL_MODELS` names, each called as
+  here; EfficientNet's class comes from the package efficientnet-lite-pytorch, unpacked into `build/classes`.
 - The language models were dequantised from 4-bit files. Qualities do not depend on the machine. Seconds and peak memory
   are of runs on a shared machine, whose load average (per two cores) stands beside them: no measure of speed.
 """
@@ -111,7 +113,8 @@ def section(name: str) -> Iterator[str]:
     counts = sorted({row["samples"] for row in rows if row["samples"]})
     yield f"## {name}\n"
     calibrated = " and ".join(map(str, counts))
-    yield f"{dense['metric'].capitalize()}. {calibrated} calibration samples.\n" if counts else ""
+    most = f"at most {BY_NAME[name].rows} {'windows' if BY_NAME[name].causal else 'rows'} of every set"
+    yield f"{dense['metric'].capitalize()}, {most}; calibrated on {calibrated or 'nothing yet'} samples.\n"
     heads = ("agrees", "parameters", "bytes", "plain", "lines", "seconds", "peak")
     yield markdown(("", "gone", *dense["scores"], *heads), [line(row, dense) for row in rows])
     said = [row for row in (dense, first(rows, "default", 20), first(rows, "default", 30)) if row and row["shown"]]

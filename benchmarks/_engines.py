@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from llama_cpp import served
 
-from optimum_grail import export_model
+from optimum_grail import GrailCompressor, export_model
 from optimum_grail.checkpoints.loading import load_model
 from optimum_grail.export.sessions import ONNX_FILE, OPENVINO_FILE, OnnxSession, OpenVinoSession, Session, TorchSession
 
@@ -204,3 +205,13 @@ def weight_bytes(path: Path) -> int:
     """Bytes of the files of weights and graphs."""
     files = [path] if path.is_file() else path.rglob("*")
     return sum(file.stat().st_size for file in files if file.suffix in WEIGHTS and "grail" not in file.name)
+
+
+def compressed(model: Path, name: str, settings: Mapping[str, Any], place: Path) -> Path:
+    """The model made smaller, unless it is there already; the model itself where there are no settings."""
+    folder = place / f"{model.name}-{name.replace(' ', '-')}"
+    if not settings:
+        return model
+    if not (folder / "config.json").is_file():
+        GrailCompressor.from_pretrained(model, dict(settings)).compress(save_directory=folder)
+    return folder

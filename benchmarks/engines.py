@@ -20,11 +20,10 @@ from typing import Any
 
 import torch
 from _common import EMBEDDED, environment, models_folder, read_results, write_results
-from _engines import Answer, Engine, LlamaCpp, Onnx, OpenVino, PyTorch, Vllm, Work, weight_bytes
+from _engines import Answer, Engine, LlamaCpp, Onnx, OpenVino, PyTorch, Vllm, Work, compressed, weight_bytes
 from llama_cpp import PROMPTS, STEPS
 from transformers import AutoTokenizer
 
-from optimum_grail import GrailCompressor
 from optimum_grail.checkpoints.loading import load_model
 
 RESULT, LONG, TURNS = "engines", 64, 3
@@ -37,16 +36,6 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
 """Checkpoints and the configurations that they are compressed with."""
 SAMPLES: Mapping[str, Any] = {"num_samples": 32, "seqlen": 128}
 """Few: what is measured here does not depend on how good the model is."""
-
-
-def made(model: Path, form: str, place: Path) -> Path:
-    """The checkpoint, compressed if it is not there yet."""
-    folder = place / f"{model.name}-{form.replace(' ', '-')}"
-    if not FORMS[form]:
-        return model
-    if not (folder / "config.json").is_file():
-        GrailCompressor.from_pretrained(model, {**FORMS[form], **SAMPLES}).compress(save_directory=folder)
-    return folder
 
 
 @torch.no_grad()
@@ -109,7 +98,9 @@ def main() -> None:
                     key = (model.name, form, name)
                     if key in rows and not options.redo:
                         continue
-                    row = measured(engine, made(model, form, options.place or Path(aside)))
+                    settings = {**FORMS[form], **SAMPLES} if FORMS[form] else {}
+                    folder = compressed(model, form, settings, options.place or Path(aside))
+                    row = measured(engine, folder)
                     rows[key] = dict(zip(("model", "form", "engine"), key, strict=True)) | row | environment()
                     rows[key] |= {"engines": {one: version(one) for one in ("xllamacpp", "onnxruntime", "openvino")}}
                     write_results(RESULT, {"rows": list(rows.values())})

@@ -34,11 +34,11 @@ PROMPTS = (
 )
 
 
-def served(path: Path, exact: bool) -> Any:
-    """A file in llama.cpp, one thread."""
+def served(path: Path, exact: bool, rows: int = 1, threads: int = 1) -> Any:
+    """A file in llama.cpp, for ``rows`` prompts of up to 256 tokens at a time."""
     params = engine.CommonParams()
-    params.model.path, params.n_ctx, params.verbosity, params.n_parallel = str(path), 256, 0, 1
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.model.path, params.n_ctx, params.verbosity, params.n_parallel = str(path), 256 * rows, 0, rows
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     if exact:
         params.cache_type_k = params.cache_type_v = engine.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = engine.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED

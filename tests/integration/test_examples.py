@@ -86,6 +86,7 @@ def test_custom_module_says_what_data_it_lacks(repository: Path, tmp_path: Path)
         "choose_tables.py",
         "llama_cpp_tables.py",
         "engines_tables.py",
+        "speed_tables.py",
         "real_tables.py",
     ],
 )

@@ -13,7 +13,9 @@ from optimum_grail.config.options import OVERRIDES
 from optimum_grail.config.spelling import coerce, parse_method
 from optimum_grail.core.contracts import Allocation, Compensator, Refit, Selector
 from optimum_grail.core.needs import check_needs
+from optimum_grail.core.pattern import Pattern, PatternSelector
 from optimum_grail.errors import ConfigError, did_you_mean
+from optimum_grail.patterns import PATTERNS
 from optimum_grail.refits import REFITS
 from optimum_grail.registry import Registry
 from optimum_grail.selectors import SELECTORS
@@ -23,12 +25,14 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "compensator": COMPENSATORS,
     "allocation": ALLOCATIONS,
     "refit": REFITS,
+    "pattern_selector": PATTERNS,
 }
 CONTRACTS: Mapping[str, Any] = {
     "selector": Selector,
     "compensator": Compensator,
     "allocation": Allocation,
     "refit": Refit,
+    "pattern_selector": PatternSelector,
 }
 
 
@@ -42,7 +46,7 @@ def build_method(part: str, spelling: str | Mapping[str, Any], overrides: Mappin
     """Build the method that ``spelling`` names.
 
     Args:
-        part: ``"selector"``, ``"compensator"``, ``"allocation"`` or ``"refit"``.
+        part: ``"selector"``, ``"compensator"``, ``"allocation"``, ``"refit"`` or ``"pattern_selector"``.
         spelling: ``NAME``, ``NAME:key=value,...`` or ``{"name": NAME, key: value}``; words are converted to the types
             of the method's fields.
         overrides: options that win over those of ``spelling``.
@@ -86,6 +90,16 @@ def build_expert_selector(spelling: str | Mapping[str, Any]) -> Selector:
         f"The selector {parse_method(spelling)[0]!r} judges channels by their second moments or gradients, and cannot "
         f"choose experts. Selectors that can: {', '.join(able)}."
     )
+
+
+def build_pattern(pattern: str | None, spelling: str | Mapping[str, Any]) -> tuple[Pattern, PatternSelector] | None:
+    """The pattern ``"N:M"`` and what chooses its weights; ``None`` without a pattern.
+
+    Raises:
+        UnknownNameError, ConfigError: as :func:`build_method`; or ``pattern`` is none.
+    """
+    selector = build_method("pattern_selector", spelling, {})
+    return None if pattern is None else (Pattern.read(pattern), selector)
 
 
 def build_allocation(spelling: str | Mapping[str, Any], asked: Mapping[str, Any], given: bool) -> Allocation:

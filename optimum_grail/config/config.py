@@ -14,13 +14,14 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from optimum_grail.config.budgets import BUDGETS, TARGETS
-from optimum_grail.config.building import build_allocation, build_expert_selector, build_method
+from optimum_grail.config.building import build_allocation, build_expert_selector, build_method, build_pattern
 from optimum_grail.config.options import BY_NAME, DEFAULT_SPARSITY, OPTIONS, OVERRIDES
 from optimum_grail.config.presets import get_preset
 from optimum_grail.config.recipe import CONFIG_FILE, METHOD, read_recipe, split_keys, stamped
 from optimum_grail.config.sizes import check_sizes
 from optimum_grail.config.spelling import format_method, parse_method, plain
 from optimum_grail.core.contracts import Allocation, Compensator, Refit, Selector
+from optimum_grail.core.pattern import Pattern, PatternSelector
 from optimum_grail.errors import ConfigError, GrailError
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class GrailConfig(QuantizationConfigMixin):
         protect: what stays whole: positions of layers in their stack (negative ones from the end), or patterns of the
             names of layers or of what shrinks in them (``"heads"``, ``"layers.*.mlp"``); one or a list.
         drop_layers: whether whole layers may go too, where that does less damage.
+        pattern: ``"N:M"``: of M neighbouring weights of all linear layers N stay; without a size, nothing else goes.
+        pattern_selector: which weights those are; same forms as ``selector``.
         selector: which units stay: ``"NAME"``, ``"NAME:key=value,..."`` or ``{"name": NAME, key: value}``.
         expert_selector: which experts of a mixture stay, where some go; same forms.
         compensator, refit: how consumers make up for it, what becomes of the producers that stay; same forms.
@@ -71,9 +74,7 @@ class GrailConfig(QuantizationConfigMixin):
         text_column: column that holds the text.
         image_column: column that holds the images.
         label_column: column of each row's class, for ``taylor``, ``snip`` and ``fisher``; default: own predictions.
-        num_samples: calibration samples, >= 1.
-        seqlen: tokens per sample, >= 1.
-        batch_size: samples per forward pass, >= 1.
+        num_samples, seqlen, batch_size: calibration samples, tokens of each, samples per forward pass; all >= 1.
         seed: seed of everything random, >= 0.
         standalone: whether plain transformers must be able to load the result; ``None``: where possible.
         low_memory: leave weights on disk until their block's turn comes; by default where in float32 they would take
@@ -106,6 +107,8 @@ class GrailConfig(QuantizationConfigMixin):
         budget: Literal["parameters", "flops", "kv-cache", "latency", "bytes"] | None = None,
         protect: str | int | Sequence[str | int] | None = None,
         drop_layers: bool | None = None,
+        pattern: str | None = None,
+        pattern_selector: str | Mapping[str, Any] = "grail",
         selector: str | Mapping[str, Any] | None = None,
         expert_selector: str | Mapping[str, Any] | None = None,
         compensator: str | Mapping[str, Any] | None = None,
@@ -144,6 +147,7 @@ class GrailConfig(QuantizationConfigMixin):
         self.tokenizer, self.processor = tokenizer, processor
         self.extra: dict[str, Any] = {}
         check_sizes(vars(self))
+        self.pattern_method()
 
     # -- dictionaries and files -------------------------------------------------------------------------------------
 
@@ -274,6 +278,10 @@ class GrailConfig(QuantizationConfigMixin):
         chooser = build_expert_selector(self._value("expert_selector"))
         return None if self.experts is self.expert_sparsity is None else chooser
 
+    def pattern_method(self) -> tuple[Pattern, PatternSelector] | None:
+        """The pattern and what chooses its weights, if one is asked for; errors as of :meth:`methods`."""
+        return build_pattern(self.pattern, self.pattern_selector)
+
     def resolved(self) -> GrailConfig:
         """A new configuration with nothing left to a preset or a method's default, for reports and for repeating a run.
 
@@ -283,7 +291,7 @@ class GrailConfig(QuantizationConfigMixin):
         changes: dict[str, Any] = {"within_block": self._value("within_block")}
         if self.expert_method() is not None:
             changes["expert_selector"] = self._value("expert_selector")
-        if all(getattr(self, name) is None for name in BUDGETS):
+        if self.pattern is None and all(getattr(self, name) is None for name in BUDGETS):
             changes["sparsity"] = DEFAULT_SPARSITY
         for part, overrides in OVERRIDES.items():
             values = dataclasses.asdict(self._build(part))

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from optimum_grail.config.presets import DEFAULT_PRESET
+from optimum_grail.config.run_options import RUN_OPTIONS
 from optimum_grail.config.values import Option
 
 _METHOD = "NAME or NAME:key=value,..."
-_BUDGET, _METHODS, _DATA, _RUN = "budget", "methods", "calibration data", "run"
+_BUDGET, _METHODS, _DATA = "budget", "methods", "calibration data"
 
 OPTIONS: tuple[Option, ...] = (
     Option(
@@ -127,6 +128,15 @@ OPTIONS: tuple[Option, ...] = (
         _BUDGET,
     ),
     Option(
+        "pattern",
+        "text",
+        None,
+        "N:M, such as 2:4: of M neighbouring weights of every linear layer N stay, after what else goes. Without a "
+        "size nothing else goes.",
+        "N:M",
+        _BUDGET,
+    ),
+    Option(
         "preset",
         "preset",
         DEFAULT_PRESET,
@@ -205,6 +215,14 @@ OPTIONS: tuple[Option, ...] = (
         _METHODS,
         ("zero", "naive"),
     ),
+    Option(
+        "pattern_selector",
+        "method",
+        "grail",
+        "Which weights a pattern leaves, and their values: grail, sparsegpt, wanda or magnitude.",
+        _METHOD,
+        _METHODS,
+    ),
     Option("affine", "switch", None, "Also refit the bias.", "true or false", _METHODS),
     Option(
         "within_block",
@@ -256,34 +274,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "batch_size", "count", None, "Samples per forward pass; chosen when not given.", "a whole number >= 1", _DATA
     ),
-    Option("seed", "seed", 42, "Seed of everything random.", "a whole number >= 0", _RUN),
-    Option(
-        "standalone",
-        "switch",
-        None,
-        "Whether plain transformers must be able to load the result; where possible when not given.",
-        "true or false",
-        _RUN,
-    ),
-    Option(
-        "low_memory",
-        "switch",
-        None,
-        "Leave the weights on disk until their layer's turn comes, for models larger than memory; done where they "
-        "would take more than 60% of it when not given.",
-        "true or false",
-        _RUN,
-    ),
-    Option(
-        "offload_streams",
-        "switch",
-        None,
-        "Keep what runs from layer to layer in calibration in files of the temporary folder (TMPDIR), not in memory; "
-        "where it would not fit when not given.",
-        "true or false",
-        _RUN,
-    ),
-    Option("allow_recompress", "flag", False, "Accept a model that is compressed already.", "true or false", _RUN),
+    *RUN_OPTIONS,
 )
 
 BY_NAME: Mapping[str, Option] = MappingProxyType({option.name: option for option in OPTIONS})

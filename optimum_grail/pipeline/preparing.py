@@ -18,6 +18,7 @@ from optimum_grail.models.rotary import check_head_size
 from optimum_grail.models.size import Size
 from optimum_grail.models.surgery import check_weights
 from optimum_grail.pipeline import agreement
+from optimum_grail.pipeline.patterning import check_pattern
 from optimum_grail.pipeline.setup import Journal, Setup
 from optimum_grail.pipeline.stages import Prepared
 from optimum_grail.widths.allocate import check_request
@@ -50,6 +51,7 @@ def prepare_(model: nn.Module, setup: Setup, undo: ExitStack) -> Prepared:
         layout = _layout(model, setup)
     if setup.methods.inside:
         check_head_size(model, layout)
+    check_pattern(model, layout, setup)
     journal = Journal() if setup.state is None else Journal(dict(setup.state.header.seconds))
     if setup.state is not None:
         setup.state.clock = journal.so_far

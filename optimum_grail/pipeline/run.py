@@ -16,6 +16,7 @@ from optimum_grail.models.layout import Layout
 from optimum_grail.models.precision import float32_on_cpu
 from optimum_grail.models.residence import is_offloaded
 from optimum_grail.models.size import Size
+from optimum_grail.pipeline.patterning import check_pattern, compressed_
 from optimum_grail.pipeline.preparing import prepare_
 from optimum_grail.pipeline.setup import Setup, Unwatched, Watch
 from optimum_grail.streams.memory import released_at_once
@@ -74,11 +75,12 @@ def compress_(model: nn.Module, setup: Setup, dataset: DataSource | None = None,
     with released_at_once(is_offloaded(model)), kept_intact_(model) as undo:
         ready = prepare_(model, setup, undo)
         data = ready.calibrate_(dataset, watch)
+        check_pattern(model, ready.layout, setup, data)
         ready.recognise(data)
         with ready.journal.timed("evaluation"), float32_on_cpu(model):
             watch.dense(model, data)
         widths = ready.allocate(data, ready.survey(data))
-        plan = ready.fit_(data, widths)
+        plan = compressed_(ready, data, widths)
         left, standalone = ready.finish_(widths)
         with ready.journal.timed("evaluation"), float32_on_cpu(model):
             watch.compressed(model, data)

@@ -196,6 +196,7 @@ class Prepared:
         if (
             not needs
             or data is None
+            or request.idle
             or (request.kinds and set(request.kinds) <= IN_MIXTURES and not self.setup.methods.inside)
         ):
             return Findings()

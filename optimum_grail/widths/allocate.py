@@ -84,6 +84,8 @@ def allocate(
     Raises:
         BudgetError: the request cannot be reached, prunes nothing, or leaves a group without units.
     """
+    if request.idle:
+        return Widths(dict(layout.widths))
     findings = findings or Findings()
     resource = resource_of(method.budget, layout, request, findings)
     sharing = Sharing(layout, request, method, accepts, findings, resource)
@@ -119,6 +121,8 @@ def check_request(layout: Layout, request: Request, method: Allocation, accepts:
     Raises:
         BudgetError: the request cannot be reached, or leaves a group without units.
     """
+    if request.idle:
+        return ()
     new_head_sizes(layout, request, protected_groups(layout, method))
     if method.needs & {"positions", "latency"} and request.sparsity is not None:
         return ()  # costs are not known before they are measured

@@ -79,6 +79,11 @@ class Request:
         return cls(sparsity, named, config.standalone, dense, size, config.head_dim_sparsity)
 
     @property
+    def idle(self) -> bool:
+        """Whether no unit goes: a pattern alone was asked for."""
+        return self.sparsity is None and not self.kinds and self.inside is None
+
+    @property
     def words(self) -> str:
         """What was asked for, as the subject of a sentence."""
         if self.size is None:

@@ -259,6 +259,7 @@ METAVARS: Mapping[str, str] = {
     "bytes": "N",
     "patterns": "LAYER",
     "method": "NAME[:k=v,...]",
+    "ratio": "N:M",
     "text": "NAME",
     "data": "SRC[:WEIGHT]",
 }

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from optimum_grail.core.spec import ArchitectureSpec
     from optimum_grail.export.contract import Target
 
-TOPICS = ("presets", "selectors", "compensators", "refits", "allocations", "architectures", "targets")
+TOPICS = (
+    "presets",
+    "selectors",
+    "compensators",
+    "refits",
+    "allocations",
+    "pattern_selectors",
+    "architectures",
+    "targets",
+)
 EXAMPLES = """\
   optimum-cli grail list                      everything
   optimum-cli grail list selectors            with their options, as in --selector magnitude:p=2

@@ -147,7 +147,6 @@ class GrailConfig(QuantizationConfigMixin):
         self.tokenizer, self.processor = tokenizer, processor
         self.extra: dict[str, Any] = {}
         check_sizes(vars(self))
-        self.pattern_method()
 
     # -- dictionaries and files -------------------------------------------------------------------------------------
 
@@ -257,6 +256,7 @@ class GrailConfig(QuantizationConfigMixin):
             ConfigError: the method has no such option, or refuses its value.
         """
         self.expert_method()
+        self.pattern_method()
         return cast(tuple[Selector, Compensator, Allocation, Refit], tuple(self._build(part) for part in OVERRIDES))
 
     def _value(self, name: str) -> Any:

@@ -129,7 +129,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "pattern",
-        "text",
+        "ratio",
         None,
         "N:M, such as 2:4: of M neighbouring weights of every linear layer N stay, after what else goes. Without a "
         "size nothing else goes.",

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeGuard
 from optimum_grail.config.mixture import mixture_of
 from optimum_grail.config.presets import get_preset
 from optimum_grail.config.spelling import LARGEST, is_number, number, parse_method
+from optimum_grail.core.ratio import read_ratio
 from optimum_grail.errors import ConfigError, shorten
 
 ValueKind = Literal[
@@ -31,6 +32,7 @@ ValueKind = Literal[
     "patterns",
     "choice",
     "method",
+    "ratio",
     "text",
     "data",
     "switch",
@@ -38,8 +40,8 @@ ValueKind = Literal[
 ]
 """What a value is: ``fraction`` in (0, 1); ``amount`` "auto" or >= 0; ``share`` "auto" or in [0, 1]; ``count`` >= 1;
 ``seed`` >= 0; ``parameters`` and ``bytes`` whole numbers >= 1, or words such as 100M and 60MB; ``patterns`` one or
-several, kept joined by slashes; ``method`` a name with options; ``data`` a source or a live data set; ``switch`` true,
-false or unset; ``flag`` true or false."""
+several, kept joined by slashes; ``method`` a name with options; ``ratio`` N:M; ``data`` a source or a live data set;
+``switch`` true, false or unset; ``flag`` true or false."""
 THOUSANDS = ("", "k", "m", "g", "t")
 SUFFIXES: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
@@ -177,6 +179,10 @@ def _boolean(option: Option, value: object) -> bool:
     raise option.refuse(value)
 
 
+def _ratio(option: Option, value: object) -> str:
+    return "{}:{}".format(*read_ratio(value))
+
+
 def _text(option: Option, value: object) -> str:
     if isinstance(value, str) and value.strip():
         return value
@@ -214,6 +220,7 @@ _CHECKS: Mapping[str, Callable[[Option, Any], Any]] = MappingProxyType(
         "patterns": _patterns,
         "choice": _choice,
         "method": _method,
+        "ratio": _ratio,
         "text": _text,
         "data": _data,
         "switch": _boolean,

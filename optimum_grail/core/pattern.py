@@ -7,7 +7,6 @@ layer should be if nothing had to go.
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,13 +16,11 @@ from torch import Tensor
 
 from optimum_grail.core.contracts import Method
 from optimum_grail.core.needs import Need
-from optimum_grail.errors import ConfigError, StatisticsError, shorten
+from optimum_grail.core.ratio import read_ratio
+from optimum_grail.errors import StatisticsError
 
-MOST = 32
-"""Largest M."""
 COLUMNS = 128
 """Columns that are gone through before the rest of the row is told about them, as in SparseGPT."""
-_SPELLING = re.compile(r"(\d{1,2}):(\d{1,2})")
 
 
 @dataclass(frozen=True)
@@ -45,14 +42,7 @@ class Pattern:
         Raises:
             ConfigError: it is something else.
         """
-        found = _SPELLING.fullmatch(text) if isinstance(text, str) else None
-        keep, of = (int(found[1]), int(found[2])) if found else (0, 0)
-        if not 1 <= keep < of <= MOST:
-            raise ConfigError(
-                f"pattern is {shorten(text)}; expected N:M with 1 <= N < M <= {MOST}: of M neighbouring weights of a "
-                "row N stay. 2:4 is what NVIDIA's sparse tensor cores take."
-            )
-        return cls(keep, of)
+        return cls(*read_ratio(text))
 
     def whole(self, width: int) -> int:
         """How many of ``width`` columns make up whole groups; those after them all stay."""

@@ -6,5 +6,5 @@ from optimum_grail.core.pattern import PatternSelector
 from optimum_grail.registry import Registry
 
 PATTERNS: Registry[type[PatternSelector]] = Registry(
-    "pattern selector", __name__, "docs/guides/patterns.md describes them."
+    "pattern selector", __name__, "`optimum-cli grail list pattern_selectors` describes them."
 )

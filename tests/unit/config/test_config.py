@@ -268,6 +268,7 @@ VALUES = {
     "data": st.text(min_size=1).filter(str.strip),
     "method": st.sampled_from(["obs", "magnitude:p=2"]),
     "preset": st.sampled_from(["grail", "grail-plus"]),
+    "ratio": st.sampled_from(["2:4", "1:2", "4:8"]),
 }
 
 

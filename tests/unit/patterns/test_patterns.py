@@ -141,7 +141,7 @@ def test_wrong_words_are_refused_by_the_configuration(
     settings: dict[str, Any], error: type[Exception], word: str
 ) -> None:
     with pytest.raises(error, match=word):
-        GrailConfig(**settings)
+        GrailConfig(**settings).methods()
 
 
 def test_a_pattern_alone_asks_for_nothing_else() -> None:

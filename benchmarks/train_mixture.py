@@ -13,21 +13,16 @@ import json
 import logging
 import math
 import os
-import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from _common import data_folder, environment
+from _common import environment
+from _training import BOOKS, LOGGER, SEED, WINDOW, batches, train_, windows
 from torch import Tensor
 from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
-from optimum_grail.data.rows import read_rows
-
-BOOKS = data_folder() / "classic-books"
-WINDOW = 256
-SEED = 0
 CONFIG = {
     "vocab_size": 4096,
     "hidden_size": 160,
@@ -46,17 +41,6 @@ CONFIG = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
-LOGGER = logging.getLogger("train_mixture")
-
-
-def windows(tokenizer: object, split: str) -> Tensor:
-    """All windows of the books whose file begins with ``split``; int64, ``[n, WINDOW]``."""
-    ids: list[int] = []
-    for file in sorted(BOOKS.glob(f"{split}*.parquet")):
-        for text in read_rows(str(file)).data["text"]:
-            ids.extend(tokenizer(text, verbose=False)["input_ids"])  # type: ignore[operator]
-    count = len(ids) // WINDOW
-    return torch.tensor(ids[: count * WINDOW], dtype=torch.int32).view(count, WINDOW)
 
 
 @torch.no_grad()
@@ -66,44 +50,13 @@ def perplexity(model: MixtralForCausalLM, rows: Tensor) -> float:
     losses = [
         float(
             torch.nn.functional.cross_entropy(
-                model(row[None].long(), output_router_logits=False).logits[0, :-1].float(), row[1:].long()
+                model(row[None], output_router_logits=False).logits[0, :-1].float(), row[1:]
             )
         )
         for row in rows
     ]
     model.train()
     return math.exp(sum(losses) / len(losses))
-
-
-def optimizer_for(model: MixtralForCausalLM, peak: float) -> torch.optim.AdamW:
-    """AdamW with decay on matrices alone."""
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), foreach=True)
-
-
-def train_(model: MixtralForCausalLM, rows: Tensor, options: argparse.Namespace) -> int:
-    """Train until the time is used up; returns how many tokens were seen."""
-    optimizer, start, step = optimizer_for(model, options.peak), time.monotonic(), 0
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(SEED))
-    while (used := (time.monotonic() - start) / (60 * options.minutes)) < 1 and (step + 1) * options.batch <= len(
-        order
-    ):
-        rate = options.peak * min((step + 1) / 100, max(1 - used, 0.02))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        batch = rows[order[step * options.batch : (step + 1) * options.batch]].long()
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.autocast):
-            loss = model(input_ids=batch, labels=batch).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        if step % 20 == 0:
-            LOGGER.info("step %d  %.0f s  loss %.3f  rate %.1e", step, time.monotonic() - start, float(loss), rate)
-    return int(step * options.batch * WINDOW)
 
 
 def main() -> None:
@@ -118,11 +71,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(BOOKS / "tokenizer-bpe4096")
-    rows = windows(tokenizer, "train-00000" if options.minutes < 1 else "train-0000[0-3]")
+    parts = "train-00000*" if options.minutes < 1 else "train-0000[0-3]*"
+    rows = windows(tokenizer, sorted(BOOKS.glob(parts)))
     LOGGER.info("%d windows", len(rows))
     torch.manual_seed(SEED)
     model = MixtralForCausalLM(MixtralConfig(**CONFIG)).train()
-    tokens = train_(model, rows, options)
+    seen = batches(len(rows), options.batch)
+    inputs = ({"input_ids": rows[chosen], "labels": rows[chosen]} for chosen in seen)
+    tokens = options.batch * WINDOW * train_(model, inputs, options.minutes, options.peak, options.autocast)
     model.config.output_router_logits = False
     model = model.to(torch.bfloat16)
     model.save_pretrained(options.out)
@@ -132,7 +88,10 @@ def main() -> None:
         "parameters": model.num_parameters(),
         "tokens": tokens,
         "minutes": options.minutes,
-        "perplexity": {split: perplexity(model, windows(tokenizer, split)[:400]) for split in ("valid", "test")},
+        "perplexity": {
+            split: perplexity(model, windows(tokenizer, [BOOKS / f"{split}.parquet"])[:400])
+            for split in ("valid", "test")
+        },
         **environment(),
     }
     (options.out / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -80,6 +80,7 @@ def test_custom_module_says_what_data_it_lacks(repository: Path, tmp_path: Path)
         "methods_plot.py",
         "cost_tables.py",
         "recovery_tables.py",
+        "shapes_tables.py",
         "patterns_tables.py",
         "vocabulary_tables.py",
         "corpora_tables.py",

@@ -54,7 +54,7 @@ def guides() -> list[str]:
 
 def sections() -> dict[str, list[str]]:
     """The pages that lie in the repository, by section, in the order of a user's journey."""
-    results = ("real", "benchmarks", "methods", "corpora", "recovery", "engines", "speed", "cost", "families")
+    results = ("real", "shapes", "benchmarks", "methods", "corpora", "recovery", "engines", "speed", "cost", "families")
     cards = sorted(path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("model_cards/*/README.md"))
     models = sorted(path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("examples/*/README.md"))
     decisions = sorted(path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("docs/adr/[0-9]*.md"))

@@ -112,9 +112,9 @@ def section(name: str) -> Iterator[str]:
         return
     counts = sorted({row["samples"] for row in rows if row["samples"]})
     yield f"## {name}\n"
-    calibrated = " and ".join(map(str, counts))
+    calibrated = f"; calibrated on {' and '.join(map(str, counts))} samples" if counts else ""
     most = f"at most {BY_NAME[name].rows} {'windows' if BY_NAME[name].causal else 'rows'} of every set"
-    yield f"{dense['metric'].capitalize()}, {most}; calibrated on {calibrated or 'nothing yet'} samples.\n"
+    yield f"{dense['metric'].capitalize()}, {most}{calibrated}.\n"
     heads = ("agrees", "parameters", "bytes", "plain", "lines", "seconds", "peak")
     yield markdown(("", "gone", *dense["scores"], *heads), [line(row, dense) for row in rows])
     said = [row for row in (dense, first(rows, "default", 20), first(rows, "default", 30)) if row and row["shown"]]

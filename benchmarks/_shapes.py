@@ -114,7 +114,7 @@ def masked(rows: Tensor) -> Samples:
 def halves(rows: Tensor) -> Samples:
     """The decoder goes on where the encoder's half of a window ends."""
     start = torch.full((len(rows), 1), PAD)
-    answers = rows[:, HALF:]
+    answers = rows[:, HALF:].contiguous()
     return {
         "input_ids": rows[:, :HALF],
         "decoder_input_ids": torch.cat([start, answers[:, :-1]], 1),

@@ -142,7 +142,8 @@ def test_narrowed_model_equals_masked_model(model: nn.Module) -> None:
         expected = outputs_of(model)
     apply_(model, plan)
     assert (expected - dense).abs().max() > 1e-3, "the mask should matter"
-    torch.testing.assert_close(outputs_of(model), expected, atol=1e-5, rtol=1e-4)
+    near = 1e-5 * (1 + float(expected.abs().max()))  # logits of some families are large, and sums run in another order
+    torch.testing.assert_close(outputs_of(model), expected, atol=near, rtol=1e-4)
     left = sum(p.numel() for p in model.parameters())
     assert layout.total_parameters - left == layout.removed_parameters(plan.widths)
     assert exact(resolve(model)).widths == plan.widths

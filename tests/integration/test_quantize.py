@@ -94,9 +94,9 @@ def test_quantized_while_loading_saved_and_loaded(
     wanted = logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), held_windows)
     config = library()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=config)
+    model.save_pretrained(tmp_path)  # before a pass: bitsandbytes packs four bits anew for some processors then
     got = logits(model, held_windows)
     assert 0 < change(got, wanted) < LIBRARIES[library]
-    model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert saved["quantization_config"]["quant_method"] in ("torchao", "bitsandbytes")

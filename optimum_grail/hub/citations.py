@@ -18,6 +18,8 @@ def citations(config: Mapping[str, Any]) -> tuple[str, ...]:
     names = {part: _name(config.get(part)) for part in REGISTRIES}
     if names["compensator"] == "grail-plus" and config.get("affine") is False:
         del names["compensator"]
+    if not config.get("pattern"):
+        del names["pattern_selector"]
     if config.get("experts") or config.get("expert_sparsity"):
         names["expert_selector"] = _name(config.get("expert_selector"))
     known = {part: set(registry.names()) for part, registry in REGISTRIES.items()}

@@ -13,6 +13,7 @@ OURS = {
     "compensator": {"none", "grail"},
     "allocation": {"uniform", "balanced"},
     "refit": {"none", "producers"},
+    "pattern_selector": {"magnitude"},
 }
 """Baselines and our own; GRAIL is cited always."""
 
@@ -32,3 +33,9 @@ def test_entries_are_bibtex():
 def test_a_method_that_is_not_installed_is_passed_over():
     config = {"selector": "flap", "compensator": {"name": "theirs"}, "allocation": "unknown:x=1"}
     assert citations(config) == (GRAIL, FLAP)
+
+
+def test_a_pattern_is_cited_where_one_was_laid():
+    alone, laid = ({"pattern_selector": "sparsegpt", "pattern": pattern} for pattern in (None, "2:4"))
+    assert citations(alone) == (GRAIL,)
+    assert len(citations(laid)) == 2 and "sparsegpt" in citations(laid)[1]

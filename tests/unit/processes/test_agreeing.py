@@ -183,7 +183,7 @@ def test_methods_that_cannot_be_shared() -> None:
     methods = Methods(Obs(), NoCompensation(), None, expert_selector=Reap())  # type: ignore[arg-type]
     blocks.check_shareable(methods, ALONE)
     blocks.check_shareable(replace(methods, expert_selector=None), Ranks(0, 2))
-    with pytest.raises(ConfigError, match="leave --experts and --expert-sparsity out"):
+    with pytest.raises(ConfigError, match="leave --experts, --expert-sparsity and --expert-ffn-sparsity out"):
         blocks.check_shareable(methods, Ranks(1, 2))
 
 

@@ -36,7 +36,7 @@ def texts(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The table of the language models."""
     dense = {row["model"]: row["scores"] for row in rows if row["method"] == "dense"}
     table = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: list(dense).index(row["model"])):
         base = dense[row["model"]]
         figures = [
             f"{value:.2f}" if row["method"] == "dense" else f"{value:.2f} ({math.log(value / base[name]):.3f})"
